@@ -1,0 +1,17 @@
+"""The asv suite: what is watched from commit to commit.
+
+Every process gets the same number of threads and a kernel cache of its own environment, apart from the user's; it can't
+mix commits, since the cache folder's name carries a hash of the sources.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+# asv imports this package alone; the table of networks stands beside it.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+os.environ["NUMBA_NUM_THREADS"] = str(THREADS)
+os.environ["FASTBP_CACHE_DIR"] = str(Path(sys.prefix) / "fastbp-cache")

@@ -1,0 +1,69 @@
+"""fastbp: the fastest multilayer-perceptron trainer that installs with pip.
+
+What stands here is the table of contents; a name loads its module when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fastbp import activations as activations
+    from fastbp import losses as losses
+    from fastbp import optimizers as optimizers
+    from fastbp.callbacks import History as History
+    from fastbp.cpu.peak import peak_gflops as peak_gflops
+    from fastbp.layers import Dense as Dense
+    from fastbp.layers import Input as Input
+    from fastbp.losses import BinaryCrossentropy as BinaryCrossentropy
+    from fastbp.losses import CategoricalCrossentropy as CategoricalCrossentropy
+    from fastbp.losses import HalfSquaredError as HalfSquaredError
+    from fastbp.losses import Huber as Huber
+    from fastbp.losses import MeanAbsoluteError as MeanAbsoluteError
+    from fastbp.losses import MeanSquaredError as MeanSquaredError
+    from fastbp.losses import Poisson as Poisson
+    from fastbp.losses import SparseCategoricalCrossentropy as SparseCategoricalCrossentropy
+    from fastbp.model import DivergenceError as DivergenceError
+    from fastbp.model import Model as Model
+    from fastbp.model import Sequential as Sequential
+    from fastbp.model import load_model as load_model
+    from fastbp.optimizers import SGD as SGD
+    from fastbp.optimizers import Adam as Adam
+    from fastbp.optimizers import AdamW as AdamW
+
+_CONTENTS = {
+    "fastbp.callbacks": ("History",),
+    "fastbp.cpu.peak": ("peak_gflops",),
+    "fastbp.layers": ("Dense", "Input"),
+    "fastbp.losses": (
+        "BinaryCrossentropy",
+        "CategoricalCrossentropy",
+        "HalfSquaredError",
+        "Huber",
+        "MeanAbsoluteError",
+        "MeanSquaredError",
+        "Poisson",
+        "SparseCategoricalCrossentropy",
+    ),
+    "fastbp.model": ("DivergenceError", "Model", "Sequential", "load_model"),
+    "fastbp.optimizers": ("SGD", "Adam", "AdamW"),
+}
+_MODULES = ("activations", "callbacks", "layers", "losses", "metrics", "optimizers")
+_HOME = {name: module for module, names in _CONTENTS.items() for name in names}
+
+__all__ = sorted([*_HOME, *_MODULES, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"fastbp.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'fastbp' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,112 @@
+"""The command line's arguments: what ``fastbp --help`` says."""
+
+import argparse
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from fastbp import readers
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"fastbp: error: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser; what it returns names the ``command`` and holds its options."""
+    top = _Parser(
+        prog="fastbp",
+        description="Train multilayer perceptrons on tables, fast.",
+        epilog="examples:\n  fastbp train digits --out digits.fastbp\n  fastbp train houses.csv --target price\n"
+        "  fastbp evaluate digits.fastbp digits\n  fastbp predict houses.fastbp new.csv --out prices.csv",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action=_Version)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+
+    data = f"{', '.join(readers.BUILTIN)}, or a file: {readers.FORMATS}"
+    train = command("train", "train a network on a table and score it on rows held out")
+    train.add_argument("data", metavar="DATA", help=data)
+    option = train.add_argument
+    option("--target", metavar="T", help="column to predict, by name or by number from 0 (default: the last)")
+    option("--task", choices=["auto", "classification", "regression"], default="auto", help="(default: by the target)")
+    option("--ignore", type=_names, default=[], metavar="A,B", help="columns to leave out")
+    option(
+        "--hidden",
+        type=_widths,
+        default=[128],
+        metavar="N,N",
+        help="widths of the hidden layers, or none (default: 128)",
+    )
+    option("--activation", default="relu", metavar="F", help="of the hidden layers (default: relu)")
+    option("--optimizer", default="adam", metavar="O", help="adam, adamw or sgd (default: adam)")
+    option("--learning-rate", type=float, metavar="R", help="(default: the optimizer's)")
+    option("--batch-size", type=_whole, default=32, metavar="N", help="rows per step (default: 32)")
+    option("--epochs", type=_whole, metavar="N", help="passes over the rows (default: 50; 10 to 200 by their number)")
+    option("--test-fraction", type=_share, default=0.2, metavar="S", help="share of the rows held out (default: 0.2)")
+    option("--seed", type=_seed, default=0, metavar="N", help="the same seed gives the same model (default: 0)")
+    option("--threads", type=_whole, metavar="N", help="(default: all cores this process may use)")
+    option("--dtype", choices=["float32", "float64"], default="float32", help="(default: float32)")
+    option("--out", metavar="FILE", help="save the model, for example as model.fastbp")
+    option("--quiet", action="store_true", help="show the score only")
+
+    evaluate = command("evaluate", "score a saved model on a table")
+    evaluate.add_argument("model", metavar="MODEL", help="a file that fastbp train --out saved")
+    evaluate.add_argument("data", metavar="DATA", help=data)
+    evaluate.add_argument("--target", metavar="T", help="column to compare with (default: the one trained on)")
+
+    predict = command("predict", "predict the target of each row with a saved model")
+    predict.add_argument("model", metavar="MODEL", help="a file that fastbp train --out saved")
+    predict.add_argument("data", metavar="DATA", help=data)
+    predict.add_argument("--out", metavar="FILE", help="write the CSV there (default: to stdout)")
+
+    info = command("info", "show this machine and installation, or a saved model")
+    info.add_argument("model", metavar="MODEL", nargs="?", help="a model file")
+    for sub in (train, evaluate, predict, info):
+        sub.add_argument("--json", action="store_true", help="print one JSON document on stdout, all else on stderr")
+    return top
+
+
+class _Version(argparse.Action):
+    """Print the version, which is looked up only when asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version")
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> NoReturn:
+        import fastbp as fb
+
+        print(f"fastbp {fb.__version__}")
+        parser.exit()
+
+
+def _whole(text: str) -> int:
+    return _number(text, int, lambda n: n >= 1, "a whole number from 1")
+
+
+def _seed(text: str) -> int:
+    return _number(text, int, lambda n: 0 <= n < 2**63, "a whole number from 0")
+
+
+def _share(text: str) -> float:
+    return _number(text, float, lambda share: 0 <= share < 1, "a share from 0 to below 1")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _widths(text: str) -> list[int]:
+    return [] if text.strip().lower() in ("", "none") else [_whole(part) for part in text.split(",")]
+
+
+def _number(text: str, kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: str) -> Any:
+    with contextlib.suppress(ValueError):
+        if fits(value := kind(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"wanted {wanted}, got {text!r}")

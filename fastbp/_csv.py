@@ -1,0 +1,177 @@
+"""CSV files: NumPy's fast parser reads the values, the slow `csv` module the first lines and whatever is wrong."""
+
+import csv
+import gzip
+import itertools
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GAPS = ("", "na", "n/a", "nan", "null", "none", "?", "-")
+
+
+class CsvFile:
+    """A table with one line per row, separated by commas, semicolons or tabs, with a header line or without.
+
+    Parameters
+    ----------
+    path : Path
+        The file, UTF-8 (with a byte order mark or without), ``.gz`` or plain.
+    fail : callable
+        Called with what is wrong; raises.
+
+    Raises
+    ------
+    UnicodeDecodeError, csv.Error
+        Also from the methods, if the file is no text.
+
+    Attributes
+    ----------
+    names : list of str
+        The columns' names; ``column0``, ``column1`` ... where the file has none.
+    named : bool
+        Whether there is a header line: one without any number, or with text above a number.
+    first : list of str
+        The cells of the first row below the header, as many as there are names.
+    row_numbers : str or None
+        The name of a first column that only counts the rows, as ``DataFrame.to_csv`` writes it.
+    """
+
+    def __init__(self, path: Path, fail: Callable[[str], NoReturn]) -> None:
+        self.path, self.fail = path, fail
+        self.delimiter = self._sniff()
+        head = list(itertools.islice(self._rows(), 3))
+        if not head:
+            fail("is empty; wanted a table with one line per row")
+        (line, first), second = head[0], (head[1][1] if len(head) > 1 else [])
+        self.named = not any(map(is_number, first)) or any(
+            is_number(below) and not is_number(cell) and cell.strip().lower() not in _GAPS
+            for cell, below in zip(first, second, strict=False)
+        )
+        if self.named and not second:
+            fail("has a header line but no rows")
+        self.skip = line if self.named else 0
+        self.names = [f"column{j}" for j in range(len(first))]
+        self.first = second if self.named else first
+        self.row_numbers: str | None = None
+        if self.named:
+            self.names = [cell.strip() or name for cell, name in zip(first, self.names, strict=True)]
+            self.names[0] = self.names[0].removeprefix("#").lstrip()
+            if not first[0].strip() and [fields[0] for _, fields in head[1:]] == ["0", "1"][: len(head) - 1]:
+                self.row_numbers = self.names[0]
+            if twice := next((name for name in self.names if self.names.count(name) > 1), None):
+                fail(f"has two columns named {twice!r}: columns are found by name, so rename one")
+        if len(self.first) != len(self.names):
+            self._blame([])
+
+    def numbers(self, wanted: list[int]) -> NDArray[np.float64]:
+        """Read the wanted columns, in that order; each cell is a finite number, or this fails."""
+        names, chosen = self.names, set(wanted)
+        try:
+            records = self._parse(np.dtype([(f"f{j}", "f8" if j in chosen else "U1") for j in range(len(names))]))
+        except UnicodeDecodeError:
+            raise
+        except ValueError as error:
+            self._blame(wanted)
+            self.fail(str(error))
+        if len(chosen) == len(names):
+            table = records.view(np.float64).reshape(len(records), len(names))
+            table = table if wanted == sorted(wanted) else table[:, wanted]
+        else:
+            table = np.empty((len(records), len(wanted)))
+            for k, j in enumerate(wanted):
+                table[:, k] = records[f"f{j}"]
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not math.isfinite(table.sum()) and not np.isfinite(table).all():
+                self._blame(wanted)
+        return table
+
+    def text(self, column: int, *, mixed: bool) -> NDArray[Any]:
+        """Read one column as text, or as numbers if they are numbers throughout; `mixed` allows both kinds in it."""
+        values = np.char.strip(self._parse(str, usecols=[column]))
+        found, index = np.unique(values, return_inverse=True)
+        numbers = np.array([is_number(str(value)) for value in found])
+        if numbers.all():
+            return values.astype(np.float64)
+        wrong = (found == "") | (~numbers if numbers.any() and not mixed else False)
+        if wrong.any():
+            row = int(np.argmax(wrong[index]))
+            line, fields = next(itertools.islice(self._rows(), row + self.named, None))
+            cell, name = fields[column].strip(), self.names[column]
+            if cell == "":
+                self.fail(f"line {line}, column {name!r} is empty: fill it or drop the line")
+            self.fail(
+                f"line {line}, column {name!r}: {cell!r} is text in a column with numbers: correct it, or choose the "
+                "task classification, which takes both as classes"
+            )
+        return values
+
+    def _open(self) -> Any:
+        opener = gzip.open if self.path.suffix == ".gz" else open
+        return opener(self.path, "rt", encoding="utf-8-sig", newline="")
+
+    def _sniff(self) -> str:
+        """Find the delimiter that cuts the first lines into equally many cells."""
+        with self._open() as file:
+            lines = list(itertools.islice(file, 10))
+
+        def fit(delimiter: str) -> tuple[bool, int]:
+            widths = [len(fields) for fields in csv.reader(lines, delimiter=delimiter) if fields] or [0]
+            return min(widths) == max(widths) > 1, widths[0]
+
+        return max(",;\t", key=fit)
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the lines that are not blank, each with its number."""
+        with self._open() as file:
+            reader = csv.reader(file, delimiter=self.delimiter)
+            yield from ((reader.line_num, fields) for fields in reader if fields)
+
+    def _parse(self, dtype: Any, **options: Any) -> NDArray[Any]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Input line .* contained no data")
+            return np.loadtxt(
+                self.path,
+                dtype,
+                delimiter=self.delimiter,
+                skiprows=self.skip,
+                comments=None,
+                quotechar='"',
+                encoding="utf-8-sig",
+                ndmin=1,
+                **options,
+            )
+
+    def _blame(self, wanted: list[int]) -> None:
+        """Fail with the first line that is no row of numbers."""
+        for line, fields in itertools.islice(self._rows(), int(self.named), None):
+            if len(fields) != len(self.names):
+                self.fail(
+                    f"line {line} has {len(fields)} values, the first line has {len(self.names)}: make them equal"
+                )
+            for j in wanted:
+                if is_number(fields[j]) and math.isfinite(float(fields[j])):
+                    continue
+                cell = fields[j].strip()
+                if cell.lower() in _GAPS or is_number(cell):
+                    hint = "fill it or drop the line"
+                elif re.fullmatch(r"[-+]?\d+,\d+", cell):
+                    hint = "write decimals with a point"
+                else:
+                    hint = "encode the column as numbers, or ignore it"
+                self.fail(f"line {line}, column {self.names[j]!r}: {cell!r} is not a finite number: {hint}")
+
+
+def is_number(cell: str) -> bool:
+    """Whether the parser reads the cell as a number."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell

@@ -1,0 +1,260 @@
+"""Floor 0: the only jit flags of the package, the kernels' cache folder, the machine's vectors and threads, one lock.
+
+Nothing here compiles at import. Two decorators make every kernel:
+
+* `helper`: a jitted function that other jitted functions call; never cached on its own.
+* `Kernel`: an entry point of plain numbers, reached by its address: compiled on first use, kept in the cache folder,
+  called with the GIL released.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import stat
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numba
+import numba.extending
+from numba.core import caching, types
+
+# No fast-math flags: sums are vectorised by hand (`_vector`, `cpu.tile`), so that their order is written, not chosen.
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+launch_lock = threading.RLock()
+"""Held around every parallel launch: Numba's workqueue layer aborts the process when two threads launch at once."""
+
+helper: Any = numba.njit(**OPTIONS)
+"""Decorator: a jitted function that other jitted functions call; never cached on its own."""
+
+intrinsic: Any = numba.extending.intrinsic
+
+
+# ---------------------------------------------------------------- the cache folder
+
+
+class CacheWarning(UserWarning):
+    """The kernels can't be kept on disk, so every process compiles them again."""
+
+
+def _user_cache() -> Path:
+    if named := os.environ.get("FASTBP_CACHE_DIR"):
+        return Path(named)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "fastbp" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "fastbp"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastbp"
+
+
+KERNEL_SOURCES = ("_*.py", "activations.py", "losses.py", "metrics.py", "optimizers.py", "program.py", "cpu/*.py")
+"""Every source that a compiled kernel can depend on (a test compares this with the imports)."""
+
+
+def _sources() -> str:
+    """Hash of the kernels' sources and of Numba's settings: Numba's own key knows one file and no setting."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(path for pattern in KERNEL_SOURCES for path in root.glob(pattern)):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    digest.update("".join(f"{k}={v};" for k, v in sorted(os.environ.items()) if k.startswith("NUMBA_")).encode())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """The folder of the compiled kernels, made on first call, or None (with one warning) where none can be trusted.
+
+    Cache files are pickles, so the folder must be the user's own and closed to others.
+    """
+    try:
+        folder = _user_cache() / f"numba-{numba.__version__}-{_sources()}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.name == "posix":
+            info = folder.stat()
+            if info.st_uid != os.getuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise PermissionError(f"{folder} belongs to someone else or is writable by others")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, RuntimeError) as error:
+        warnings.warn(
+            f"compiled kernels can't be kept on disk ({error}): every process will compile them again. "
+            "Set FASTBP_CACHE_DIR to a private folder that you can write to.",
+            CacheWarning,
+            stacklevel=2,
+        )
+        return None
+    return folder
+
+
+class _Locator(caching._CacheLocator):  # type: ignore[misc]
+    """Puts a kernel's cache files into `cache_folder`, whose name carries what Numba's own key leaves out."""
+
+    def __init__(self, folder: Path, line: int) -> None:
+        self.folder, self.line = folder, line
+
+    def get_cache_path(self) -> str:
+        return str(self.folder)
+
+    def get_source_stamp(self) -> str:
+        return self.folder.name
+
+    def get_disambiguator(self) -> str:
+        return str(self.line)
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> "_Locator | None":
+        folder = cache_folder()
+        return None if folder is None else cls(folder, py_func.__code__.co_firstlineno)
+
+
+class _Impl(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes: ClassVar = [_Locator]
+
+
+class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
+    _impl_class = _Impl
+
+
+# ---------------------------------------------------------------- kernels by address
+
+
+class Kernel:
+    """A jitted entry point of int64 arguments, compiled or loaded from the cache when its address is first asked for.
+
+    Attributes
+    ----------
+    dispatcher : the Numba dispatcher
+    signature : int64 (and float64) argument types and the return type
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: Any) -> None:
+        self.dispatcher = numba.njit(**OPTIONS)(function)
+        self.signature = signature
+        self._address = 0
+        self._lock = threading.Lock()
+
+    @property
+    def ready(self) -> bool:
+        return self._address != 0
+
+    def address(self) -> int:
+        """The function's address (C calling convention); compiles on first call."""
+        with self._lock:
+            if not self._address:
+                if cache_folder() is not None:
+                    self.dispatcher._cache = _KernelCache(self.dispatcher.py_func)
+                self.dispatcher.compile(self.signature)
+                result = self.dispatcher.overloads[self.signature.args]
+                self._address = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
+        return self._address
+
+    @functools.cached_property
+    def call(self) -> Callable[..., Any]:
+        """The kernel as a ctypes function: releases the GIL, checks nothing."""
+        kinds: dict[Any, Any] = {types.int64: ctypes.c_int64, types.float64: ctypes.c_double}
+        prototype = ctypes.CFUNCTYPE(kinds[self.signature.return_type], *(kinds[a] for a in self.signature.args))
+        return prototype(self.address())
+
+
+# ---------------------------------------------------------------- the machine
+
+
+@functools.cache
+def vector_bytes() -> int:
+    """Bytes of the widest vector the compiler uses for the target CPU: 64 (AVX-512), 32 (AVX) or 16 (SSE, NEON)."""
+    text = _assembly_of_probe()
+    if re.search(r"%?\bzmm\d", text):
+        return 64
+    return 32 if re.search(r"%?\bymm\d", text) else 16
+
+
+@functools.cache
+def has_fma() -> bool:
+    """Whether the target CPU multiplies and adds in one instruction."""
+    return re.search(r"\bvfn?madd|\bfmla\b", _assembly_of_probe()) is not None
+
+
+@functools.cache
+def vector_registers() -> int:
+    """How many vector registers the target CPU has."""
+    return 32 if vector_bytes() == 64 or target_machine()[0].startswith(("aarch64", "arm64")) else 16
+
+
+def target_machine() -> tuple[str, str, str]:
+    """(triple, CPU name, features) that Numba compiles for."""
+    from numba.core.registry import cpu_target
+
+    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    return triple, cpu, features
+
+
+@functools.cache
+def _assembly_of_probe() -> str:
+    """Assembly of a 16-float fused multiply-add for Numba's target: the compiler knows each CPU name, we don't."""
+    import llvmlite.binding as llvm
+
+    triple, cpu, features = target_machine()
+    if numba.config.CPU_NAME and os.environ.get("NUMBA_CPU_FEATURES") is None:
+        features = ""  # NUMBA_CPU_NAME alone keeps the host's features in Numba; the user means the named CPU's own
+    v = "<16 x float>"
+    module = llvm.parse_assembly(
+        f'target triple = "{triple}"\n'
+        f"declare {v} @llvm.fma.v16f32({v}, {v}, {v})\n"
+        f"define void @probe(ptr %p, {v} %a, {v} %b) {{\n"
+        f"  %c = load {v}, ptr %p\n  %d = call {v} @llvm.fma.v16f32({v} %a, {v} %b, {v} %c)\n"
+        f"  store {v} %d, ptr %p\n  ret void\n}}\n"
+    )
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=2)
+    return machine.emit_assembly(module)
+
+
+def default_threads() -> int:
+    """Threads to use when the user names none: cores this process may run on, within quotas and the usual variables.
+
+    The least of: the affinity mask, the cgroup CPU quota (rounded down), ``FASTBP_NUM_THREADS``,
+    ``NUMBA_NUM_THREADS`` and ``OMP_NUM_THREADS`` where they are set; at least 1.
+    """
+    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    for name in ("FASTBP_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "").split(",")[0].strip()
+        if value.isdigit() and int(value) > 0:
+            counts.append(int(value))
+    if (quota := _cgroup_quota()) is not None:
+        counts.append(int(quota))
+    return max(1, min(counts))
+
+
+def _cgroup_quota() -> float | None:
+    """CPUs that the control group grants this process, or None without a quota."""
+    try:
+        parts = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if parts[0] != "max":
+            return float(parts[0]) / float(parts[1])
+        return None
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        quota = float(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text())
+        period = float(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+@functools.cache
+def yield_address() -> int:
+    """Address of the system's "let another thread run" (no arguments), handed to the kernels as data."""
+    if sys.platform == "win32":
+        function: Any = ctypes.windll.kernel32.SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    return ctypes.cast(function, ctypes.c_void_p).value or 0

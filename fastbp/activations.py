@@ -1,0 +1,250 @@
+"""Floor 1: activations. One row and one formula each, for every engine, test and benchmark.
+
+A formula takes z (pre-activations) and p (the activation's parameter) and returns a; its derivative takes z, a and p.
+z and a are numbers, vectors or NumPy arrays. Those that couple the neurons of a row (softmax) take columns instead.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastbp._math import exp, expm1, formula, log1p, logistic, normal_cdf
+from fastbp._math import tanh as _tanh
+from fastbp._vector import maximum, minimum, where
+
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : how users call it
+    function : f(z, p) -> a; for a coupled one f(a, z, n), which writes the columns a[0:n]
+    derivative : f'(z, a, p); for a coupled one g(da, a, n), which turns dL/da into dL/dz in place
+    keeps_z : whether the derivative needs z (else it is written by a alone, and z is not kept)
+    parameter : default of p, None where there is none
+    coupled : whether a neuron's output depends on its whole row
+    aliases : other names
+    """
+
+    name: str
+    function: Callable[..., Any]
+    derivative: Callable[..., Any]
+    keeps_z: bool = False
+    parameter: float | None = None
+    coupled: bool = False
+    aliases: tuple[str, ...] = ()
+
+    def __call__(self, parameter: float) -> "Activation":
+        """The same activation with another parameter: ``fb.activations.LEAKY_RELU(0.01)``."""
+        if self.parameter is None:
+            raise TypeError(f"activation {self.name!r} has no parameter")
+        if not 0.0 <= parameter < math.inf:
+            raise ValueError(f"activation {self.name!r} needs a parameter >= 0, got {parameter}")
+        return replace(self, parameter=float(parameter))
+
+
+@formula
+def identity(z: Any, p: Any) -> Any:
+    return z
+
+
+@formula
+def identity_derivative(z: Any, a: Any, p: Any) -> Any:
+    return a * 0.0 + 1.0
+
+
+@formula
+def relu(z: Any, p: Any) -> Any:
+    return maximum(z, 0.0)
+
+
+@formula
+def relu_derivative(z: Any, a: Any, p: Any) -> Any:
+    return where(a > 0.0, 1.0, a * 0.0)
+
+
+@formula
+def leaky_relu(z: Any, p: Any) -> Any:
+    return where(z > 0.0, z, z * p)
+
+
+@formula
+def leaky_relu_derivative(z: Any, a: Any, p: Any) -> Any:
+    return where(a > 0.0, 1.0, a * 0.0 + p)
+
+
+@formula
+def elu(z: Any, p: Any) -> Any:
+    return where(z > 0.0, z, p * expm1(minimum(z, 0.0)))
+
+
+@formula
+def elu_derivative(z: Any, a: Any, p: Any) -> Any:
+    return where(a > 0.0, 1.0, a + p)
+
+
+@formula
+def selu(z: Any, p: Any) -> Any:
+    return SELU_SCALE * where(z > 0.0, z, SELU_ALPHA * expm1(minimum(z, 0.0)))
+
+
+@formula
+def selu_derivative(z: Any, a: Any, p: Any) -> Any:
+    return where(a > 0.0, SELU_SCALE, a + SELU_SCALE * SELU_ALPHA)
+
+
+@formula
+def gelu(z: Any, p: Any) -> Any:
+    return z * normal_cdf(z)
+
+
+@formula
+def gelu_derivative(z: Any, a: Any, p: Any) -> Any:
+    return normal_cdf(z) + z * exp(-0.5 * z * z) * (1.0 / math.sqrt(2.0 * math.pi))
+
+
+@formula
+def gelu_tanh(z: Any, p: Any) -> Any:
+    return z * logistic(2.0 * math.sqrt(2.0 / math.pi) * z * (1.0 + 0.044715 * z * z))
+
+
+@formula
+def gelu_tanh_derivative(z: Any, a: Any, p: Any) -> Any:
+    s = logistic(2.0 * math.sqrt(2.0 / math.pi) * z * (1.0 + 0.044715 * z * z))
+    return s + z * s * (1.0 - s) * (2.0 * math.sqrt(2.0 / math.pi)) * (1.0 + 3.0 * 0.044715 * z * z)
+
+
+@formula
+def silu(z: Any, p: Any) -> Any:
+    return z * logistic(z)
+
+
+@formula
+def silu_derivative(z: Any, a: Any, p: Any) -> Any:
+    s = logistic(z)
+    return s * (1.0 + z * (1.0 - s))
+
+
+@formula
+def sigmoid(z: Any, p: Any) -> Any:
+    return logistic(z)
+
+
+@formula
+def sigmoid_derivative(z: Any, a: Any, p: Any) -> Any:
+    return a * (1.0 - a)
+
+
+@formula
+def hyperbolic_tangent(z: Any, p: Any) -> Any:
+    return _tanh(z)
+
+
+@formula
+def hyperbolic_tangent_derivative(z: Any, a: Any, p: Any) -> Any:
+    return 1.0 - a * a
+
+
+@formula
+def softplus(z: Any, p: Any) -> Any:
+    return maximum(z, 0.0) + log1p(exp(-abs(z)))
+
+
+@formula
+def softplus_derivative(z: Any, a: Any, p: Any) -> Any:
+    return -expm1(-a)
+
+
+@formula
+def exponential(z: Any, p: Any) -> Any:
+    return exp(z)
+
+
+@formula
+def exponential_derivative(z: Any, a: Any, p: Any) -> Any:
+    return a
+
+
+@formula
+def softmax(a: Any, z: Any, n: int) -> None:
+    peak = z[0]
+    for c in range(1, n):
+        peak = maximum(peak, z[c])
+    norm = peak * 0.0
+    for c in range(n):
+        e = exp(z[c] - peak)
+        a[c] = e
+        norm = norm + e
+    scale = 1.0 / norm
+    for c in range(n):
+        a[c] = a[c] * scale
+
+
+@formula
+def softmax_gradient(da: Any, a: Any, n: int) -> None:
+    inner = a[0] * da[0]
+    for c in range(1, n):
+        inner = inner + a[c] * da[c]
+    for c in range(n):
+        da[c] = a[c] * (da[c] - inner)
+
+
+IDENTITY = Activation("linear", identity, identity_derivative, aliases=("identity",))
+RELU = Activation("relu", relu, relu_derivative)
+LEAKY_RELU = Activation("leaky_relu", leaky_relu, leaky_relu_derivative, parameter=0.2)
+ELU = Activation("elu", elu, elu_derivative, parameter=1.0)
+SELU = Activation("selu", selu, selu_derivative)
+GELU = Activation("gelu", gelu, gelu_derivative, keeps_z=True)
+GELU_TANH = Activation("gelu_tanh", gelu_tanh, gelu_tanh_derivative, keeps_z=True)
+SILU = Activation("silu", silu, silu_derivative, keeps_z=True, aliases=("swish",))
+SIGMOID = Activation("sigmoid", sigmoid, sigmoid_derivative, aliases=("logistic",))
+TANH = Activation("tanh", hyperbolic_tangent, hyperbolic_tangent_derivative)
+SOFTPLUS = Activation("softplus", softplus, softplus_derivative)
+EXPONENTIAL = Activation("exponential", exponential, exponential_derivative, aliases=("exp",))
+SOFTMAX = Activation("softmax", softmax, softmax_gradient, coupled=True)
+
+ACTIVATIONS = {
+    row.name: row
+    for row in (
+        IDENTITY,
+        RELU,
+        LEAKY_RELU,
+        ELU,
+        SELU,
+        GELU,
+        GELU_TANH,
+        SILU,
+        SIGMOID,
+        TANH,
+        SOFTPLUS,
+        EXPONENTIAL,
+        SOFTMAX,
+    )
+}
+
+
+def unknown(kind: str, name: object, names: Iterable[str]) -> ValueError:
+    """The error for a name that no table has: lists the valid ones and the nearest."""
+    valid = sorted(names)
+    near = difflib.get_close_matches(str(name).lower(), valid, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}")
+
+
+def get(activation: str | Activation | None) -> Activation:
+    """The table row of a name (None is linear)."""
+    if isinstance(activation, Activation):
+        return activation
+    if activation is None:
+        return IDENTITY
+    names = {alias: row for row in ACTIVATIONS.values() for alias in (row.name, *row.aliases)}
+    if not isinstance(activation, str) or activation.lower() not in names:
+        raise unknown("activation", activation, names)
+    return names[activation.lower()]

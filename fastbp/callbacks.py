@@ -1,0 +1,137 @@
+"""Floor 4: what watches a fit: its history and its progress."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from tqdm.auto import tqdm
+
+
+class History:
+    """The record of a fit, as in Keras.
+
+    Attributes
+    ----------
+    history : dict of lists, one value an epoch: "loss", the metrics, and the same with "val_" before them
+    epoch : list of the epochs' numbers, from 0
+    params : dict with "epochs" and "steps" (of an epoch)
+    interrupted : whether Ctrl-C (or another signal) ended the fit early
+    """
+
+    def __init__(self, epochs: int, steps: int) -> None:
+        self.history: dict[str, list[float]] = {}
+        self.epoch: list[int] = []
+        self.params = {"epochs": epochs, "steps": steps}
+        self.interrupted = False
+
+    def append(self, values: Mapping[str, float]) -> None:
+        """Add an epoch."""
+        self.epoch.append(len(self.epoch))
+        for name, value in values.items():
+            self.history.setdefault(name, []).append(float(value))
+
+    def __repr__(self) -> str:
+        if not self.epoch:
+            return "History(no epoch finished)"
+        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())
+        ending = ", interrupted" if self.interrupted else ""
+        return f"History({len(self.epoch)} of {self.params['epochs']} epochs{ending}: {last})"
+
+
+def resolve_verbose(verbose: str | int) -> int:
+    """0 silent, 1 bar, 2 a line an epoch; "auto" is the bar where someone watches, else lines."""
+    if verbose == "auto":
+        return 1 if sys.stderr.isatty() else 2
+    if verbose in (0, 1, 2):
+        return int(verbose)
+    raise ValueError(f'verbose must be "auto", 0 (silent), 1 (bar) or 2 (a line an epoch), got {verbose!r}')
+
+
+def _shown(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+class Progress:
+    """Shows a fit on stderr: a bar of all its steps, or a plain line an epoch.
+
+    Parameters
+    ----------
+    verbose : 0, 1 or 2
+    epochs, rows, steps : of the fit, of the data, and of an epoch
+    peak : gives the machine's peak in GFLOP/s; asked once, and only when shown
+    flops_per_row : of a training step
+    """
+
+    def __init__(
+        self, verbose: int, epochs: int, rows: int, steps: int, peak: Callable[[], float], flops_per_row: int
+    ) -> None:
+        self.verbose, self.epochs, self.rows = verbose, epochs, rows
+        self.flops_per_row = flops_per_row
+        self.stream: TextIO = sys.stderr
+        self._peak = peak() * 1e9 if verbose else 0.0
+        self._start = self._last = time.perf_counter()
+        self._shown_rows = 0.0
+        self._rows_seen = 0.0
+        self._values: Mapping[str, float] = {}
+        self._epoch = 0
+        self._bar: Any = None
+        if verbose == 1:
+            form = "{desc} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}  {postfix}"
+            self._bar = tqdm(total=epochs * steps, file=self.stream, bar_format=form, dynamic_ncols=True, leave=True)
+            self._bar.set_description_str(f"epoch 1/{epochs}")
+
+    def advance(self, steps: int, rows: int, seconds: float) -> None:
+        """`steps` more are done, over `rows` rows in `seconds` of computing."""
+        self._rows_seen += rows
+        if self._bar is not None:
+            rate = rows / max(seconds, 1e-9)
+            self._bar.set_postfix_str(f"{_shown(self._values)}  {self._speed(rate)}".strip(), refresh=False)
+            self._bar.update(steps)
+
+    def epoch(self, number: int, values: Mapping[str, float], seconds: float) -> None:
+        """Epoch `number` (from 0) is over after `seconds` of computing."""
+        self._values = values
+        if self._bar is not None:
+            self._bar.set_description_str(f"epoch {min(number + 2, self.epochs)}/{self.epochs}", refresh=False)
+        elif self.verbose == 2:
+            width = len(str(self.epochs))
+            speed = self._speed(self.rows / max(seconds, 1e-9))
+            print(f"epoch {number + 1:{width}d}/{self.epochs}  {_shown(values)}  {speed}", file=self.stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(_shown(self._values), refresh=False)
+            self._bar.refresh()
+            self._bar.close()
+
+    def _speed(self, rows_per_second: float) -> str:
+        share = rows_per_second * self.flops_per_row / self._peak
+        return f"{rows_per_second:,.0f} samples/s  {share:.0%} of peak"
+
+
+class CompileNotice:
+    """Says that kernels are being compiled, if that takes longer than a moment."""
+
+    DELAY = 0.6
+
+    def __init__(self, shown: bool) -> None:
+        self.shown, self._said = shown, False
+        self._start = time.perf_counter()
+        self._timer = threading.Timer(self.DELAY, self._say)
+        self._timer.daemon = True
+
+    def _say(self) -> None:
+        self._said = True
+        print("fastbp: compiling kernels, once per machine (some 10 seconds) ...", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "CompileNotice":
+        if self.shown:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._timer.cancel()
+        if self._said:
+            print(f"fastbp: kernels ready after {time.perf_counter() - self._start:.1f} s", file=sys.stderr, flush=True)

@@ -1,0 +1,420 @@
+"""The command line: ``fastbp train | evaluate | predict | info``."""
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbp import _arguments, readers
+from fastbp.preparation import Preparation, held_out
+from fastbp.readers import Dataset
+
+if TYPE_CHECKING:
+    from fastbp.model import Model
+
+INTERRUPTED_MODEL = "interrupted.fastbp"
+
+_MISTAKES = (ValueError, OSError, ImportError, FloatingPointError, MemoryError)
+"""What a user's data, options or machine can cause; all else is a bug and shows its traceback."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops the training as Ctrl-C does."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code: 0; 2 after a mistake, answered in one line on stderr; 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    args = _arguments.parser().parse_args(argv)
+    try:
+        with _sigterm_interrupts(), _short_warnings():
+            code = _COMMANDS[args.command](args)
+            sys.stdout.flush()
+    except KeyboardInterrupt as stop:
+        print("fastbp: interrupted", file=sys.stderr)
+        return _exit_code(stop)
+    except BrokenPipeError:
+        # The reader has gone; Python would complain once more when it flushes its streams at exit.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+    except _MISTAKES as error:
+        print(f"fastbp: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return code
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _train(args: argparse.Namespace) -> int:
+    say = _Voice(args)
+    if args.out is not None:
+        _check_writable(args.out)
+    data, train, test = _read(args, say)
+    table = Preparation.of(data, train)
+    model = _network(args, table)
+    x, y = table.inputs(data.x, args.dtype, train), table.targets(_target(data)[train], args.dtype)
+    model.build(x.shape[1])
+    say.lines(model.summary)
+    epochs = args.epochs or _default_epochs(len(x), args.batch_size)
+    report: dict[str, Any] = {
+        "data": data.name,
+        "rows": len(x),
+        "target": data.target_name,
+        "task": "regression" if data.classes is None else "classification",
+        "classes": data.classes,
+        "hidden": args.hidden,
+        "parameters": model.count_params(),
+    }
+
+    stop, score = None, None
+    start = time.perf_counter()
+    try:
+        model.fit(x, y, batch_size=args.batch_size, epochs=epochs, verbose=0 if args.quiet else "auto")
+        report["seconds"] = time.perf_counter() - start
+        if test is not None:
+            score = table.score(model.predict(table.inputs(test.x, args.dtype)), _target(test))
+    except (KeyboardInterrupt, BrokenPipeError) as interrupt:
+        if model.history is None:
+            raise
+        stop = interrupt
+        report["seconds"] = time.perf_counter() - start
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if isinstance(stop, KeyboardInterrupt):
+            args.out = args.out or INTERRUPTED_MODEL
+    history = model.history
+    assert history is not None
+    report.update(epochs=len(history.epoch), score=score)
+    kept = ""
+    if args.out is not None:
+        model.meta.update(table.to_meta(), training=report)
+        model.save(args.out)
+        kept = f"{args.out} ({_size(Path(args.out).stat().st_size)})"
+    if isinstance(stop, BrokenPipeError):
+        raise stop
+    if score is not None:
+        say.always("score", _score_text(score, "held-out "))
+    if stop is not None:
+        say.always("interrupted", f"after {len(history.epoch)} of {epochs} epochs; saved {kept}")
+    elif kept:
+        say("saved", kept)
+    else:
+        say("not saved", "add --out model.fastbp to keep the model")
+    interrupted = stop is not None
+    say.document(command="train", **report, history=history.history, model=args.out, interrupted=interrupted)
+    return _exit_code(stop) if stop is not None else 0
+
+
+def _read(args: argparse.Namespace, say: "_Voice") -> tuple[Dataset, NDArray[np.intp], Dataset | None]:
+    """Read the table; return it, the rows to train on and the held-out rows as a table of their own."""
+    data = readers.load(args.data, args.target, task=args.task, ignore=args.ignore)
+    classes = "" if data.classes is None else f" in {len(data.classes)} classes"
+    say("data", f"{data.name}: {len(data.x)} rows, {data.x.shape[1]} columns; target {data.target_name}{classes}")
+    if data.classes is not None and len(data.classes) < 2:
+        raise ValueError(
+            f"{data.name}: the target {data.target_name!r} is always {data.classes[0]!r}; a classification wants two "
+            "classes or more (for a regression: --task regression)"
+        )
+    if data.test is not None:
+        say("held out", f"the {len(data.test.x)} test rows of {data.name}")
+        return data, np.arange(len(data.x)), data.test
+    y = _target(data)
+    train, rows = held_out(y, args.test_fraction, seed=args.seed, stratify=data.classes is not None)
+    if not len(rows):
+        say("held out", "no rows")
+        return data, train, None
+    each = "of each class" if data.classes else "of the rows"
+    say("held out", f"{len(rows)} rows ({args.test_fraction:.0%} {each}, seed {args.seed}); {len(train)} to train on")
+    return data, train, dataclasses.replace(data, x=data.x[rows], y=y[rows])
+
+
+def _target(data: Dataset) -> NDArray[Any]:
+    if data.y is None:
+        raise ValueError(f"{data.name}: there is no target column")
+    return data.y
+
+
+def _network(args: argparse.Namespace, table: Preparation) -> "Model":
+    import fastbp as fb
+    from fastbp import optimizers
+
+    layers = [fb.Dense(width, activation=args.activation) for width in args.hidden]
+    optimizer = optimizers.get(args.optimizer)
+    if args.learning_rate is not None:
+        optimizer = dataclasses.replace(optimizer, learning_rate=args.learning_rate)
+    if table.classes is None:
+        layers.append(fb.Dense(1))
+        loss, metrics = "mean_squared_error", ["mae"]
+    else:
+        layers.append(fb.Dense(len(table.classes), activation="softmax"))
+        loss, metrics = "sparse_categorical_crossentropy", ["accuracy"]
+    model = fb.Model(layers, dtype=args.dtype, seed=args.seed, threads=args.threads)
+    model.compile(optimizer=optimizer, loss=loss, metrics=metrics)
+    return model
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    say = _Voice(args)
+    model, table = _load_model(args.model)
+    data = readers.load(
+        args.data,
+        args.target or table.target,
+        task="regression" if table.classes is None else "classification",
+        columns=table.features,
+        classes=table.classes,
+    )
+    if data.y is None:
+        raise ValueError(
+            f"{data.name}: there is no column {table.target!r} to compare with: name it with --target, or use fastbp "
+            "predict, which needs none"
+        )
+    score = table.score(model.predict(table.inputs(data.x, model.dtype)), data.y)
+    say.always("score", _score_text(score, ""))
+    say.document(command="evaluate", model=args.model, data=data.name, target=table.target, score=score)
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    say = _Voice(args)
+    model, table = _load_model(args.model)
+    if args.out is not None:
+        _check_writable(args.out)
+    data = readers.load(args.data, columns=table.features)
+    outputs = model.predict(table.inputs(data.x, model.dtype))
+    answers = table.answers(outputs)
+    columns: dict[str, list[Any]] = {table.target: answers.tolist()}
+    if table.classes is not None:
+        columns = {
+            table.target: [table.classes[i] for i in answers],
+            "probability": [float(f"{p:.6g}") for p in outputs.max(axis=1)],
+        }
+    if args.json:
+        say.document(command="predict", model=args.model, data=data.name, target=table.target, columns=columns)
+        return 0
+    with open(args.out, "w", encoding="utf-8", newline="") if args.out else contextlib.nullcontext(sys.stdout) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    if args.out:
+        say("predicted", f"{len(data.x)} rows of {data.name}; saved {args.out}")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    return _info_of_model(args) if args.model else _info_of_machine(args)
+
+
+def _info_of_machine(args: argparse.Namespace) -> int:
+    import fastbp as fb
+    from fastbp import _jit
+
+    say = _Voice(args)
+    folder = _jit.cache_folder()
+    files = [p.stat().st_size for p in folder.iterdir()] if folder else []
+    threads, bits = _jit.default_threads(), 8 * _jit.vector_bytes()
+    versions = {name: metadata.version(name) for name in ("numpy", "numba", "llvmlite")}
+    versions = {"python": platform.python_version(), **versions}
+    say("fastbp", f"{fb.__version__} ({', '.join(f'{name} {version}' for name, version in versions.items())})")
+    say("system", f"{platform.system()} {platform.machine()}")
+    say("cpu", _cpu_name())
+    say("vectors", f"{bits} bits: {bits // 32} float32 or {bits // 64} float64")
+    say("threads", str(threads))
+    say("kernels", f"{folder} ({len(files)} files, {_size(sum(files))})" if folder else "not kept on disk")
+    peak = {dtype: fb.peak_gflops(dtype) for dtype in ("float32", "float64")}
+    say("fma peak", ", ".join(f"{value:.0f} GFLOP/s {dtype}" for dtype, value in peak.items()) + ", measured now")
+    say.document(
+        command="info",
+        fastbp=fb.__version__,
+        **versions,
+        system=platform.system(),
+        machine=platform.machine(),
+        cpu=_cpu_name(),
+        vector_bits=bits,
+        threads=threads,
+        kernel_cache=None if folder is None else str(folder),
+        kernel_cache_bytes=sum(files),
+        fma_peak_gflops=peak,
+    )
+    return 0
+
+
+def _info_of_model(args: argparse.Namespace) -> int:
+    import fastbp as fb
+
+    say = _Voice(args)
+    model = fb.load_model(args.model)
+    say.lines(model.summary)
+    if "table" in model.meta:
+        table = Preparation.from_meta(model.meta, args.model)
+        kind = "a number" if table.classes is None else f"{len(table.classes)} classes: {', '.join(table.classes[:10])}"
+        say("target", f"{table.target}: {kind}{' ...' if len(table.classes or ()) > 10 else ''}")
+        names = ", ".join(table.features[:10])
+        say("columns", f"{len(table.features)}: {names}{' ...' if len(table.features) > 10 else ''}")
+        training = model.meta.get("training", {})
+        say("trained", f"{training.get('epochs')} epochs on {training.get('rows')} rows of {training.get('data')}")
+        if training.get("score"):
+            say("score", _score_text(training["score"], "held-out "))
+    say.document(
+        command="info",
+        model=args.model,
+        layers=[{"units": layer.units, "activation": layer.activation.name} for layer in model.layers],
+        input_width=model.input_width,
+        parameters=model.count_params(),
+        dtype=str(model.dtype),
+        meta=model.meta,
+    )
+    return 0
+
+
+_COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "info": _info}
+
+
+# ---------------------------------------------------------------- what the commands share
+
+
+class _Voice:
+    """Where a command speaks: lines for people on stdout, or on stderr when stdout carries one JSON document."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.json, self.quiet = args.json, getattr(args, "quiet", False)
+        self.stream = sys.stderr if self.json else sys.stdout
+
+    def __call__(self, label: str, text: str) -> None:
+        if not self.quiet:
+            self.always(label, text)
+
+    def always(self, label: str, text: str) -> None:
+        print(f"{label:<11} {text}", file=self.stream, flush=True)
+
+    def lines(self, summary: Callable[..., None]) -> None:
+        """Show a model's summary between blank lines."""
+        if not self.quiet:
+            print(file=self.stream)
+            summary(print_fn=lambda line: print(line, file=self.stream))
+            print(file=self.stream, flush=True)
+
+    def document(self, **content: Any) -> None:
+        if self.json:
+            print(json.dumps(content, allow_nan=False))
+
+
+def _load_model(path: str) -> tuple["Model", Preparation]:
+    import fastbp as fb
+
+    model = fb.load_model(path)
+    table = Preparation.from_meta(model.meta, path)
+    widths = (len(table.features), 1 if table.classes is None else len(table.classes))
+    if widths != (model.input_width, model.output_width):
+        raise ValueError(
+            f"{path}: the network has {model.input_width} inputs and {model.output_width} outputs, its table "
+            f"{widths[0]} columns and {widths[1]} outputs: train and save the model again"
+        )
+    return model, table
+
+
+def _default_epochs(rows: int, batch_size: int) -> int:
+    """50 epochs; more (up to 200) where that is below 500 steps, fewer (down to 10) where it is above 50000."""
+    steps = math.ceil(rows / batch_size)
+    return min(max(50, math.ceil(500 / steps)), max(10, 50_000 // steps), 200)
+
+
+def _check_writable(path: str) -> None:
+    """Find out before the work, not after it, that its result can't be saved."""
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--out {path}: the folder {folder} does not exist: make it first")
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"--out {path} is a folder: name a file")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"--out {path}: the folder {folder} is not yours to write to: choose another")
+
+
+def _score_text(score: dict[str, Any], which: str) -> str:
+    if "accuracy" in score:
+        return f"{score['accuracy']:.2%} accuracy: {score['correct']} of {score['rows']} {which}rows"
+    r2 = "undefined (all targets are the same)" if score["r2"] is None else f"{score['r2']:.4f}"
+    return f"R2 {r2}, mean absolute error {score['mae']:.4g}, on {score['rows']} {which}rows"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror
+    text = " ".join(str(error).split())
+    return text or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
+
+
+def _exit_code(stop: KeyboardInterrupt) -> int:
+    return 143 if isinstance(stop, _Terminated) else 130
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    def stop(signum: int, frame: object) -> NoReturn:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop), signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        print(f"fastbp: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,348 @@
+"""The CPU engine: owns the buffers of one network, resolves its rules, and launches runs of steps."""
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastbp import program as pg
+from fastbp._jit import Kernel, yield_address
+from fastbp.activations import IDENTITY, RELU
+from fastbp.cpu import rules, worker
+from fastbp.cpu.launch import LAUNCHERS, in_background
+from fastbp.cpu.tile import geometry
+from fastbp.losses import Loss
+from fastbp.metrics import Metric
+from fastbp.optimizers import Optimizer
+from fastbp.program import LayerSpec, Plan, Program
+
+SYNC_BYTES = 4 << 20
+SERIAL_WORK = 1.5e6
+"""Below so many floating-point operations a step, two threads cost more than they save."""
+
+
+@functools.cache
+def worker_kernel(dtype: np.dtype) -> Kernel:
+    """The compiled worker for numbers of a type."""
+    return Kernel(worker.make(dtype.type), worker.SIGNATURE)
+
+
+def aligned(nbytes: int) -> np.ndarray:
+    """Zeroed bytes on a cache line, large ones on a huge page: np.empty asks the system for those, np.zeros doesn't."""
+    border = 1 << 21 if nbytes > 1 << 21 else pg.LINE
+    raw = np.empty(nbytes + border, np.uint8)
+    raw.fill(0)
+    start = -raw.ctypes.data % border
+    return raw[start : start + nbytes]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a run computes besides the outputs: the loss and metrics, None and () for a prediction."""
+
+    loss: Loss | None = None
+    metrics: tuple[Metric, ...] = ()
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Attributes
+    ----------
+    steps : steps finished
+    diverged : whether the loss of the step after them was NaN or infinite; that step updated nothing
+    sums : (epochs touched, 1 + metrics) float64, summed over rows
+    interrupt : what stopped the run early (Ctrl-C), for the caller to raise when all is put away
+    """
+
+    steps: int
+    diverged: bool
+    sums: np.ndarray
+    interrupt: BaseException | None = None
+
+
+@dataclass
+class _Bound:
+    """A plan with its workspace and addresses, ready to run."""
+
+    plan: Plan
+    workspace: np.ndarray
+    table: np.ndarray
+    partial: np.ndarray
+    constants: np.ndarray
+    metrics: np.ndarray
+    run: np.ndarray
+    scratch: np.ndarray
+
+
+class Engine:
+    """One network on the CPU.
+
+    Parameters
+    ----------
+    layers : resolved layers
+    dtype : float32 or float64
+    threads : most threads to use
+    launcher : "threads" or "prange" (see ``cpu.launch``)
+
+    Attributes
+    ----------
+    program : the network in this engine's order
+    weights : the flat parameters
+    """
+
+    def __init__(self, layers: Sequence[LayerSpec], dtype: np.dtype, threads: int, launcher: str = "threads") -> None:
+        self.program = Program(layers, dtype, geometry(np.dtype(dtype).itemsize))
+        self.threads, self.launcher = threads, launcher
+        self._bound: dict[Any, _Bound] = {}
+        self._moments = 0
+        self._buffer = aligned(self.program.parameter_bytes)
+        self._lock = threading.RLock()
+        self.stop_flag = np.zeros(8, np.int64)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.program.dtype
+
+    # -------------------------------------------------- parameters and moments
+
+    def _region(self, index: int) -> np.ndarray:
+        nbytes = self.program.parameter_bytes
+        return self._buffer[index * nbytes : (index + 1) * nbytes].view(self.dtype)
+
+    @property
+    def weights(self) -> np.ndarray:
+        return self._region(0)
+
+    def moments(self) -> list[np.ndarray]:
+        """The optimizer's arrays, in the order of the weights."""
+        return [self._region(1 + i) for i in range(self._moments)]
+
+    def reserve_moments(self, count: int) -> None:
+        """Room for `count` arrays beside the weights, zeroed; the weights stay."""
+        with self._lock:
+            if count != self._moments:
+                fresh = aligned((1 + count) * self.program.parameter_bytes)
+                fresh[: self.program.parameter_bytes] = self._buffer[: self.program.parameter_bytes]
+                self._buffer, self._moments = fresh, count
+                self._bound.clear()
+            for moment in self.moments():
+                moment.fill(0)
+
+    # -------------------------------------------------- binding
+
+    def serial(self, batch: int) -> bool:
+        """Whether steps over `batch` rows run on one thread."""
+        work = 6 * min(batch, 1 << 20) * self.program.parameter_count
+        return self.threads == 1 or work < SERIAL_WORK
+
+    def kernels(self, objective: Objective, backward: bool, optimizer: Optimizer | None) -> list[tuple[str, Kernel]]:
+        """The kernels that a run needs, with what to call them while they compile."""
+        needed = [("training loop", worker_kernel(self.dtype))]
+        for layer in self.program.layers:
+            row = layer.activation
+            if row is not IDENTITY and row is not RELU:
+                needed.append((row.name, rules.activation(row, self.dtype)))
+                if backward:
+                    needed.append((row.name, rules.derivative(row, self.dtype)))
+        if objective.loss is not None:
+            needed.append((objective.loss.name, rules.loss(objective.loss, self.dtype)))
+        needed += [(metric.name, rules.metric(metric, self.dtype)) for metric in objective.metrics]
+        if optimizer is not None:
+            needed.append((optimizer.name, rules.update(optimizer, self.dtype)))
+        return needed
+
+    def _bind(self, batch: int, objective: Objective, backward: bool, input_gradient: bool) -> _Bound:
+        threads = 1 if self.serial(batch) else self.threads
+        samples = self.program.tiles.samples
+        key = (-(-batch // samples), threads, objective, backward, input_gradient)
+        if key not in self._bound:
+            if len(self._bound) >= 4:
+                self._bound.pop(next(iter(self._bound)))
+            rows = -(-batch // samples) * samples
+            plan = self.program.plan(rows, threads, backward=backward, input_gradient=input_gradient)
+            self._bound[key] = self._make(plan, threads, objective)
+        return self._bound[key]
+
+    def _make(self, plan: Plan, threads: int, objective: Objective) -> _Bound:
+        program, dtype = self.program, self.dtype
+        workspace = aligned(plan.nbytes)
+        numbers = workspace[: plan.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)
+        for offset, count in plan.ones:
+            numbers[offset : offset + count] = 1
+        base = workspace.ctypes.data
+        table = plan.bind(base, self._buffer.ctypes.data)
+        layers = program.layers
+        constants = aligned(pg.LINE * (len(layers) + 1)).view(dtype)
+        stride = pg.LINE // dtype.itemsize
+        for op, layer in enumerate(layers):
+            row, last = layer.activation, op == len(layers) - 1
+            constants[op * stride] = 0.0 if row.parameter is None else row.parameter
+            table[op, pg.PARAMETER] = constants.ctypes.data + op * pg.LINE
+            if row is not IDENTITY and row is not RELU and not last:
+                table[op, pg.ACTIVATE] = rules.activation(row, dtype).address()
+                if plan.backward:
+                    table[op, pg.DERIVE] = rules.derivative(row, dtype).address()
+        metrics = np.array([rules.metric(m, dtype).address() for m in objective.metrics], np.int64)
+        partial = np.zeros((plan.panels, 1 + len(metrics)))
+        tile = (pg.ROWS_OF_TILE + program.tiles.lanes) * pg.PANELS_OF_TILE * program.tiles.width * dtype.itemsize
+        scratch = aligned(threads * tile) if plan.backward else aligned(pg.LINE)
+        run = np.zeros(pg.RUN_COLUMNS, np.int64)
+        run[pg.TABLE], run[pg.OPS] = table.ctypes.data, len(table)
+        run[pg.PHASES], run[pg.PHASE_COUNT] = plan.phases.ctypes.data, len(plan.phases)
+        run[pg.TASKS], run[pg.SLAB] = plan.tasks.ctypes.data, plan.slab
+        run[pg.INDEX], run[pg.SCALE] = base + plan.index, base + plan.scale
+        run[pg.TARGET], run[pg.TARGET_PANEL] = base + plan.target, plan.target_panel
+        run[pg.METRICS], run[pg.METRIC_COUNT] = metrics.ctypes.data, len(metrics)
+        run[pg.PARTIAL], run[pg.THREADS] = partial.ctypes.data, threads
+        run[pg.SCRATCH], run[pg.SCRATCH_WORKER] = scratch.ctypes.data, tile
+        run[pg.STOP], run[pg.YIELD] = self.stop_flag.ctypes.data, yield_address()
+        run[pg.BACKWARD] = plan.backward
+        self._bind_output(run, objective, plan.backward, constants[len(layers) * stride :])
+        return _Bound(plan, workspace, table, partial, constants, metrics, run, scratch)
+
+    def _bind_output(self, run: np.ndarray, objective: Objective, backward: bool, parameters: np.ndarray) -> None:
+        """The last activation, the loss and how the two meet."""
+        layer, loss, dtype = self.program.layers[-1], objective.loss, self.dtype
+        row = layer.activation
+        plain = row is IDENTITY or row is RELU
+        fused = loss is not None and loss.fused_with is not None
+        if not plain and (loss is None or not fused or objective.metrics):
+            run[pg.FINISH] = rules.activation(row, dtype).address()
+        if loss is not None:
+            run[pg.LOSS] = rules.loss(loss, dtype).address()
+            parameters[0] = 0.0 if loss.parameter is None else loss.parameter
+            parameters[1] = 1.0 / layer.fan_out if loss.mean_outputs else 1.0
+            run[pg.LOSS_PARAMETERS], run[pg.FUSED] = parameters.ctypes.data, fused
+            run[pg.MEAN_ROWS] = loss.mean_rows
+            if backward and not fused and row is not IDENTITY:
+                run[pg.FINISH_DERIVE] = rules.derivative(row, dtype).address()
+        run[pg.FINISH_COUNT] = layer.fan_out if row.coupled else 2 * layer.fan_out
+
+    # -------------------------------------------------- running
+
+    def steps_per_run(self, batch: int) -> int:
+        """Most steps of a run: their counters must fit the synchronisation buffer."""
+        phases = 2 * len(self.program.layers) + 4
+        slabs = -(-batch // pg.SLAB_ROWS)
+        return max(1, SYNC_BYTES // (pg.LINE * self.threads * phases * slabs))
+
+    def run(
+        self,
+        x: np.ndarray,
+        y: np.ndarray | None = None,
+        *,
+        batch: int,
+        first_step: int = 0,
+        steps: int | None = None,
+        objective: Objective = Objective(),
+        optimizer: Optimizer | None = None,
+        updates: int = 0,
+        gradient: np.ndarray | None = None,
+        result: np.ndarray | None = None,
+        sample_weight: np.ndarray | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        background: bool = False,
+    ) -> Outcome:
+        """Run steps over batches of rows; without `steps`, one pass over the data.
+
+        Parameters
+        ----------
+        x : (N, I) C-contiguous, of the engine's dtype
+        y : (N, O) of the dtype, or (N,) int64 labels; None for a prediction
+        batch : rows of a step
+        first_step : number of the first step since the first epoch; it names the batch, and with `seed` the shuffle
+        steps : how many
+        objective : loss and metrics
+        optimizer : trains where given; `updates` counts the updates already made
+        gradient : flat array that receives the gradient instead, in the order of the weights
+        result : (N, O) array for the outputs, or (N, I) for the inputs' gradient beside `gradient`
+        background : keep the calling thread interruptible
+        """
+        batch = max(1, min(batch, len(x)))
+        per_epoch = -(-len(x) // batch)
+        steps = per_epoch if steps is None else steps
+        backward = optimizer is not None or gradient is not None
+        with self._lock:
+            bound = self._bind(batch, objective, backward, backward and result is not None)
+            run, columns = bound.run, 1 + len(bound.metrics)
+            threads = int(run[pg.THREADS])
+            epochs = (first_step + steps - 1) // per_epoch - first_step // per_epoch + 1
+            sums = np.zeros((epochs, columns))
+            status = np.zeros(1 + threads, np.int64)
+            slabs = -(-batch // bound.plan.slab)
+            cells = 1 + steps * slabs * len(bound.plan.phases) * threads if threads > 1 else 1
+            sync = aligned(pg.LINE * cells)
+            size = self.dtype.itemsize
+            coefficients = np.zeros((1, 1), self.dtype)
+            run[pg.UPDATE] = run[pg.MOMENTS] = run[pg.GRADIENT] = 0
+            if optimizer is not None:
+                numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
+                coefficients = np.ascontiguousarray(optimizer.coefficients(numbers), self.dtype)
+                run[pg.UPDATE] = rules.update(optimizer, self.dtype).address()
+                run[pg.MOMENTS], run[pg.ARRAYS] = self.program.parameter_bytes, 1 + optimizer.slots
+                if bound.plan.slabs > 1:
+                    gradient = self._gradient_buffer()
+            if gradient is not None:
+                run[pg.GRADIENT] = gradient.ctypes.data - self._buffer.ctypes.data
+            run[pg.COEFFICIENTS], run[pg.COEFFICIENTS_ROW] = coefficients.ctypes.data, coefficients.strides[0]
+            run[pg.X], run[pg.X_ROW], run[pg.N] = x.ctypes.data, x.shape[1] * size, len(x)
+            run[pg.Y] = run[pg.LABELS] = 0
+            if y is not None:
+                run[pg.Y], run[pg.LABELS] = y.ctypes.data, y.ndim == 1
+                run[pg.Y_ROW] = size * self.program.layers[-1].fan_out
+            run[pg.SAMPLE_WEIGHT] = 0 if sample_weight is None else sample_weight.ctypes.data
+            if result is not None:
+                run[pg.RESULT], run[pg.RESULT_ROW] = result.ctypes.data, result.shape[1] * size
+            run[pg.BATCH], run[pg.STEPS_PER_EPOCH] = batch, per_epoch
+            run[pg.FIRST_STEP], run[pg.STEPS] = first_step, steps
+            run[pg.SHUFFLE], run[pg.SEED] = shuffle, seed
+            run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
+            self.stop_flag[0] = 0
+            interrupt = self._launch(run, threads, background)
+        return Outcome(int(status[1:].max()), int(status[0]) == worker.DIVERGED, sums, interrupt)
+
+    def _gradient_buffer(self) -> np.ndarray:
+        if not hasattr(self, "_gradient"):
+            self._gradient = aligned(self.program.parameter_bytes).view(self.dtype)
+        return self._gradient
+
+    def _launch(self, run: np.ndarray, threads: int, background: bool) -> BaseException | None:
+        kernel = worker_kernel(self.dtype)
+        if threads == 1:
+            start: Callable[..., Any] = kernel.call
+            arguments: tuple[Any, ...] = (run.ctypes.data, 0)
+        else:
+            start = LAUNCHERS[self.launcher]
+            arguments = (kernel, run.ctypes.data, threads)
+        if not background:
+            start(*arguments)
+            return None
+        future = in_background(start, *arguments)
+        interrupt: BaseException | None = None
+        while not future.done():
+            try:
+                future.result()
+            except (
+                BaseException
+            ) as error:  # whatever a signal handler raises: the workers must be out of the buffers first
+                if future.done():
+                    break
+                self.stop_flag[0], interrupt = 1, error
+        if interrupt is None:
+            future.result()
+        return interrupt
+
+    def apply(self, optimizer: Optimizer, gradient: np.ndarray, updates: int) -> None:
+        """One update from a gradient given in the order of the weights."""
+        with self._lock:
+            update = rules.update(optimizer, self.dtype)
+            h = np.ascontiguousarray(optimizer.coefficients(np.array([updates + 1.0])), self.dtype)
+            vectors = self.program.parameter_bytes // (self.program.tiles.lanes * self.dtype.itemsize)
+            moments = self.program.parameter_bytes
+            update.call(self._buffer.ctypes.data, moments, gradient.ctypes.data, vectors, h.ctypes.data, 0)

@@ -1,0 +1,290 @@
+"""Phase one: blocks of batch rows run forward, loss and back-propagation through all layers, each on its own.
+
+`op` and `run` are addresses of rows of int64 columns (see `program`); p0, p1 bound panels of batch rows.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fastbp import program as pg
+from fastbp._jit import helper
+from fastbp._vector import call_rule, column, lanes, load_int, load_number, spread, store_int, store_number
+from fastbp.cpu.tile import (
+    gather_square,
+    item_bytes,
+    most_rows,
+    panel_width,
+    row_bytes,
+    scatter_square,
+    tile_backward,
+    tile_forward,
+    tile_height,
+    transpose_square,
+)
+
+
+@helper
+def at(row: int, index: int) -> int:
+    """Column `index` of an op or a run."""
+    return load_int(row + 8 * index)
+
+
+@helper
+def forward(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
+    """Z (and H) of neurons o0:o1 from A, for the panels p0:p1."""
+    size = row_bytes(kind)
+    step = item_bytes(kind)
+    width = panel_width(kind)
+    steps = at(op, pg.STEPS_IN)
+    blocks = (steps + pg.K_BLOCK - 1) // pg.K_BLOCK
+    length = (steps + blocks - 1) // blocks
+    w, w_panel = at(op, pg.W), at(op, pg.W_PANEL)
+    neurons = pg.NEURON_BLOCK // width * width
+    for n0 in range(o0, o1, neurons):
+        n1 = min(o1, n0 + neurons)
+        for k0 in range(0, steps, length):
+            k = min(length, steps - k0)
+            mode = at(op, pg.MODE) if k0 + k == steps else 0
+            for p in range(p0, p1):
+                v = at(op, pg.A) + p * at(op, pg.A_PANEL) + k0 * size
+                z = at(op, pg.Z) + p * at(op, pg.Z_PANEL)
+                o = n0
+                while o < n1:
+                    rows = tile_height(n1 - o, most_rows(kind))
+                    a = w + o // width * w_panel + (k0 * width + o % width) * step
+                    tile_forward(kind, 16 * rows + 2, a, v, z + o * size, k, k0, mode, 0, 0, 0, w_panel)
+                    o += rows
+    if at(op, pg.ACTIVATE):
+        for p in range(p0, p1):
+            z = at(op, pg.Z) + p * at(op, pg.Z_PANEL) + o0 * size
+            h = at(op, pg.H) + p * at(op, pg.H_PANEL) + o0 * size
+            call_rule(at(op, pg.ACTIVATE), h, z, 2 * (o1 - o0), at(op, pg.PARAMETER), 0, 0)
+
+
+@helper
+def backward(kind: Any, op: int, first: int, p0: int, p1: int, i0: int, i1: int) -> None:
+    """DA of the inputs i0:i1 from DZ; unless the op is the first, it becomes DZ of the op before, and T."""
+    size = row_bytes(kind)
+    step = item_bytes(kind)
+    width = panel_width(kind)
+    outs = at(op, pg.OUT)
+    blocks = (outs + pg.K_BLOCK - 1) // pg.K_BLOCK
+    length = ((outs + blocks - 1) // blocks + width - 1) // width * width
+    w, w_panel = at(op, pg.W), at(op, pg.W_PANEL)
+    for n0 in range(i0, i1, pg.NEURON_BLOCK):
+        n1 = min(i1, n0 + pg.NEURON_BLOCK)
+        for k0 in range(0, outs, length):
+            k = min(length, outs - k0)
+            mode = at(op, pg.MASK) if k0 + k == outs else 0
+            for p in range(p0, p1):
+                v = at(op, pg.DZ) + p * at(op, pg.DZ_PANEL) + k0 * size
+                da = at(op, pg.DA) + p * at(op, pg.DA_PANEL)
+                mask = at(op, pg.A) + p * at(op, pg.A_PANEL)
+                i = n0
+                while i < n1:
+                    rows = tile_height(n1 - i, most_rows(kind))
+                    a = w + k0 // width * w_panel + i * width * step
+                    c = da + i * size
+                    tile_backward(kind, 16 * rows + 2, a, v, c, k, k0, mode, w_panel, width * size, 0, mask + i * size)
+                    i += rows
+    if first == 0:
+        before = op - 8 * pg.OP_COLUMNS
+        if at(before, pg.DERIVE):
+            for p in range(p0, p1):
+                dz = at(before, pg.DZ) + p * at(before, pg.DZ_PANEL) + i0 * size
+                h = at(before, pg.H) + p * at(before, pg.H_PANEL) + i0 * size
+                z = at(before, pg.Z) + p * at(before, pg.Z_PANEL) + i0 * size
+                call_rule(at(before, pg.DERIVE), dz, h, z, 2 * (i1 - i0), at(before, pg.PARAMETER), 0)
+        transpose(kind, before, p0, p1, i0, i1)
+
+
+@helper
+def transpose(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
+    """T from DZ for the neurons o0:o1 (o0 a multiple of the vector)."""
+    size = row_bytes(kind)
+    n = lanes(kind)
+    width = panel_width(kind)
+    item = item_bytes(kind)
+    for o in range(o0, o1, n):
+        for p in range(p0, p1):
+            source = at(op, pg.DZ) + p * at(op, pg.DZ_PANEL) + o * size
+            target = at(op, pg.T) + o // width * at(op, pg.T_PANEL) + (2 * n * p * width + o % width) * item
+            transpose_square(kind, source, size, target, width * item)
+            transpose_square(kind, source + n * item, size, target + n * width * item, width * item)
+
+
+@helper
+def mix(x: int) -> int:
+    """The splitmix64 finaliser (Steele, Lea and Flood 2014)."""
+    z = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.int64(z ^ (z >> np.uint64(31)))
+
+
+@helper
+def shuffled(i: int, n: int, bits: int, key: int) -> int:
+    """Where row i of 0..n-1 goes in the permutation named by `key`.
+
+    A keyed bijection of 0..2**bits-1 (multiply by an odd number, add, fold the high half down; four rounds) walked
+    until it falls below n, as in Mitchell et al., "Bandwidth-optimal random shuffling for GPUs", 2022.
+    """
+    mask = (np.int64(1) << bits) - 1
+    fold = (bits + 1) // 2
+    x = i
+    while True:
+        k = key
+        for _ in range(4):
+            x = (x * (k | 1) + (k >> 32)) & mask
+            x ^= x >> fold
+            k = k * np.int64(6364136223846793005) + np.int64(1442695040888963407)
+        x = (x * (k | 1)) & mask
+        if x < n:
+            return x
+
+
+@helper
+def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p0: int, p1: int) -> None:
+    """Row numbers, weights, inputs and targets of the panels p0:p1.
+
+    first: position in the epoch of the slab's first row; count: rows of the slab; rows: rows of the batch.
+    """
+    size = row_bytes(kind)
+    n = lanes(kind)
+    item = item_bytes(kind)
+    total_rows = at(run, pg.N)
+    op = at(run, pg.TABLE)
+    inputs = at(op, pg.IN)
+    outs = at(op + 8 * pg.OP_COLUMNS * (at(run, pg.OPS) - 1), pg.OUT)
+    key, bits = 0, 1
+    if at(run, pg.SHUFFLE):
+        key = mix(at(run, pg.SEED) ^ mix(epoch))
+        while (np.int64(1) << bits) < total_rows:
+            bits += 1
+    share = 1.0 / rows if at(run, pg.MEAN_ROWS) else 1.0
+    for p in range(p0, p1):
+        index = at(run, pg.INDEX) + p * 2 * n * 8
+        scale = at(run, pg.SCALE) + p * size
+        for b in range(2 * n):
+            place = p * 2 * n + b
+            row = first + min(place, count - 1)
+            if at(run, pg.SHUFFLE):
+                row = shuffled(row, total_rows, bits, key)
+            store_int(index + 8 * b, row)
+            weight = share if place < count else 0.0
+            if at(run, pg.SAMPLE_WEIGHT):
+                weight *= load_number(kind, at(run, pg.SAMPLE_WEIGHT) + row * item)
+            store_number(kind, scale + b * item, weight)
+        a = at(op, pg.A) + p * at(op, pg.A_PANEL)
+        gather_rows(kind, at(run, pg.X), at(run, pg.X_ROW), inputs, index, a)
+        if at(op, pg.STEPS_IN) > inputs:
+            ones = column(kind, a + inputs * size, 1)
+            ones[0] = spread(kind, 1.0)
+            ones[1] = spread(kind, 1.0)
+        if at(run, pg.Y):
+            target = at(run, pg.TARGET) + p * at(run, pg.TARGET_PANEL)
+            if at(run, pg.LABELS):
+                hot = column(kind, target, 1)
+                for c in range(2 * outs):
+                    hot[c] = spread(kind, 0.0)
+                for b in range(2 * n):
+                    label = load_int(at(run, pg.Y) + 8 * load_int(index + 8 * b))
+                    store_number(kind, target + label * size + b * item, 1.0)
+            else:
+                gather_rows(kind, at(run, pg.Y), at(run, pg.Y_ROW), outs, index, target)
+
+
+@helper
+def gather_rows(kind: Any, table: int, table_row: int, columns: int, index: int, target: int) -> None:
+    """One panel of the rows named by `index`, transposed: [column][batch row]."""
+    size = row_bytes(kind)
+    n = lanes(kind)
+    item = item_bytes(kind)
+    for half in range(2):
+        for c in range(0, columns, n):
+            gather_square(
+                kind,
+                table + c * item,
+                table_row,
+                index + half * n * 8,
+                min(n, columns - c),
+                target + c * size + half * n * item,
+                size,
+            )
+
+
+@helper
+def output(kind: Any, run: int, count: int, first: int, p0: int, p1: int) -> None:
+    """What follows the last product: its activation, loss, metrics, DZ and T; or the predictions, written out."""
+    size = row_bytes(kind)
+    op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * (at(run, pg.OPS) - 1)
+    outs = at(op, pg.OUT)
+    metrics = at(run, pg.METRIC_COUNT)
+    for p in range(p0, p1):
+        z = at(op, pg.Z) + p * at(op, pg.Z_PANEL)
+        h = at(op, pg.H) + p * at(op, pg.H_PANEL)
+        if at(run, pg.FINISH):
+            call_rule(at(run, pg.FINISH), h, z, at(run, pg.FINISH_COUNT), at(op, pg.PARAMETER), 0, 0)
+        if at(run, pg.LOSS):
+            dz = at(op, pg.DZ) + p * at(op, pg.DZ_PANEL)
+            y = at(run, pg.TARGET) + p * at(run, pg.TARGET_PANEL)
+            scale = at(run, pg.SCALE) + p * size
+            partial = at(run, pg.PARTIAL) + 8 * p * (1 + metrics)
+            value = call_rule(
+                at(run, pg.LOSS), dz, z if at(run, pg.FUSED) else h, y, outs, at(run, pg.LOSS_PARAMETERS), scale
+            )
+            store_number(np.float64, partial, value)
+            for m in range(metrics):
+                value = call_rule(load_int(at(run, pg.METRICS) + 8 * m), h, y, outs, scale, 0, 0)
+                store_number(np.float64, partial + 8 * (m + 1), value)
+            if at(run, pg.BACKWARD):
+                if at(run, pg.FINISH_DERIVE):
+                    count_of = at(run, pg.FINISH_COUNT)
+                    call_rule(at(run, pg.FINISH_DERIVE), dz, h, z, count_of, at(op, pg.PARAMETER), 0)
+                transpose(kind, op, p, p + 1, 0, outs)
+        else:
+            scatter(kind, h, outs, run, count, first, p)
+
+
+@helper
+def scatter(kind: Any, source: int, columns: int, run: int, count: int, first: int, p: int) -> None:
+    """One panel as rows of the result."""
+    size = row_bytes(kind)
+    n = lanes(kind)
+    item = item_bytes(kind)
+    for half in range(2):
+        b = (2 * p + half) * n
+        rows = min(n, count - b)
+        if rows > 0:
+            table = at(run, pg.RESULT) + (first + b) * at(run, pg.RESULT_ROW)
+            for c in range(0, columns, n):
+                square = source + c * size + half * n * item
+                scatter_square(kind, square, size, table + c * item, at(run, pg.RESULT_ROW), rows, min(n, columns - c))
+
+
+@helper
+def input_gradient(kind: Any, run: int, count: int, first: int, p0: int, p1: int) -> None:
+    """The inputs' gradient of the panels, written out."""
+    op = at(run, pg.TABLE)
+    for p in range(p0, p1):
+        scatter(kind, at(op, pg.DA) + p * at(op, pg.DA_PANEL), at(op, pg.IN), run, count, first, p)
+
+
+@helper
+def whole(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p0: int, p1: int) -> None:
+    """Forward, loss and back-propagation of the panels p0:p1."""
+    table = at(run, pg.TABLE)
+    ops = at(run, pg.OPS)
+    gather(kind, run, first, count, rows, epoch, p0, p1)
+    for i in range(ops):
+        op = table + 8 * pg.OP_COLUMNS * i
+        forward(kind, op, p0, p1, 0, at(op, pg.OUT))
+    output(kind, run, count, first, p0, p1)
+    if at(run, pg.BACKWARD):
+        for i in range(ops - 1, 0, -1):
+            op = table + 8 * pg.OP_COLUMNS * i
+            backward(kind, op, 0, p0, p1, 0, at(op, pg.IN))
+        if at(table, pg.DA):
+            backward(kind, table, 1, p0, p1, 0, at(table, pg.IN))
+            input_gradient(kind, run, count, first, p0, p1)

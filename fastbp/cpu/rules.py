@@ -1,0 +1,194 @@
+"""The tables' formulas as compiled loops over vectors, reached by address: compiled when a network first uses one.
+
+A rule takes six int64 arguments (addresses and counts) and returns a float64, so that one kind of call serves all:
+
+* activation   (a, z, n, parameter, -, -)              n vectors; a coupled one n columns
+* derivative   (da, a, z, n, parameter, -)             dL/da becomes dL/dz
+* loss         (dz, a, y, n, parameters, scale)        n columns; returns the panel's loss
+* metric       (a, y, n, scale, -, -)                  n columns; returns the panel's sum
+* update       (w, moments, g, n, coefficients, -)     n vectors; moments is the distance from w to each array
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba.core import types
+
+from fastbp._jit import Kernel, vector_bytes
+from fastbp._vector import column, load_number, spread, total, where
+from fastbp.activations import Activation
+from fastbp.losses import Loss
+from fastbp.metrics import Metric
+from fastbp.optimizers import Optimizer
+
+SIGNATURE = types.float64(*[types.int64] * 6)
+
+
+def _activation(function: Callable[..., Any], kind: Any) -> Callable[..., float]:
+    def activate(a: int, z: int, n: int, parameter: int, _e: int, _f: int) -> float:
+        p = load_number(kind, parameter)
+        out, inp = column(kind, a, 1), column(kind, z, 1)
+        for i in range(n):
+            out[i] = function(inp[i], p)
+        return 0.0
+
+    return activate
+
+
+def _coupled_activation(function: Callable[..., Any], kind: Any, step: int) -> Callable[..., float]:
+    def activate(a: int, z: int, n: int, _d: int, _e: int, _f: int) -> float:
+        for half in range(2):
+            function(column(kind, a + half * step, 2), column(kind, z + half * step, 2), n)
+        return 0.0
+
+    return activate
+
+
+def _derivative(function: Callable[..., Any], kind: Any) -> Callable[..., float]:
+    def derive(da: int, a: int, z: int, n: int, parameter: int, _f: int) -> float:
+        p = load_number(kind, parameter)
+        gradient, out, inp = column(kind, da, 1), column(kind, a, 1), column(kind, z, 1)
+        for i in range(n):
+            gradient[i] = gradient[i] * function(inp[i], out[i], p)
+        return 0.0
+
+    return derive
+
+
+def _coupled_derivative(function: Callable[..., Any], kind: Any, step: int) -> Callable[..., float]:
+    def derive(da: int, a: int, _c: int, n: int, _e: int, _f: int) -> float:
+        for half in range(2):
+            function(column(kind, da + half * step, 2), column(kind, a + half * step, 2), n)
+        return 0.0
+
+    return derive
+
+
+def _loss(function: Callable[..., Any], kind: Any, step: int, size: int) -> Callable[..., float]:
+    def loss(dz: int, a: int, y: int, n: int, parameters: int, scale: int) -> float:
+        p, each = load_number(kind, parameters), load_number(kind, parameters + size)
+        result = 0.0
+        for half in range(2):
+            at = half * step
+            gradient, out, target = column(kind, dz + at, 2), column(kind, a + at, 2), column(kind, y + at, 2)
+            weight = column(kind, scale + at, 1)[0]
+            share = weight * each
+            value = spread(kind, p) * 0.0
+            for c in range(n):
+                v, d = function(out[c], target[c], p)
+                value = value + v
+                gradient[c] = where(weight == 0.0, 0.0, d * share)
+            result += total(where(weight == 0.0, 0.0, value * share))
+        return result
+
+    return loss
+
+
+def _coupled_loss(function: Callable[..., Any], kind: Any, step: int) -> Callable[..., float]:
+    def loss(dz: int, a: int, y: int, n: int, _e: int, scale: int) -> float:
+        result = 0.0
+        for half in range(2):
+            at = half * step
+            weight = column(kind, scale + at, 1)[0]
+            value = function(column(kind, dz + at, 2), column(kind, a + at, 2), column(kind, y + at, 2), n, weight)
+            result += total(where(weight == 0.0, 0.0, value * weight))
+        return result
+
+    return loss
+
+
+def _metric(function: Callable[..., Any], kind: Any, step: int) -> Callable[..., float]:
+    def metric(a: int, y: int, n: int, scale: int, _e: int, _f: int) -> float:
+        result = 0.0
+        for half in range(2):
+            at = half * step
+            value = function(column(kind, a + at, 2), column(kind, y + at, 2), n)
+            result += total(where(column(kind, scale + at, 1)[0] == 0.0, 0.0, value))
+        return result
+
+    return metric
+
+
+def _update_plain(function: Callable[..., Any], kind: Any, size: int) -> Callable[..., float]:
+    def update(w: int, moments: int, g: int, n: int, coefficients: int, _f: int) -> float:
+        h = (spread(kind, load_number(kind, coefficients)),)
+        weight, gradient = column(kind, w, 1), column(kind, g, 1)
+        for i in range(n):
+            weight[i] = function(weight[i], gradient[i], h)
+        return 0.0
+
+    return update
+
+
+def _update_one(function: Callable[..., Any], kind: Any, size: int) -> Callable[..., float]:
+    def update(w: int, moments: int, g: int, n: int, coefficients: int, _f: int) -> float:
+        h = (
+            spread(kind, load_number(kind, coefficients)),
+            spread(kind, load_number(kind, coefficients + size)),
+        )
+        weight, gradient, first = column(kind, w, 1), column(kind, g, 1), column(kind, w + moments, 1)
+        for i in range(n):
+            weight[i], first[i] = function(weight[i], first[i], gradient[i], h)
+        return 0.0
+
+    return update
+
+
+def _update_two(function: Callable[..., Any], kind: Any, size: int) -> Callable[..., float]:
+    def update(w: int, moments: int, g: int, n: int, coefficients: int, _f: int) -> float:
+        h = (
+            spread(kind, load_number(kind, coefficients)),
+            spread(kind, load_number(kind, coefficients + size)),
+            spread(kind, load_number(kind, coefficients + 2 * size)),
+            spread(kind, load_number(kind, coefficients + 3 * size)),
+            spread(kind, load_number(kind, coefficients + 4 * size)),
+            spread(kind, load_number(kind, coefficients + 5 * size)),
+            spread(kind, load_number(kind, coefficients + 6 * size)),
+            spread(kind, load_number(kind, coefficients + 7 * size)),
+        )
+        weight, gradient = column(kind, w, 1), column(kind, g, 1)
+        first, second = column(kind, w + moments, 1), column(kind, w + 2 * moments, 1)
+        for i in range(n):
+            weight[i], first[i], second[i] = function(weight[i], first[i], second[i], gradient[i], h)
+        return 0.0
+
+    return update
+
+
+def _kernel(factory: Callable[..., Any], function: Callable[..., Any], dtype: np.dtype, *constants: int) -> Kernel:
+    kind: Any = dtype.type
+    return _cached(factory, function, kind, constants)
+
+
+@functools.cache
+def _cached(factory: Callable[..., Any], function: Callable[..., Any], kind: Any, constants: tuple[int, ...]) -> Kernel:
+    return Kernel(factory(function, kind, *constants), SIGNATURE)
+
+
+def activation(row: Activation, dtype: np.dtype) -> Kernel:
+    if row.coupled:
+        return _kernel(_coupled_activation, row.function, dtype, vector_bytes())
+    return _kernel(_activation, row.function, dtype)
+
+
+def derivative(row: Activation, dtype: np.dtype) -> Kernel:
+    if row.coupled:
+        return _kernel(_coupled_derivative, row.derivative, dtype, vector_bytes())
+    return _kernel(_derivative, row.derivative, dtype)
+
+
+def loss(row: Loss, dtype: np.dtype) -> Kernel:
+    if row.coupled:
+        return _kernel(_coupled_loss, row.function, dtype, vector_bytes())
+    return _kernel(_loss, row.function, dtype, vector_bytes(), dtype.itemsize)
+
+
+def metric(row: Metric, dtype: np.dtype) -> Kernel:
+    return _kernel(_metric, row.function, dtype, vector_bytes())
+
+
+def update(optimizer: Optimizer, dtype: np.dtype) -> Kernel:
+    factory = (_update_plain, _update_one, _update_two)[optimizer.slots]
+    return _kernel(factory, optimizer.formula, dtype, dtype.itemsize)

@@ -1,0 +1,481 @@
+"""Micro-kernels as vector IR: a tile of MR rows by a few vectors of sums stays in registers over a whole k loop.
+
+Everything a matrix product needs beyond registers is plain jitted code in `rows` and `weights`. All three products
+broadcast a number and multiply it into contiguous vectors, so nothing but dZ is ever transposed:
+
+* forward   ``z[o][b]  = sum_i w[i][o] a[i][b]``   lanes are samples, the broadcast walks one weight panel
+* backward  ``da[i][b] = sum_o w[i][o] dz[o][b]``  lanes are samples, the broadcast walks from panel to panel
+* gradient  ``dw[i][o] = sum_b a[i][b] dzt[b][o]`` lanes are neurons, the sum runs over all rows of the batch
+
+Addresses are int64 bytes. Weight panels are `Geometry.width` neurons wide, sample panels `Geometry.samples` rows.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+
+from fastbp._jit import helper, intrinsic, vector_bytes, vector_registers
+from fastbp._vector import I64, external, fused, lanes_of, llvm_type, load, pointer, splat, store, suffix
+
+VOID = ir.VoidType()
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Shape of the register tiles and of the panels in memory, for one number type on one machine.
+
+    Attributes
+    ----------
+    lanes : numbers in a vector register
+    rows : most rows (BLIS' MR) of a tile whose lanes are samples
+    samples : batch rows in a panel of activations, two vectors
+    width : neurons in a panel of weights
+    gradient_rows, gradient_vectors : the tile whose lanes are neurons
+    """
+
+    lanes: int
+    rows: int
+    samples: int
+    width: int
+    gradient_rows: int
+    gradient_vectors: int
+
+    @property
+    def panel_vectors(self) -> int:
+        return self.width // self.lanes
+
+
+# By register count and vector bytes: (MR, vectors in a weight panel, gradient MR, gradient vectors).
+# 16 registers hold 6 x 2 sums or 4 x 3 (and nothing wider); 32 hold 8 x 2 at full rate already.
+TILES = {(32, 64): (8, 1, 8, 2), (16, 32): (6, 3, 4, 3), (16, 16): (6, 3, 4, 3), (32, 16): (12, 3, 8, 3)}
+
+
+@functools.cache
+def geometry(itemsize: int) -> Geometry:
+    """The tile shapes for numbers of `itemsize` bytes on this machine."""
+    rows, panel, gradient_rows, gradient_vectors = TILES[vector_registers(), vector_bytes()]
+    lanes = lanes_of(itemsize)
+    return Geometry(lanes, rows, 2 * lanes, panel * lanes, gradient_rows, gradient_vectors)
+
+
+def row_counts(most: int) -> tuple[int, ...]:
+    """Tile heights from `most` down: any number of rows is a sum of them, the largest first."""
+    return tuple(n for n in (12, 8, 6, 4, 2, 1) if n <= most)
+
+
+def _shape(kind: Any, choose: Callable[[Geometry], int]) -> Any:
+    """Signature and IR of a number of the geometry: a constant to the compiler."""
+    value = choose(geometry(_itemsize(kind)))
+    return types.int64(kind), lambda context, builder, sig, args: _const(value)
+
+
+@intrinsic
+def panel_width(typingctx, kind):
+    """Neurons in a panel of weights."""
+    return _shape(kind, lambda g: g.width)
+
+
+@intrinsic
+def item_bytes(typingctx, kind):
+    """Bytes of a number."""
+    return types.int64(kind), lambda context, builder, sig, args: _const(_itemsize(kind))
+
+
+@intrinsic
+def row_bytes(typingctx, kind):
+    """Bytes of one row of a panel of activations: two vectors."""
+    return _shape(kind, lambda g: g.samples * (vector_bytes() // g.lanes))
+
+
+@intrinsic
+def most_rows(typingctx, kind):
+    """Height of the tallest tile whose lanes are samples."""
+    return _shape(kind, lambda g: g.rows)
+
+
+@intrinsic
+def most_gradient_rows(typingctx, kind):
+    """Height of the tallest tile whose lanes are neurons."""
+    return _shape(kind, lambda g: g.gradient_rows)
+
+
+@intrinsic
+def most_gradient_vectors(typingctx, kind):
+    """Width of the widest tile whose lanes are neurons, in vectors."""
+    return _shape(kind, lambda g: g.gradient_vectors)
+
+
+@helper
+def tile_height(n: int, most: int) -> int:
+    """Rows of the next tile where n are left."""
+    if n >= most:
+        return most
+    if n >= 8:
+        return 8
+    if n >= 6:
+        return 6
+    if n >= 4:
+        return 4
+    return 2 if n >= 2 else 1
+
+
+def _const(value: int) -> ir.Constant:
+    return ir.Constant(I64, value)
+
+
+class _Loop:
+    """``for i in range(n)`` (n >= 1) with values carried from turn to turn."""
+
+    def __init__(self, builder: ir.IRBuilder, n: ir.Value, carried: Sequence[ir.Value]) -> None:
+        self.builder, self.n = builder, n
+        before = builder.block
+        self.body = builder.function.append_basic_block("loop")
+        self.exit = builder.function.append_basic_block("exit")
+        builder.branch(self.body)
+        builder.position_at_end(self.body)
+        self.i = builder.phi(I64)
+        self.i.add_incoming(_const(0), before)
+        self.values = []
+        for value in carried:
+            phi = builder.phi(value.type)
+            phi.add_incoming(value, before)
+            self.values.append(phi)
+
+    def end(self, values: Sequence[ir.Value]) -> list[ir.Value]:
+        builder = self.builder
+        last = builder.block
+        after = builder.add(self.i, _const(1))
+        self.i.add_incoming(after, last)
+        for phi, value in zip(self.values, values, strict=True):
+            phi.add_incoming(value, last)
+        builder.cbranch(builder.icmp_signed("<", after, self.n), self.body, self.exit)
+        builder.position_at_end(self.exit)
+        return list(values)
+
+
+def _function(module: ir.Module, name: str, arguments: int) -> tuple[ir.Function, ir.IRBuilder]:
+    function = ir.Function(module, ir.FunctionType(VOID, [I64] * arguments), name)
+    function.linkage = "internal"
+    for attribute in ("noinline", "nounwind"):
+        function.attributes.add(attribute)
+    return function, ir.IRBuilder(function.append_basic_block("entry"))
+
+
+def _prefetch(
+    builder: ir.IRBuilder, address: ir.Value, offset: int = 0, locality: int = 2, write: bool = False
+) -> None:
+    i32 = ir.IntType(32)
+    byte = ir.IntType(8).as_pointer()
+    function = external(builder, "llvm.prefetch.p0", VOID, [byte, i32, i32, i32])
+    builder.call(
+        function,
+        [
+            pointer(builder, address, ir.IntType(8), offset),
+            ir.Constant(i32, 0),
+            ir.Constant(i32, locality),
+            ir.Constant(i32, 1),
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """What is fixed when one micro-kernel is written: the product, the number type and the tile's height and width."""
+
+    product: str
+    itemsize: int
+    height: int
+    vectors: int
+
+    @property
+    def name(self) -> str:
+        return f"tile_{self.product}_{8 * self.itemsize}_{self.height}x{self.vectors}"
+
+
+def _write(module: ir.Module, tile: _Tile) -> ir.Function:
+    """The micro-kernel (written once per module).
+
+    Arguments: a, v (addresses of the broadcast numbers and of the vectors), c (the sums), n (steps of the sum),
+    accumulate (0: begin at zero, else at c), mode (1: rectify), a_outer, v_outer (bytes to the next panel),
+    c_vector (bytes between the vectors of a row of sums), extra (forward: prefetched panel's distance;
+    backward: address of the activations that mask; gradient: distance of the dz vectors).
+    """
+    if tile.name in module.globals:
+        return module.globals[tile.name]
+    g = geometry(tile.itemsize)
+    size, mr, nv = tile.itemsize, tile.height, tile.vectors
+    number = llvm_type(types.float32 if size == 4 else types.float64)
+    vector = ir.VectorType(number, g.lanes)
+    bytes_ = vector_bytes()
+    panel, row = g.width * size, g.samples * size
+    # bytes: between rows of the broadcast, between steps of the broadcast, between steps of the vectors, rows of sums
+    a_row, a_step, v_step, c_row = {
+        "forward": (size, panel, row, row),
+        "backward": (panel, size, row, row),
+        "gradient": (row, size, panel, panel),
+    }[tile.product]
+    block = {"forward": None, "backward": g.width, "gradient": g.samples}[tile.product]
+
+    function, builder = _function(module, tile.name, 10)
+    a, v, c, n, accumulate, mode, a_outer, v_outer, c_vector, extra = function.args
+    if tile.product == "gradient" and g.panel_vectors == 1:
+        v_at = [builder.mul(extra, _const(j)) for j in range(nv)]
+        c_at = [builder.mul(c_vector, _const(j)) for j in range(nv)]
+    else:
+        v_at = c_at = [_const(j * bytes_) for j in range(nv)]
+    c_rows = [[builder.add(c, builder.add(c_at[j], _const(i * c_row))) for j in range(nv)] for i in range(mr)]
+
+    more, begin = function.append_basic_block("more"), function.append_basic_block("begin")
+    entry = builder.block
+    builder.cbranch(builder.icmp_signed("!=", accumulate, _const(0)), more, begin)
+    builder.position_at_end(more)
+    earlier = [load(builder, c_rows[i][j], vector, align=bytes_) for i in range(mr) for j in range(nv)]
+    builder.branch(begin)
+    builder.position_at_end(begin)
+    zero = ir.Constant(vector, [0.0] * g.lanes)
+    sums = []
+    for value in earlier:
+        phi = builder.phi(vector)
+        phi.add_incoming(value, more)
+        phi.add_incoming(zero, entry)
+        sums.append(phi)
+
+    def step(a: ir.Value, v: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        vs = [load(builder, builder.add(v, v_at[j]), vector, align=bytes_) for j in range(nv)]
+        out = list(sums)
+        for i in range(mr):
+            spread = splat(builder, load(builder, a, number, i * a_row, align=size), g.lanes)
+            for j in range(nv):
+                out[i * nv + j] = fused(builder, spread, vs[j], out[i * nv + j])
+        return out
+
+    if block is None:
+        loop = _Loop(builder, n, [a, v, *sums])
+        at, vt, *now = loop.values
+        _prefetch(builder, builder.add(at, extra))
+        now = step(at, vt, now)
+        _, _, *sums = loop.end([builder.add(at, _const(a_step)), builder.add(vt, _const(v_step)), *now])
+    else:
+        outer = _Loop(builder, builder.sdiv(builder.add(n, _const(block - 1)), _const(block)), [a, v, *sums])
+        a_panel, v_panel, *now = outer.values
+        left = builder.sub(n, builder.mul(outer.i, _const(block)))
+        inner_n = builder.select(builder.icmp_signed("<", left, _const(block)), left, _const(block))
+        if tile.product == "backward":
+            following = builder.add(a_panel, a_outer)
+            for i in range(mr):
+                _prefetch(builder, following, i * a_row)
+        inner = _Loop(builder, inner_n, [a_panel, v_panel, *now])
+        at, vt, *now = inner.values
+        now = step(at, vt, now)
+        _, _, *now = inner.end([builder.add(at, _const(a_step)), builder.add(vt, _const(v_step)), *now])
+        _, _, *sums = outer.end([builder.add(a_panel, a_outer), builder.add(v_panel, v_outer), *now])
+
+    def write(values: Sequence[ir.Value]) -> None:
+        for i in range(mr):
+            for j in range(nv):
+                store(builder, values[i * nv + j], c_rows[i][j], align=bytes_)
+        builder.ret_void()
+
+    if tile.product == "gradient":
+        write(sums)
+        return function
+    rectify, plain = function.append_basic_block("rectify"), function.append_basic_block("plain")
+    builder.cbranch(builder.icmp_signed("==", mode, _const(1)), rectify, plain)
+    builder.position_at_end(plain)
+    write(sums)
+    builder.position_at_end(rectify)
+    if tile.product == "forward":
+        write([builder.select(builder.fcmp_ordered("<", s, zero), zero, s) for s in sums])
+    else:
+        masks = [load(builder, extra, vector, i * row + j * bytes_, align=bytes_) for i in range(mr) for j in range(nv)]
+        write([builder.select(builder.fcmp_ordered(">", m, zero), s, zero) for m, s in zip(masks, sums, strict=True)])
+    return function
+
+
+def _switch(builder: ir.IRBuilder, key: ir.Value, cases: Mapping[int, Callable[[], ir.Function]], args: Any) -> None:
+    """Call ``cases[key]()`` with the arguments."""
+    function = builder.function
+    end, other = function.append_basic_block("end"), function.append_basic_block("other")
+    switch = builder.switch(key, other)
+    for number, make in cases.items():
+        block = function.append_basic_block(f"case{number}")
+        switch.add_case(_const(number), block)
+        with builder.goto_block(block):
+            builder.call(make(), args)
+            builder.branch(end)
+    builder.position_at_end(other)
+    builder.unreachable()
+    builder.position_at_end(end)
+
+
+def _itemsize(kind: Any) -> int:
+    return int(kind.instance_type.bitwidth // 8)
+
+
+def _product(kind: Any, product: str, widths: Sequence[int]) -> Any:
+    """Signature and IR of a micro-kernel call: (number type, 16 * height + vectors, ten addresses and sizes)."""
+    size = _itemsize(kind)
+    g = geometry(size)
+    heights = row_counts(g.gradient_rows if product == "gradient" else g.rows)
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        cases = {
+            16 * h + w: functools.partial(_write, builder.module, _Tile(product, size, h, w))
+            for h in heights
+            for w in widths
+        }
+        _switch(builder, args[1], cases, args[2:])
+        return context.get_dummy_value()
+
+    return types.void(kind, *[types.int64] * 11), emit
+
+
+@intrinsic
+def tile_forward(typingctx, kind, key, a, v, c, n, accumulate, mode, a_outer, v_outer, c_vector, extra):
+    """Tile of ``z = w a``: lanes are samples, key = 16 * rows + 2."""
+    return _product(kind, "forward", (2,))
+
+
+@intrinsic
+def tile_backward(typingctx, kind, key, a, v, c, n, accumulate, mode, a_outer, v_outer, c_vector, extra):
+    """Tile of ``da = w dz``: lanes are samples, key = 16 * rows + 2."""
+    return _product(kind, "backward", (2,))
+
+
+@intrinsic
+def tile_gradient(typingctx, kind, key, a, v, c, n, accumulate, mode, a_outer, v_outer, c_vector, extra):
+    """Tile of ``dw = a dzt``: lanes are neurons, key = 16 * rows + vectors."""
+    return _product(kind, "gradient", range(1, geometry(_itemsize(kind)).gradient_vectors + 1))
+
+
+# ---------------------------------------------------------------- transposition
+
+
+def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """The square of vectors transposed in log2(lanes) rounds of shuffles."""
+    n = len(rows)
+    mask_type = ir.VectorType(ir.IntType(32), n)
+    s = n // 2
+    while s:
+        following: list[Any] = [None] * n
+        for i in (i for i in range(n) if not i & s):
+            low = [n + lane - s if lane & s else lane for lane in range(n)]
+            high = [n + lane if lane & s else lane + s for lane in range(n)]
+            following[i] = builder.shuffle_vector(rows[i], rows[i + s], ir.Constant(mask_type, low))
+            following[i + s] = builder.shuffle_vector(rows[i], rows[i + s], ir.Constant(mask_type, high))
+        rows, s = following, s // 2
+    return rows
+
+
+def _once(module: ir.Module, name: str, arguments: int, body: Callable[..., None]) -> ir.Function:
+    if name in module.globals:
+        return module.globals[name]
+    function, builder = _function(module, name, arguments)
+    body(builder, *function.args)
+    builder.ret_void()
+    return function
+
+
+def _square(kind: Any, name: str, arguments: int, body: Callable[..., None]) -> Any:
+    """Signature and IR of a call that works on one lanes x lanes square."""
+    size = _itemsize(kind)
+    lanes = lanes_of(size)
+    vector = ir.VectorType(llvm_type(kind.instance_type), lanes)
+    full = functools.partial(body, vector=vector, lanes=lanes, size=size)
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        builder.call(_once(builder.module, f"{name}_{8 * size}", arguments, full), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(kind, *[types.int64] * arguments), emit
+
+
+@intrinsic
+def transpose_square(typingctx, kind, source, source_row, target, target_row):
+    """lanes x lanes numbers transposed; rows of the source and of the target lie so many bytes apart (aligned)."""
+
+    def body(builder, source, source_row, target, target_row, *, vector, lanes, size):
+        at = [builder.add(source, builder.mul(source_row, _const(i))) for i in range(lanes)]
+        rows = [load(builder, p, vector, align=vector_bytes()) for p in at]
+        for i, value in enumerate(_transposed(builder, rows)):
+            store(builder, value, builder.add(target, builder.mul(target_row, _const(i))), align=vector_bytes())
+
+    return _square(kind, "transpose", 4, body)
+
+
+def _masked(builder: ir.IRBuilder, vector: ir.VectorType, count: ir.Value) -> ir.Value:
+    """A mask of the first `count` lanes."""
+    lanes = vector.count
+    bits = builder.sub(builder.shl(_const(1), count), _const(1))
+    return builder.bitcast(builder.trunc(bits, ir.IntType(lanes)), ir.VectorType(ir.IntType(1), lanes))
+
+
+@intrinsic
+def gather_square(typingctx, kind, table, table_row, indices, count, target, target_row):
+    """`count` <= lanes columns of the rows ``indices[0:lanes]`` of a table, transposed to the target; zeros beyond."""
+
+    def body(builder, table, table_row, indices, count, target, target_row, *, vector, lanes, size):
+        i1 = ir.VectorType(ir.IntType(1), lanes)
+        kind = [vector.as_pointer(), ir.IntType(32), i1, vector]
+        masked = external(builder, f"llvm.masked.load.{suffix(vector)}.p0", vector, kind)
+        mask, zero = _masked(builder, vector, count), ir.Constant(vector, [0.0] * lanes)
+        at = []
+        for i in range(lanes):
+            index = load(builder, indices, I64, 8 * i, align=8)
+            at.append(builder.add(table, builder.mul(index, table_row)))
+        whole, part = builder.function.append_basic_block("whole"), builder.function.append_basic_block("part")
+        done = builder.function.append_basic_block("done")
+        builder.cbranch(builder.icmp_signed("==", count, _const(lanes)), whole, part)
+        builder.position_at_end(whole)
+        wholes = [load(builder, p, vector, align=size) for p in at]
+        builder.branch(done)
+        builder.position_at_end(part)
+        align = ir.Constant(ir.IntType(32), size)
+        parts = [builder.call(masked, [pointer(builder, p, vector), align, mask, zero]) for p in at]
+        builder.branch(done)
+        builder.position_at_end(done)
+        rows = []
+        for full_row, part_row in zip(wholes, parts, strict=True):
+            phi = builder.phi(vector)
+            phi.add_incoming(full_row, whole)
+            phi.add_incoming(part_row, part)
+            rows.append(phi)
+        for i, value in enumerate(_transposed(builder, rows)):
+            store(builder, value, builder.add(target, builder.mul(target_row, _const(i))), align=vector_bytes())
+
+    return _square(kind, "gather", 6, body)
+
+
+@intrinsic
+def scatter_square(typingctx, kind, source, source_row, table, table_row, rows, count):
+    """lanes x lanes numbers transposed into `rows` consecutive rows of a table, `count` <= lanes columns of each."""
+
+    def body(builder, source, source_row, table, table_row, rows, count, *, vector, lanes, size):
+        i1 = ir.VectorType(ir.IntType(1), lanes)
+        kind = [vector, vector.as_pointer(), ir.IntType(32), i1]
+        masked = external(builder, f"llvm.masked.store.{suffix(vector)}.p0", VOID, kind)
+        at = [builder.add(source, builder.mul(source_row, _const(i))) for i in range(lanes)]
+        values = _transposed(builder, [load(builder, p, vector, align=vector_bytes()) for p in at])
+        align = ir.Constant(ir.IntType(32), size)
+        for i, value in enumerate(values):
+            valid = builder.icmp_signed("<", _const(i), rows)
+            mask = _masked(builder, vector, builder.select(valid, count, _const(0)))
+            where = pointer(builder, builder.add(table, builder.mul(table_row, _const(i))), vector)
+            builder.call(masked, [value, where, align, mask])
+
+    return _square(kind, "scatter", 6, body)
+
+
+@intrinsic
+def prefetch_to_write(typingctx, address):
+    """Ask for the cache line at an address, to be written soon: it is taken from other cores' caches meanwhile."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        _prefetch(builder, args[0], locality=3, write=True)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit

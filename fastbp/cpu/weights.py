@@ -1,0 +1,89 @@
+"""Phase two: tiles of each weight matrix sum their gradient over the batch and are updated while they are in cache."""
+
+from typing import Any
+
+from fastbp import program as pg
+from fastbp._jit import helper
+from fastbp._vector import call_rule, lanes, load_int
+from fastbp.cpu.rows import at
+from fastbp.cpu.tile import (
+    item_bytes,
+    most_gradient_rows,
+    most_gradient_vectors,
+    panel_width,
+    prefetch_to_write,
+    row_bytes,
+    tile_gradient,
+    tile_height,
+)
+
+SAMPLES = 256
+"""Batch rows of a block: its operands stay in the first cache levels."""
+
+
+@helper
+def task(kind: Any, run: int, row: int, count: int, more: int, last: bool, h: int, g: int) -> None:
+    """Gradient of the tile that the task's row names and, with the batch's last slab, its update.
+
+    The sums of a block of batch rows run over small register tiles; a tile is updated as soon as its sum is whole.
+    The biases are one more input, whose activation is 1.
+
+    count: batch rows of the slab; more: whether earlier slabs were summed; h: coefficients; g: the worker's scratch.
+    """
+    op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * load_int(row + 8)
+    k0, k1, j0, j1 = load_int(row + 16), load_int(row + 24), load_int(row + 32), load_int(row + 40)
+    item = item_bytes(kind)
+    size = row_bytes(kind)
+    samples = 2 * lanes(kind)
+    width = panel_width(kind)
+    per_panel = width // lanes(kind)
+    k_bytes = width * item
+    w_panel, t_panel, a_panel = at(op, pg.W_PANEL), at(op, pg.T_PANEL), at(op, pg.A_PANEL)
+    w = at(op, pg.W) + j0 * w_panel + k0 * k_bytes
+    g_panel = (k1 - k0) * k_bytes
+    if at(run, pg.GRADIENT):
+        g, g_panel = w + at(run, pg.GRADIENT), w_panel
+    update = at(run, pg.UPDATE) if last else 0
+    moments = at(run, pg.MOMENTS)
+    arrays = at(run, pg.ARRAYS) if update else 0
+    for b0 in range(0, count, SAMPLES):
+        b1 = min(count, b0 + SAMPLES)
+        a = at(op, pg.A) + b0 // samples * a_panel + k0 * size
+        j = 0
+        while j < j1 - j0:
+            if per_panel == 1:
+                panels = min(most_gradient_vectors(kind), j1 - j0 - j)
+                vectors = panels
+            else:
+                panels = 1
+                vectors = min(per_panel, (at(op, pg.OUT) - (j0 + j) * width + lanes(kind) - 1) // lanes(kind))
+            v = at(op, pg.T) + (j0 + j) * t_panel + b0 * k_bytes
+            k = 0
+            while k < k1 - k0:
+                rows = tile_height(k1 - k0 - k, most_gradient_rows(kind))
+                place = j * w_panel + k * k_bytes
+                c = g + j * g_panel + k * k_bytes
+                if b1 == count:
+                    for m in range(arrays):
+                        for i in range(panels):
+                            for byte in range(0, rows * k_bytes, pg.LINE):
+                                prefetch_to_write(w + place + m * moments + i * w_panel + byte)
+                tile_gradient(
+                    kind,
+                    16 * rows + vectors,
+                    a + k * size,
+                    v,
+                    c,
+                    b1 - b0,
+                    more + b0,
+                    0,
+                    a_panel,
+                    samples * k_bytes,
+                    g_panel,
+                    t_panel,
+                )
+                if update and b1 == count:
+                    for i in range(panels):
+                        call_rule(update, w + place + i * w_panel, moments, c + i * g_panel, rows * per_panel, h, 0)
+                k += rows
+            j += panels

@@ -1,0 +1,158 @@
+"""The worker: one thread's share of a run of steps. All workers run this; the first alone suffices."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba.core import types
+
+from fastbp import program as pg
+from fastbp._jit import helper
+from fastbp._vector import (
+    call_yield,
+    fetch_add,
+    flush_denormals,
+    lanes,
+    load_acquire,
+    load_int,
+    load_number,
+    pause,
+    restore_denormals,
+    store_int,
+    store_number,
+)
+from fastbp.cpu import rows, weights
+from fastbp.cpu.rows import at
+
+SIGNATURE = types.int64(types.int64, types.int64)
+SPINS = 2000
+RUNNING, STOPPED, DIVERGED = range(3)
+
+
+@helper
+def _loss_of_slab(run: int, panels: int) -> float:
+    value = 0.0
+    for p in range(panels):
+        value += load_number(np.float64, at(run, pg.PARTIAL) + 8 * p * (1 + at(run, pg.METRIC_COUNT)))
+    return value
+
+
+@helper
+def _add_sums(run: int, epoch: int, panels: int, batch_rows: int) -> None:
+    """Add the slab's loss and metrics to the epoch's: the loss weighted by rows where it is their mean."""
+    columns = 1 + at(run, pg.METRIC_COUNT)
+    first_epoch = at(run, pg.FIRST_STEP) // at(run, pg.STEPS_PER_EPOCH)
+    sums = at(run, pg.SUMS) + 8 * columns * (epoch - first_epoch)
+    for m in range(columns):
+        value = 0.0
+        for p in range(panels):
+            value += load_number(np.float64, at(run, pg.PARTIAL) + 8 * (p * columns + m))
+        if m == 0 and at(run, pg.MEAN_ROWS):
+            value *= batch_rows
+        store_number(np.float64, sums + 8 * m, load_number(np.float64, sums + 8 * m) + value)
+
+
+@helper
+def _wait(run: int, done: int, need: int) -> bool:
+    """Until `need` tasks are finished: spin briefly, then let others run. False where the run was abandoned."""
+    spins = 0
+    while load_acquire(done) < need:
+        pause()
+        spins += 1
+        if spins > SPINS:
+            if load_acquire(at(run, pg.STATUS)) == STOPPED:
+                return False
+            call_yield(at(run, pg.YIELD))
+    return True
+
+
+@helper
+def _perform(kind: Any, run: int, task: int, epoch: int, first: int, count: int, batch_rows: int) -> None:
+    """One task of the phases before the last. first: place in the epoch of the slab's first row."""
+    samples = 2 * lanes(kind)
+    code, index = load_int(task), load_int(task + 8)
+    op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * index
+    p0, p1 = load_int(task + 16), min(load_int(task + 24), (count + samples - 1) // samples)
+    n0, n1 = load_int(task + 32), load_int(task + 40)
+    if code == pg.ROWS:
+        rows.whole(kind, run, first, count, batch_rows, epoch, p0, p1)
+    elif code == pg.GATHER:
+        rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1)
+    elif code == pg.FORWARD:
+        rows.forward(kind, op, p0, p1, n0, n1)
+    elif code == pg.OUTPUT:
+        rows.output(kind, run, count, first, p0, p1)
+    elif code == pg.BACK:
+        rows.backward(kind, op, index == 0, p0, p1, n0, n1)
+    elif code == pg.INPUT_GRADIENT:
+        rows.input_gradient(kind, run, count, first, p0, p1)
+
+
+@helper
+def _share(kind: Any, run: int, me: int) -> int:
+    """Do this worker's share of the run; returns how many steps are finished."""
+    samples = 2 * lanes(kind)
+    batch, slab, per_epoch = at(run, pg.BATCH), at(run, pg.SLAB), at(run, pg.STEPS_PER_EPOCH)
+    threads, phases = at(run, pg.THREADS), at(run, pg.PHASE_COUNT)
+    done = at(run, pg.SYNC)
+    counters = done + pg.LINE
+    scratch = at(run, pg.SCRATCH) + me * at(run, pg.SCRATCH_WORKER)
+    need = 0
+    for s in range(at(run, pg.STEPS)):
+        step = at(run, pg.FIRST_STEP) + s
+        epoch = step // per_epoch
+        batch0 = (step - epoch * per_epoch) * batch
+        batch_rows = min(batch, at(run, pg.N) - batch0)
+        h = at(run, pg.COEFFICIENTS) + s * at(run, pg.COEFFICIENTS_ROW)
+        for slab0 in range(0, batch_rows, slab):
+            count = min(slab, batch_rows - slab0)
+            panels = (count + samples - 1) // samples
+            for phase in range(phases):
+                final = phase == phases - 1
+                bounds = at(run, pg.PHASES) + 8 * (2 + threads) * phase
+                first_task = at(run, pg.TASKS) + 8 * pg.TASK_COLUMNS * load_int(bounds)
+                if threads > 1 and not _wait(run, done, need):
+                    return s
+                if final and at(run, pg.BACKWARD) and not math.isfinite(_loss_of_slab(run, panels)):
+                    store_int(at(run, pg.STATUS), DIVERGED)
+                    return s
+                for turn in range(threads):
+                    owner = (me + turn) % threads
+                    low, high = load_int(bounds + 8 * (1 + owner)), load_int(bounds + 8 * (2 + owner))
+                    i = low
+                    while True:
+                        if threads > 1:
+                            i = low + fetch_add(counters + pg.LINE * owner, 1)
+                        if i >= high:
+                            break
+                        task = first_task + 8 * pg.TASK_COLUMNS * i
+                        if final:
+                            if load_int(task) == pg.SUM:
+                                _add_sums(run, epoch, panels, batch_rows)
+                            else:
+                                weights.task(kind, run, task, count, slab0, slab0 + slab >= batch_rows, h, scratch)
+                        else:
+                            if load_acquire(at(run, pg.STOP)):
+                                store_int(at(run, pg.STATUS), STOPPED)
+                                return s
+                            _perform(kind, run, task, epoch, batch0 + slab0, count, batch_rows)
+                        if threads > 1:
+                            fetch_add(done, 1)
+                        i += 1
+                need += load_int(bounds + 8 * (1 + threads))
+                counters += pg.LINE * threads
+    return at(run, pg.STEPS)
+
+
+def make(kind: Any) -> Callable[[int, int], int]:
+    """The worker for numbers of `kind` (np.float32 or np.float64)."""
+
+    def worker(run: int, me: int) -> int:
+        mode = flush_denormals()
+        finished = _share(kind, run, me)
+        restore_denormals(mode)
+        store_int(at(run, pg.STATUS) + 8 * (1 + me), finished)
+        return finished
+
+    return worker

@@ -1,0 +1,182 @@
+"""Floor 2: what a user writes. A layer is a description; it holds no arrays."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastbp import activations
+from fastbp.activations import Activation, unknown
+
+Initializer = Callable[[np.random.Generator, int, int, tuple[int, ...]], np.ndarray]
+
+
+def _uniform(scale: Callable[[int, int], float]) -> Initializer:
+    return lambda rng, i, o, shape: rng.uniform(-1.0, 1.0, shape) * math.sqrt(3.0 * scale(i, o))
+
+
+def _normal(scale: Callable[[int, int], float]) -> Initializer:
+    # a normal cut at two deviations, widened so that the deviation is what the formula says (as Keras does)
+    def draw(rng: np.random.Generator, i: int, o: int, shape: tuple[int, ...]) -> np.ndarray:
+        values = rng.standard_normal(shape)
+        while (wild := np.abs(values) > 2.0).any():
+            values[wild] = rng.standard_normal(int(wild.sum()))
+        return values * (math.sqrt(scale(i, o)) / 0.87962566103423978)
+
+    return draw
+
+
+def _glorot(i: int, o: int) -> float:
+    return 2.0 / (i + o)
+
+
+def _he(i: int, o: int) -> float:
+    return 2.0 / i
+
+
+def _lecun(i: int, o: int) -> float:
+    return 1.0 / i
+
+
+INITIALIZERS: dict[str, Initializer] = {
+    "glorot_uniform": _uniform(_glorot),
+    "glorot_normal": _normal(_glorot),
+    "he_uniform": _uniform(_he),
+    "he_normal": _normal(_he),
+    "lecun_uniform": _uniform(_lecun),
+    "lecun_normal": _normal(_lecun),
+    "zeros": lambda rng, i, o, shape: np.zeros(shape),
+    "ones": lambda rng, i, o, shape: np.ones(shape),
+}
+"""Glorot and Bengio 2010, He et al. 2015, LeCun et al. 1998; fan-in and fan-out are the kernel's rows and columns."""
+
+
+class Input:
+    """States the width of the inputs before the first layer, as in Keras.
+
+    Parameters
+    ----------
+    shape : (I,) or I
+    """
+
+    def __init__(self, shape: Sequence[int] | int) -> None:
+        width = _input_width(shape, None)
+        assert width is not None
+        self.width = width
+
+    def __repr__(self) -> str:
+        return f"Input({self.width})"
+
+
+class Dense:
+    """A fully connected layer, a = activation(x @ kernel + bias).
+
+    Parameters
+    ----------
+    units : neurons, O
+    activation : a name (see ``fb.activations.ACTIVATIONS``), a row of that table, or None for linear
+    use_bias : whether the layer has a bias, default True
+    kernel_initializer : "glorot_uniform" (default), "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
+        "lecun_normal", "zeros", "ones", or an array (I, O)
+    bias_initializer : the same, default "zeros"; an array has the shape (O,)
+    name : shown in summaries and used in files; numbered by default
+    input_shape, input_dim : width of the inputs where the layer comes first, (I,) or I; else taken from the data
+
+    Raises
+    ------
+    ValueError : for units below 1, and names that no table has
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | Activation | None = None,
+        use_bias: bool = True,
+        kernel_initializer: str | ArrayLike = "glorot_uniform",
+        bias_initializer: str | ArrayLike = "zeros",
+        *,
+        name: str | None = None,
+        input_shape: Sequence[int] | int | None = None,
+        input_dim: int | None = None,
+    ) -> None:
+        if isinstance(units, bool) or not isinstance(units, (int, np.integer)) or units < 1:
+            raise ValueError(f"Dense: units must be a whole number of at least 1, got {units!r}")
+        self.units = int(units)
+        self.activation = activations.get(activation)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = _checked_initializer(kernel_initializer, "kernel_initializer")
+        self.bias_initializer = _checked_initializer(bias_initializer, "bias_initializer")
+        self.name = name
+        self.input_dim = _input_width(input_shape, input_dim)
+
+    def __repr__(self) -> str:
+        bias = "" if self.use_bias else ", use_bias=False"
+        return f"Dense({self.units}, activation={self.activation.name!r}{bias})"
+
+    def initial(self, rng: np.random.Generator, fan_in: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Fresh kernel (I, O) and bias (O,), float64."""
+        shape = (fan_in, self.units)
+        kernel = _draw(self.kernel_initializer, rng, fan_in, self.units, shape, f"kernel_initializer of {self!r}")
+        if not self.use_bias:
+            return kernel, None
+        label = f"bias_initializer of {self!r}"
+        return kernel, _draw(self.bias_initializer, rng, fan_in, self.units, (self.units,), label)
+
+    def config(self) -> dict[str, Any]:
+        """The layer as plain data: ``Dense.from_config`` makes it again (given arrays are not part of it)."""
+        return {
+            "kind": "dense",
+            "units": self.units,
+            "activation": self.activation.name,
+            "parameter": self.activation.parameter,
+            "use_bias": self.use_bias,
+            "kernel_initializer": _initializer_name(self.kernel_initializer),
+            "bias_initializer": _initializer_name(self.bias_initializer),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Dense":
+        settings = dict(config)
+        if (kind := settings.pop("kind", None)) != "dense":
+            raise ValueError(f"unknown layer kind {kind!r}; this version knows: dense")
+        row = activations.get(settings.pop("activation"))
+        parameter = settings.pop("parameter", None)
+        return cls(activation=row if parameter is None else row(parameter), **settings)
+
+
+def _input_width(input_shape: Sequence[int] | int | None, input_dim: int | None) -> int | None:
+    if input_shape is None:
+        width = input_dim
+    else:
+        shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
+        if len(shape) != 1:
+            raise ValueError(f"the input shape must be one width such as (20,), got {input_shape!r}")
+        width = shape[0]
+    if width is not None and (isinstance(width, bool) or not isinstance(width, (int, np.integer)) or width < 1):
+        raise ValueError(f"the input width must be a whole number of at least 1, got {width!r}")
+    return None if width is None else int(width)
+
+
+def _checked_initializer(initializer: str | ArrayLike, label: str) -> Any:
+    if isinstance(initializer, str):
+        if initializer not in INITIALIZERS:
+            raise unknown(label, initializer, INITIALIZERS)
+        return initializer
+    return np.asarray(initializer, dtype=np.float64)
+
+
+def _initializer_name(initializer: Any) -> str:
+    return initializer if isinstance(initializer, str) else "zeros"
+
+
+def _draw(initializer: Any, rng: np.random.Generator, i: int, o: int, shape: tuple[int, ...], label: str) -> np.ndarray:
+    if isinstance(initializer, str):
+        return INITIALIZERS[initializer](rng, i, o, shape)
+    if initializer.shape != shape:
+        raise ValueError(f"{label}: wanted an array of shape {shape}, got {initializer.shape}")
+    if not np.isfinite(initializer).all():
+        raise ValueError(f"{label}: the array holds NaN or infinity")
+    return initializer.copy()

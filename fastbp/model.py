@@ -1,0 +1,760 @@
+"""Floor 4: `Model` owns the layers, the engine and the optimizer's state, and speaks Keras' words."""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastbp import data, losses, metrics, optimizers, storage
+from fastbp._jit import default_threads
+from fastbp.callbacks import CompileNotice, History, Progress, resolve_verbose
+from fastbp.cpu.engine import Engine, Objective, Outcome, aligned
+from fastbp.cpu.peak import peak_gflops
+from fastbp.layers import Dense, Input
+from fastbp.losses import Loss
+from fastbp.metrics import Metric
+from fastbp.optimizers import Optimizer
+from fastbp.program import LayerSpec
+
+CHUNK_SECONDS = 0.05
+"""Python is entered about so often during a fit: for progress, signals and the end of epochs."""
+EVALUATION_ROWS = 4096
+SNAPSHOT_SHARE = 0.02
+"""Share of the time that may go into snapshots of the weights."""
+
+Array = NDArray[Any]
+
+
+class DivergenceError(FloatingPointError):
+    """The loss or the weights became NaN or infinite; the model holds its last finite snapshot.
+
+    Attributes
+    ----------
+    epoch, step : where it happened, counted from 1 in this fit and in the epoch
+    """
+
+    def __init__(self, epoch: int, step: int, what: str, rate: float) -> None:
+        self.epoch, self.step = epoch, step
+        super().__init__(
+            f"{what} became NaN or infinite in epoch {epoch}, step {step}; the model holds the last finite snapshot of "
+            f"its weights. What helps: (1) a smaller learning rate than {rate:g}, say {rate / 10:g}; (2) inputs and "
+            "targets scaled to about mean 0 and deviation 1; (3) a bounded activation such as tanh, or a smaller "
+            "initial scale of the weights."
+        )
+
+
+class Model:
+    """A multilayer perceptron that trains in compiled kernels.
+
+    Parameters
+    ----------
+    layers : `Dense` layers, first to last; an `Input` may stand before them
+    dtype : "float32" (default) or "float64"
+    seed : of the initial weights and the shuffles; the same seed gives the same bits for any number of threads
+    threads : most threads to use; by default those the process may have (affinity, cgroup quota, OMP_NUM_THREADS)
+    name : shown in the summary
+
+    Attributes
+    ----------
+    layers : the layers
+    history : `History` of the last fit, None before
+    meta : dict of plain data stored in the model file, for whoever uses the model
+    built : whether the weights exist
+
+    Examples
+    --------
+    >>> import fastbp as fb
+    >>> model = fb.Model([fb.Dense(256, activation="relu"), fb.Dense(10, activation="softmax")])
+    >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    >>> history = model.fit(x, y, epochs=5)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[Dense | Input] = (),
+        *,
+        dtype: str = "float32",
+        seed: int = 0,
+        threads: int | None = None,
+        name: str = "model",
+    ) -> None:
+        if str(dtype) not in ("float32", "float64"):
+            raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
+        if threads is not None:
+            _whole("threads", threads)
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
+        self.dtype = np.dtype(str(dtype))
+        self.seed, self.threads, self.name = int(seed), threads or default_threads(), name
+        self.layers: list[Dense] = []
+        self.history: History | None = None
+        self.meta: dict[str, Any] = {}
+        self._input: int | None = None
+        self._engine: Engine | None = None
+        self._optimizer: Optimizer | None = None
+        self._loss: Loss | None = None
+        self._loss_name = ""
+        self._metric_requests: list[str] = []
+        self._updates = self._epochs_seen = 0
+        for layer in layers:
+            self.add(layer)
+
+    # -------------------------------------------------- structure
+
+    def add(self, layer: Dense | Input) -> None:
+        """Append a layer (before the model is built)."""
+        if self.built:
+            raise RuntimeError("add: the model is built already; add all layers before build, fit or set_weights")
+        if isinstance(layer, Input):
+            if self.layers or self._input is not None:
+                raise ValueError("add: an Input stands once, before all other layers")
+            self._input = layer.width
+            return
+        if not isinstance(layer, Dense):
+            raise TypeError(f"add: wanted a layer such as fb.Dense(10), got {layer!r}")
+        if self.layers and self.layers[-1].activation.coupled:
+            raise ValueError("add: softmax couples the outputs of a row and may stand in the last layer only")
+        if layer.input_dim is not None and not self.layers:
+            self._input = layer.input_dim
+        self.layers.append(layer)
+
+    @property
+    def built(self) -> bool:
+        return self._engine is not None
+
+    @property
+    def input_width(self) -> int | None:
+        """I of the first layer; None until it is known."""
+        return self._input
+
+    @property
+    def output_width(self) -> int:
+        """O of the last layer."""
+        if not self.layers:
+            raise RuntimeError("the model has no layers: add some, for example model.add(fb.Dense(1))")
+        return self.layers[-1].units
+
+    def build(self, input_width: int | None = None) -> None:
+        """Make the weights for inputs of `input_width` columns (by default what the first layer says)."""
+        width = self._input if input_width is None else _whole("input_width", input_width)
+        self.output_width  # noqa: B018 (refuses a model without layers)
+        if width is None:
+            raise RuntimeError(
+                "the input width isn't known yet: call build(width) or fit, or give input_dim to the first layer"
+            )
+        if self._input is not None and width != self._input:
+            raise ValueError(f"the first layer takes {self._input} columns, got data with {width}")
+        if self.built:
+            return
+        self._input = width
+        specs, arrays = [], []
+        for index, layer in enumerate(self.layers):
+            specs.append(LayerSpec(width, layer.units, layer.use_bias, layer.activation))
+            rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
+            kernel, bias = layer.initial(rng, width)
+            arrays += [kernel] if bias is None else [kernel, bias]
+            width = layer.units
+        engine = Engine(specs, self.dtype, self.threads)
+        engine.program.put(engine.weights, arrays)
+        self._engine = engine
+        self._reset_optimizer()
+
+    def _reset_optimizer(self) -> None:
+        self._updates = 0
+        if self._engine is not None and self._optimizer is not None:
+            self._engine.reserve_moments(self._optimizer.slots)
+
+    def compile(
+        self, optimizer: str | Optimizer = "adam", loss: str | Loss | None = None, metrics: Sequence[str] | None = None
+    ) -> None:
+        """Choose how to train.
+
+        Parameters
+        ----------
+        optimizer : a name ("sgd", "adam", "adamw") or an object such as ``fb.SGD(0.01, momentum=0.9)``
+        loss : a name (see ``fb.losses.LOSSES``) or an object such as ``fb.Huber(delta=2.0)``
+        metrics : names: "accuracy", "mse", "mae" ...
+
+        Raises
+        ------
+        ValueError : unknown names (the message lists the valid ones), or a loss that the last layer doesn't suit
+        """
+        if loss is None:
+            raise ValueError('compile: name a loss, for example loss="sparse_categorical_crossentropy" or loss="mse"')
+        row = losses.get(loss)
+        if self.layers:
+            losses.check_output(row, self.layers[-1].activation.name)
+        requests = [metrics] if isinstance(metrics, str) else list(metrics or ())
+        for request in requests:
+            _metric(request, row, 2)
+        self._optimizer, self._loss = optimizers.get(optimizer), row
+        self._loss_name = loss if isinstance(loss, str) else row.name
+        self._metric_requests = requests
+        self._reset_optimizer()
+
+    def _compiled(self, task: str) -> tuple[Engine, Loss, Optimizer]:
+        if self._loss is None or self._optimizer is None:
+            raise RuntimeError(
+                f'{task}: the model isn\'t compiled; call model.compile(optimizer="adam", loss=...) first'
+            )
+        if self._engine is None:
+            raise RuntimeError(f"{task}: the model isn't built; call model.build(width) or fit first")
+        losses.check_output(self._loss, self.layers[-1].activation.name)
+        return self._engine, self._loss, self._optimizer
+
+    @property
+    def loss_name(self) -> str:
+        return self._loss_name
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer that `compile` was given."""
+        return self._optimizer
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """What `evaluate` returns, in order: "loss" and the metrics."""
+        return ["loss", *self._metric_requests]
+
+    def _objective(self) -> Objective:
+        assert self._loss is not None
+        rows = tuple(_metric(request, self._loss, self.output_width) for request in self._metric_requests)
+        return Objective(self._loss, rows)
+
+    # -------------------------------------------------- data
+
+    def _staged(self, x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
+        assert self._loss is not None
+        rows = data.as_matrix(x, self.dtype, name=names[0], width=self._input)
+        self.build(rows.shape[1])
+        targets = data.as_targets(y, self._loss.targets, self.output_width, self.dtype, rows=len(rows), name=names[1])
+        return rows, targets
+
+    def _inputs(self, x: Any, task: str) -> Array:
+        if self._engine is None and self._input is None and not self.layers:
+            raise RuntimeError(f"{task}: the model has no layers")
+        rows = data.as_matrix(x, self.dtype, width=self._input)
+        self.build(rows.shape[1])
+        return rows
+
+    def _ready(self, objective: Objective, backward: bool, optimizer: Optimizer | None, shown: bool) -> Engine:
+        """The engine, its kernels compiled; says so where that takes long and someone watches."""
+        assert self._engine is not None
+        missing = [k for _, k in self._engine.kernels(objective, backward, optimizer) if not k.ready]
+        if missing:
+            with CompileNotice(shown or sys.stderr.isatty()):
+                for kernel in missing:
+                    kernel.address()
+        return self._engine
+
+    # -------------------------------------------------- training
+
+    def fit(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        batch_size: int = 32,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        *,
+        validation_split: float = 0.0,
+        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        shuffle: bool = True,
+    ) -> History:
+        """Train for `epochs` passes over the data.
+
+        Parameters
+        ----------
+        x : (N, I) numbers: array, list or DataFrame
+        y : targets: (N, O) or (N,) numbers, or (N,) class numbers for the sparse loss
+        batch_size : rows of a step, default 32; at most N
+        epochs : default 1
+        verbose : 0 silent, 1 a progress bar, 2 a line an epoch, "auto" a bar where someone watches, else lines
+        validation_split : share of the rows, the last ones, kept for validation
+        validation_data : (x, y) for validation instead
+        shuffle : whether each epoch has its own order of the rows, named by the model's seed
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        TypeError, ValueError : data or options that don't fit, before any kernel runs
+        DivergenceError : the loss became NaN or infinite
+        KeyboardInterrupt : passed on; what was learned stays, ``model.history.interrupted`` is True
+        """
+        _whole("batch_size", batch_size)
+        _whole("epochs", epochs)
+        verbose = resolve_verbose(verbose)
+        if self._loss is None:
+            self._compiled("fit")
+        rows, targets = self._staged(x, y)
+        validation: tuple[Array, Array] | None = None
+        if validation_data is not None:
+            try:
+                vx, vy = validation_data
+            except (TypeError, ValueError):
+                raise ValueError("validation_data must be a pair (x, y)") from None
+            validation = self._staged(vx, vy, ("validation x", "validation y"))
+        elif validation_split:
+            rows, targets, *held = data.train_validation_split(rows, targets, validation_split)
+            validation = held[0], held[1]
+        _, _, optimizer = self._compiled("fit")
+        engine = self._ready(self._objective(), True, optimizer, bool(verbose))
+        return _Fit(self, engine, optimizer, rows, targets, validation, batch_size, epochs, verbose, shuffle).run()
+
+    def train_on_batch(self, x: ArrayLike, y: ArrayLike) -> float | list[float]:
+        """One step over the rows given; returns the loss before it, or [loss, *metrics]."""
+        rows, targets = self._ready_batch(x, y, "train_on_batch")
+        engine, _, optimizer = self._compiled("train_on_batch")
+        self._ready(self._objective(), True, optimizer, False)
+        outcome = engine.run(
+            rows, targets, batch=len(rows), objective=self._objective(), optimizer=optimizer, updates=self._updates
+        )
+        if outcome.diverged:
+            raise DivergenceError(1, 1, "the loss", optimizer.learning_rate)
+        self._updates += 1
+        return self._values(outcome.sums[0], len(rows))
+
+    def _ready_batch(self, x: Any, y: Any, task: str) -> tuple[Array, Array]:
+        if self._loss is None:
+            self._compiled(task)
+        return self._staged(x, y)
+
+    def gradients(self, x: ArrayLike, y: ArrayLike, inputs: bool = False) -> Any:
+        """Gradient of the loss over the rows given, for a training loop of one's own.
+
+        Parameters
+        ----------
+        x, y : as for `fit`
+        inputs : whether to return the inputs' gradient too
+
+        Returns
+        -------
+        list of arrays in the order and shapes of `get_weights`; with ``inputs=True`` a pair of it and dx (N, I)
+        """
+        rows, targets = self._ready_batch(x, y, "gradients")
+        engine, loss, _ = self._compiled("gradients")
+        objective = Objective(loss)
+        self._ready(objective, True, None, False)
+        flat = aligned(engine.program.parameter_bytes).view(self.dtype)
+        dx = np.empty_like(rows) if inputs else None
+        outcome = engine.run(rows, targets, batch=len(rows), objective=objective, gradient=flat, result=dx)
+        if outcome.diverged:
+            raise DivergenceError(1, 1, "the loss", self._optimizer.learning_rate if self._optimizer else math.nan)
+        arrays = engine.program.take(flat)
+        return (arrays, dx) if inputs else arrays
+
+    def apply_gradients(self, gradients: Sequence[ArrayLike]) -> None:
+        """One update of the optimizer from gradients in the order and shapes of `get_weights`."""
+        engine, _, optimizer = self._compiled("apply_gradients")
+        flat = aligned(engine.program.parameter_bytes).view(self.dtype)
+        engine.program.put(flat, self._checked_arrays(gradients, "apply_gradients"))
+        self._ready(Objective(), True, optimizer, False)
+        engine.apply(optimizer, flat, self._updates)
+        self._updates += 1
+
+    # -------------------------------------------------- evaluation
+
+    def _values(self, sums: Array, rows: int) -> float | list[float]:
+        values = self._means(sums, rows)
+        return values if len(values) > 1 else values[0]
+
+    def _means(self, sums: Array, rows: int) -> list[float]:
+        assert self._loss is not None
+        loss = sums[0] / rows if self._loss.mean_rows else sums[0]
+        return [float(loss), *(float(value) / rows for value in sums[1:])]
+
+    def _evaluate(
+        self, rows: Array, targets: Array, batch: int, background: bool = False
+    ) -> tuple[list[float], Outcome]:
+        engine = self._ready(self._objective(), False, None, False)
+        outcome = engine.run(rows, targets, batch=batch, objective=self._objective(), background=background)
+        return self._means(outcome.sums[0], len(rows)), outcome
+
+    def evaluate(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        batch_size: int | None = None,
+        verbose: str | int = 0,
+        return_dict: bool = False,
+    ) -> Any:
+        """Loss and metrics over the data: a number, [loss, *metrics], or with ``return_dict`` a dict by name."""
+        rows, targets = self._ready_batch(x, y, "evaluate")
+        self._compiled("evaluate")
+        batch = EVALUATION_ROWS if batch_size is None else _whole("batch_size", batch_size)
+        values, _ = self._evaluate(rows, targets, batch)
+        named = dict(zip(self.metrics_names, values, strict=True))
+        if resolve_verbose(verbose):
+            print("  ".join(f"{name} {value:.4g}" for name, value in named.items()), file=sys.stderr)
+        if return_dict:
+            return named
+        return values if len(values) > 1 else values[0]
+
+    def predict(self, x: ArrayLike, batch_size: int | None = None, verbose: str | int = 0) -> Array:
+        """Outputs (N, O) of the model's dtype; a row's are the same bits whatever rows are around it."""
+        resolve_verbose(verbose)
+        rows = self._inputs(x, "predict")
+        batch = EVALUATION_ROWS if batch_size is None else _whole("batch_size", batch_size)
+        engine = self._ready(Objective(), False, None, False)
+        result = np.empty((len(rows), self.output_width), self.dtype)
+        engine.run(rows, batch=batch, result=result)
+        return result
+
+    # -------------------------------------------------- weights
+
+    def get_weights(self) -> list[Array]:
+        """Kernels (I, O) and biases (O,), layer by layer, copied."""
+        self.build()
+        assert self._engine is not None
+        return self._engine.program.take(self._engine.weights)
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Put kernels (I, O) and biases (O,), in the order of `get_weights`."""
+        if not self.built and len(weights):
+            self.build(np.shape(weights[0])[0] if np.ndim(weights[0]) else None)
+        assert self._engine is not None
+        self._engine.program.put(self._engine.weights, self._checked_arrays(weights, "set_weights"))
+
+    def _checked_arrays(self, arrays: Sequence[ArrayLike], task: str) -> list[Array]:
+        assert self._engine is not None
+        wanted = self._shapes()
+        given = [np.asarray(array) for array in arrays]
+        if len(given) != len(wanted):
+            raise ValueError(f"{task}: wanted {len(wanted)} arrays ({wanted}), got {len(given)}")
+        for index, (array, shape) in enumerate(zip(given, wanted, strict=True)):
+            if array.shape != shape:
+                raise ValueError(f"{task}: array {index} must have the shape {shape}, got {array.shape}")
+            if array.dtype.kind not in "fiub":
+                raise TypeError(f"{task}: array {index} must hold numbers, got dtype {array.dtype}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{task}: array {index} holds NaN or infinity")
+        return given
+
+    def _shapes(self) -> list[tuple[int, ...]]:
+        assert self._engine is not None
+        shapes: list[tuple[int, ...]] = []
+        for layer in self._engine.program.layers:
+            shapes.append((layer.fan_in, layer.fan_out))
+            if layer.bias:
+                shapes.append((layer.fan_out,))
+        return shapes
+
+    def count_params(self) -> int:
+        """P, the number of weights and biases."""
+        self.build()
+        assert self._engine is not None
+        return self._engine.program.parameter_count
+
+    @property
+    def flops_per_sample(self) -> int:
+        """Floating-point operations to train on one row: forward, backward and gradient products."""
+        self.build()
+        assert self._engine is not None
+        return self._engine.program.flops_per_row
+
+    def summary(self, print_fn: Callable[[str], None] = print) -> None:
+        """Print the layers with their shapes, parameters, bytes and floating-point operations per sample."""
+        self.build()
+        assert self._engine is not None
+        size = self.dtype.itemsize
+        rows = [("layer", "activation", "outputs", "parameters", "bytes", "FLOP/sample")]
+        specs = self._engine.program.layers
+        for name, layer in zip(self._names(), specs, strict=True):
+            count, flops = layer.parameters, 2 * layer.fan_in * layer.fan_out * (2 if layer is specs[0] else 3)
+            numbers = (f"{layer.fan_out:,}", f"{count:,}", f"{count * size:,}", f"{flops:,}")
+            rows.append((name, layer.activation.name, *numbers))
+        widths = [max(len(row[i]) for row in rows) for i in range(6)]
+        lines = [
+            "  ".join(
+                cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        count = self.count_params()
+        print_fn(f"{self.name}: {self._input} inputs, {self.dtype}, {self.threads} threads")
+        for line in (lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0])):
+            print_fn(line.rstrip())
+        print_fn(f"{count:,} parameters, {count * size:,} bytes, {self.flops_per_sample:,} FLOP to train on one sample")
+
+    def _names(self) -> list[str]:
+        names: list[str] = []
+        for layer in self.layers:
+            base = name = layer.name or "dense"
+            number = 0
+            while name in names:
+                number += 1
+                name = f"{base}_{number}"
+            names.append(name)
+        return names
+
+    # -------------------------------------------------- files
+
+    def _state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """(tensors, plain data) of the whole model."""
+        self.build()
+        assert self._engine is not None
+        labels = [
+            f"{name}.{part}"
+            for name, layer in zip(self._names(), self.layers, strict=True)
+            for part in (("kernel", "bias") if layer.use_bias else ("kernel",))
+        ]
+        tensors = dict(zip(labels, self.get_weights(), strict=True))
+        for slot, moment in enumerate(self._engine.moments(), start=1):
+            arrays = self._engine.program.take(moment)
+            tensors |= {f"optimizer.{slot}.{label}": array for label, array in zip(labels, arrays, strict=True)}
+        loss = self._loss
+        content = {
+            "layers": [
+                {**layer.config(), "name": name} for layer, name in zip(self.layers, self._names(), strict=True)
+            ],
+            "input_width": self._input,
+            "dtype": self.dtype.name,
+            "seed": self.seed,
+            "name": self.name,
+            "optimizer": self._optimizer.config() if self._optimizer else None,
+            "loss": {"name": loss.name, "parameter": loss.parameter, "from_logits": loss.from_logits} if loss else None,
+            "metrics": self._metric_requests,
+            "updates": self._updates,
+            "epochs": self._epochs_seen,
+            "meta": self.meta,
+        }
+        return tensors, content
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write network, weights and optimizer state to a file in the safetensors layout, atomically.
+
+        Tensors are named ``<layer>.kernel`` (I, O), ``<layer>.bias`` (O,) and ``optimizer.<slot>.<layer>.kernel`` ...;
+        everything else is JSON in the file's metadata. Nothing in the file can run code.
+        """
+        storage.write(path, *self._state())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None) -> "Model":
+        """The model that `save` wrote.
+
+        Raises
+        ------
+        ValueError : a truncated, foreign or newer file
+        """
+        tensors, content = storage.read(path)
+        try:
+            return cls._restored(tensors, content, threads)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)} doesn't hold a model that this version can read: {error}") from error
+
+    @classmethod
+    def _restored(cls, tensors: dict[str, Array], content: dict[str, Any], threads: int | None) -> "Model":
+        model = cls(dtype=content["dtype"], seed=content["seed"], threads=threads, name=content["name"])
+        for config in content["layers"]:
+            model.add(Dense.from_config(config))
+        if content["optimizer"] is not None:
+            model._optimizer = optimizers.from_config(content["optimizer"])
+        if content["loss"] is not None:
+            model._loss = losses.from_config(content["loss"])
+            model._loss_name = model._loss.name
+        model._metric_requests = [str(request) for request in content["metrics"]]
+        model.build(content["input_width"])
+        assert model._engine is not None
+        labels = [label for label in tensors if not label.startswith("optimizer.")]
+        ordered = [
+            f"{name}.{part}"
+            for name, layer in zip(model._names(), model.layers, strict=True)
+            for part in (("kernel", "bias") if layer.use_bias else ("kernel",))
+        ]
+        if sorted(labels) != sorted(ordered):
+            raise ValueError(f"wanted the tensors {ordered}, got {labels}")
+        model.set_weights([tensors[label] for label in ordered])
+        for slot, moment in enumerate(model._engine.moments(), start=1):
+            arrays = [tensors[f"optimizer.{slot}.{label}"] for label in ordered]
+            model._engine.program.put(moment, model._checked_arrays(arrays, "load"))
+        model._updates, model._epochs_seen = int(content["updates"]), int(content["epochs"])
+        model.meta = dict(content["meta"])
+        return model
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.layers and self._input is not None:
+            return {"state": self._state(), "threads": self.threads}
+        return dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "state" in state:
+            tensors, content = state["state"]
+            state = self._restored(tensors, content, state["threads"]).__dict__
+        self.__dict__.update(state)
+
+    def __repr__(self) -> str:
+        shape = "-".join(str(n) for n in [self._input or "?", *(layer.units for layer in self.layers)])
+        return f"Model({shape}, dtype={self.dtype.name!r}, seed={self.seed}, threads={self.threads})"
+
+
+Sequential = Model
+"""Keras' name for a model whose layers follow one another."""
+
+
+def load_model(path: str | os.PathLike[str], *, threads: int | None = None) -> Model:
+    """The model that ``model.save(path)`` wrote."""
+    return Model.load(path, threads=threads)
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def _metric(request: str, loss: Loss, outputs: int) -> Metric:
+    return metrics.get(request, loss, outputs)[1]
+
+
+class _Fit:
+    """One call of `Model.fit`: chunks of steps in the engine, bookkeeping between them."""
+
+    def __init__(
+        self,
+        model: Model,
+        engine: Engine,
+        optimizer: Optimizer,
+        x: Array,
+        y: Array,
+        validation: tuple[Array, Array] | None,
+        batch: int,
+        epochs: int,
+        verbose: int,
+        shuffle: bool,
+    ) -> None:
+        self.model, self.engine, self.optimizer = model, engine, optimizer
+        self.x, self.y, self.validation = x, y, validation
+        self.batch = min(batch, len(x))
+        self.per_epoch = -(-len(x) // self.batch)
+        self.epochs, self.shuffle = epochs, shuffle
+        self.objective = model._objective()
+        self.history = model.history = History(epochs, self.per_epoch)
+        dtype, threads, flops = model.dtype.name, engine.threads, engine.program.flops_per_row
+        self.progress = Progress(verbose, epochs, len(x), self.per_epoch, lambda: _peak(dtype, threads), flops)
+        self.sums = np.zeros(1 + len(self.objective.metrics))
+        self.epoch_seconds = 0.0
+        self.done = 0
+        self.snapshot = engine.weights.copy()
+        self.snapshot_cost, self.since_snapshot = 0.0, 0.0
+
+    def run(self) -> History:
+        total, chunk = self.epochs * self.per_epoch, 1
+        try:
+            while self.done < total:
+                steps = min(chunk, total - self.done, self.engine.steps_per_run(self.batch))
+                if self.validation is not None:
+                    steps = min(steps, self.per_epoch - self.done % self.per_epoch)
+                start = time.perf_counter()
+                outcome = self._steps(steps)
+                seconds = time.perf_counter() - start
+                self._account(outcome, seconds)
+                if outcome.interrupt is not None:
+                    self.history.interrupted = True
+                    raise outcome.interrupt
+                if outcome.diverged:
+                    self._diverged("the loss")
+                self._keep(seconds)
+                chunk = max(1, min(8 * chunk, int(steps * CHUNK_SECONDS / max(seconds, 1e-6))))
+            self._check_weights()
+        except KeyboardInterrupt:
+            self.history.interrupted = True
+            raise
+        finally:
+            self.progress.close()
+        return self.history
+
+    def _steps(self, steps: int) -> Outcome:
+        model = self.model
+        return self.engine.run(
+            self.x,
+            self.y,
+            batch=self.batch,
+            first_step=model._epochs_seen * self.per_epoch + self.done % self.per_epoch,
+            steps=steps,
+            objective=self.objective,
+            optimizer=self.optimizer,
+            updates=model._updates,
+            shuffle=self.shuffle,
+            seed=model.seed,
+            background=True,
+        )
+
+    def _account(self, outcome: Outcome, seconds: float) -> None:
+        """Book the steps that are finished, and the epochs that they end."""
+        first, self.done = self.done, self.done + outcome.steps
+        self.model._updates += outcome.steps
+        rows = 0
+        for offset, sums in enumerate(outcome.sums):
+            epoch = first // self.per_epoch + offset
+            begin, end = max(first, epoch * self.per_epoch), min(self.done, (epoch + 1) * self.per_epoch)
+            if end <= begin:
+                continue
+            share = seconds * (end - begin) / outcome.steps
+            self.epoch_seconds += share
+            self.sums += sums
+            rows += self._rows(end) - self._rows(begin)
+            if end == (epoch + 1) * self.per_epoch:
+                self._end_epoch(epoch)
+        self.progress.advance(outcome.steps, rows, seconds)
+
+    def _rows(self, step: int) -> int:
+        """Rows seen in the first `step` steps."""
+        return step // self.per_epoch * len(self.x) + min(len(self.x), step % self.per_epoch * self.batch)
+
+    def _end_epoch(self, epoch: int) -> None:
+        model = self.model
+        names = model.metrics_names
+        values = dict(zip(names, model._means(self.sums, len(self.x)), strict=True))
+        self.sums[:] = 0
+        model._epochs_seen += 1
+        interrupt = None
+        if self.validation is not None:
+            held, outcome = model._evaluate(*self.validation, EVALUATION_ROWS, background=True)
+            interrupt = outcome.interrupt
+            if interrupt is None:
+                values |= {f"val_{name}": value for name, value in zip(names, held, strict=True)}
+        if interrupt is None:
+            self.history.append(values)
+            self.progress.epoch(epoch, values, self.epoch_seconds)
+        self.epoch_seconds = 0.0
+        if interrupt is not None:
+            self.history.interrupted = True
+            raise interrupt
+
+    def _keep(self, seconds: float) -> None:
+        """Snapshot the weights when enough time has passed for its cost not to matter."""
+        self.since_snapshot += seconds
+        if self.snapshot_cost <= SNAPSHOT_SHARE * self.since_snapshot:
+            start = time.perf_counter()
+            self._check_weights()
+            np.copyto(self.snapshot, self.engine.weights)
+            self.snapshot_cost, self.since_snapshot = time.perf_counter() - start, 0.0
+
+    def _check_weights(self) -> None:
+        weights = self.engine.weights
+        if not (math.isfinite(weights.min()) and math.isfinite(weights.max())):
+            self._diverged("the weights")
+
+    def _diverged(self, what: str) -> None:
+        np.copyto(self.engine.weights, self.snapshot)
+        self.model._reset_optimizer()
+        epoch, step = divmod(self.done, self.per_epoch)
+        raise DivergenceError(epoch + 1, step + 1, what, self.optimizer.learning_rate)
+
+
+_peaks: dict[tuple[str, int], float] = {}
+
+
+def _peak(dtype: str, threads: int) -> float:
+    """The machine's peak in GFLOP/s, measured once per process."""
+    if (dtype, threads) not in _peaks:
+        _peaks[dtype, threads] = peak_gflops(dtype, threads)
+    return _peaks[dtype, threads]

@@ -1,0 +1,422 @@
+"""Files and named data sets -> `Dataset`: CSV, NPY, NPZ and IDX, and the sets inside scikit-learn.
+
+Nothing read can run code: arrays are loaded without pickle. A file that is not what it should be is answered with the
+file, the line, the column and what stands there.
+"""
+
+import csv
+import difflib
+import gzip
+import importlib
+import math
+import re
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbp._csv import CsvFile, is_number
+from fastbp.data import as_matrix
+
+BUILTIN = {
+    "digits": "digit",
+    "iris": "species",
+    "wine": "cultivar",
+    "breast_cancer": "diagnosis",
+    "diabetes": "progression",
+}
+"""The sets that come with scikit-learn, and what is to be predicted in each."""
+FORMATS = ".csv, .tsv, .npy, .npz or IDX (such as train-images-idx3-ubyte.gz)"
+MOST_CLASSES = 20
+
+_NPZ_NAMES = {
+    "x": ("x", "X", "data", "x_train", "X_train"),
+    "y": ("y", "Y", "target", "y_train", "Y_train"),
+    "x_test": ("x_test", "X_test"),
+    "y_test": ("y_test", "Y_test"),
+}
+_DAMAGED_ARCHIVE = (
+    *(ValueError, TypeError, KeyError, RuntimeError, OSError, EOFError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
+"""What NumPy and zipfile raise on an archive with changed bytes."""
+_IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+@dataclass
+class Dataset:
+    """A table of numbers and its target column.
+
+    Attributes
+    ----------
+    name : str
+        The data set's or the file's name.
+    x : ndarray of shape (N, I), float32 or float64
+        The inputs.
+    y : ndarray of shape (N,) or None
+        Class numbers (int64) if `classes` is given, else numbers (float64); None if there is no target column.
+    feature_names : list of I str
+        The columns' names; ``column0``, ``column1`` ... where the file has none.
+    target_name : str or None
+        The target column's name.
+    classes : list of str or None
+        What the class numbers stand for; None for a regression.
+    test : Dataset or None
+        The test rows, where the source sets them apart.
+    """
+
+    name: str
+    x: NDArray[Any]
+    y: NDArray[Any] | None
+    feature_names: list[str]
+    target_name: str | None
+    classes: list[str] | None
+    test: "Dataset | None" = None
+
+
+def load(
+    source: str | Path,
+    target: str | int | None = None,
+    *,
+    task: str = "auto",
+    columns: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+) -> Dataset:
+    """Read a file or one of scikit-learn's own data sets.
+
+    Parameters
+    ----------
+    source : str or path
+        ``digits``, ``iris``, ``wine``, ``breast_cancer``, ``diabetes``, or a file: ``.csv``, ``.tsv``, ``.npy`` (a
+        table), ``.npz`` (arrays x and y, or x_train, y_train, x_test, y_test) or IDX (the labels' file beside it).
+    target : str or int, optional
+        The target column's name, or its position from 0 (negative: from the end). Default: the last column; with
+        `columns`, no target is read.
+    task : {"auto", "classification", "regression"}, default "auto"
+        What the target is. "auto" takes text as classes, and whole numbers of which there are at most 20 different
+        ones, each on average in two rows or more; all else is a regression.
+    columns : sequence of str, optional
+        The input columns a trained model wants: found by name in any order, others are left out. In a file without
+        names they are found by position; of an ``.npz`` with a test set, only that is read.
+    classes : sequence of str, optional
+        The classes a trained model knows; a target that is none of them is an error.
+    ignore : sequence of str
+        Columns left out.
+
+    Returns
+    -------
+    Dataset
+        All values finite.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or data set.
+    ValueError
+        If the file is not what its name says, is damaged, or holds text, gaps, NaN or infinity among its numbers; if a
+        column is missing.
+    ImportError
+        If a data set of scikit-learn is wanted and it is not installed.
+    """
+    if task not in ("auto", "classification", "regression"):
+        raise ValueError(f"task is {task!r}; wanted 'auto', 'classification' or 'regression'")
+    path = Path(source)
+    want = _Want(path.name, target, task, columns, classes, ignore)
+    if str(source) in BUILTIN:
+        return _builtin(str(source), want)
+    if not path.is_file():
+        if path.exists():
+            raise ValueError(
+                f"{source} is {'a folder' if path.is_dir() else 'no regular file'}; wanted a file: {FORMATS}"
+            )
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = _nearest(path.name, [*BUILTIN, *beside])
+        raise FileNotFoundError(
+            f"there is no file {source}"
+            + (f"; did you mean {near}?" if near else f", nor a data set of that name: {', '.join(BUILTIN)}")
+        )
+    bare = path.name.lower().removesuffix(".gz")
+    try:
+        if bare.endswith((".csv", ".tsv", ".txt")):
+            return _csv(path, want)
+        if bare.endswith(".npy"):
+            return _npy(path, want)
+        if bare.endswith(".npz"):
+            return _npz(path, want)
+        if re.search(r"idx\d?(-ubyte)?$", bare):
+            return _idx(path, want)
+    except UnicodeDecodeError as error:
+        want.fail(f"is not UTF-8 text (byte {error.object[error.start]:#04x}): save it as UTF-8")
+    except (EOFError, csv.Error, gzip.BadGzipFile, zlib.error) as error:
+        want.fail(str(error))
+    raise ValueError(f"{path.name} is of no known format; wanted {FORMATS}")
+
+
+@dataclass
+class _Want:
+    """What the caller asked for, and the choices that follow from it."""
+
+    source: str
+    target: str | int | None
+    task: str
+    columns: Sequence[str] | None
+    classes: Sequence[str] | None
+    ignore: Sequence[str]
+
+    def fail(self, what: str) -> NoReturn:
+        raise ValueError(f"{self.source}: {what}")
+
+    def position(self, names: list[str], column: str | int) -> int:
+        """Find a column by name, else by its number."""
+        if column in names:
+            return names.index(str(column))
+        try:
+            at = int(column)
+        except ValueError:
+            near = _nearest(str(column), names)
+            meant = f"; did you mean {near!r}?" if near else ""
+            self.fail(f"there is no column {column!r}{meant} (there are: {_listed(names)})")
+        if not -len(names) <= at < len(names):
+            self.fail(f"there is no column {at}; its {len(names)} columns are numbered from 0 (or -1, the last)")
+        return at % len(names)
+
+    def choose(self, names: list[str], named: bool) -> tuple[list[int], int | None]:
+        """Return the positions of the input columns and of the target."""
+        if self.columns is None:
+            target = self.position(names, -1 if self.target is None else self.target)
+            left_out = {target, *(self.position(names, c) for c in self.ignore)}
+            features = [j for j in range(len(names)) if j not in left_out]
+            if not features:
+                self.fail(f"has no input column beside the target {names[target]!r}: wanted at least two columns")
+            return features, target
+        width = len(self.columns)
+        if not named and (len(names) == width or (len(names) == width + 1 and not set(self.columns) <= set(names))):
+            return list(range(width)), width if len(names) > width and self.target is not None else None
+        if missing := [c for c in self.columns if c not in names]:
+            shown = [f"{m!r}" + (f" (is it {near!r}?)" if (near := _nearest(m, names)) else "") for m in missing]
+            self.fail(f"lacks {len(missing)} of the model's {len(self.columns)} columns: {_listed(shown)}")
+        return [names.index(c) for c in self.columns], names.index(str(self.target)) if self.target in names else None
+
+    def dataset(
+        self, x: NDArray[Any], y: NDArray[Any] | None, feature_names: list[str], target_name: str | None
+    ) -> Dataset:
+        try:
+            x = as_matrix(x, np.float64 if x.dtype.itemsize == 8 else np.float32, name=self.source)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        if y is None:
+            return Dataset(self.source, x, None, feature_names, target_name, None)
+        if y.shape != (len(x),):
+            self.fail(f"the target has shape {y.shape}; wanted one value for each of the {len(x)} rows")
+        numbers, classes = self.encode(y, str(target_name))
+        return Dataset(self.source, x, numbers, feature_names, target_name, classes)
+
+    def encode(self, values: NDArray[Any], name: str) -> tuple[NDArray[Any], list[str] | None]:
+        """Turn a target column into class numbers and names, or into plain numbers."""
+        if values.dtype.kind not in "fiubUS":
+            self.fail(f"the target {name!r} holds {values.dtype} values; wanted numbers or text")
+        text = values.dtype.kind in "US"
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            self.fail(f"the target {name!r} contains NaN or infinity, first in row {np.argmax(~np.isfinite(values))}")
+        if self.task == "regression" or (self.classes is None and self.task == "auto" and not text):
+            if text:
+                self.fail(f"the target {name!r} holds text ({values[0]!s}); a regression wants numbers")
+            whole = values.dtype.kind != "f" or bool((values == np.floor(values)).all())
+            most = min(MOST_CLASSES, len(values) // 2)
+            if self.task == "regression" or not whole or len(np.unique(values)) > most:
+                return values.astype(np.float64), None
+        found, numbers = np.unique(values, return_inverse=True)
+        names = [_class_name(value) for value in found]
+        if self.classes is None:
+            return numbers.astype(np.int64), names
+        known = {c: i for i, c in enumerate(self.classes)}
+        for i, unknown in enumerate(names):
+            if unknown not in known:
+                self.fail(
+                    f"row {np.argmax(numbers == i)}: the target {name!r} is {unknown!r}, a class the model has not "
+                    f"seen (it knows: {_listed(list(self.classes))})"
+                )
+        return np.array([known[n] for n in names], np.int64)[numbers], list(self.classes)
+
+
+def _class_name(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode()
+    return str(int(value)) if isinstance(value, np.floating) and value == int(value) else str(value)
+
+
+def _nearest(name: str, names: Sequence[str]) -> str | None:
+    """Find the name that was probably meant, whatever its case."""
+    near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], 1)
+    return next((n for n in names if near and n.lower() == near[0]), None)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (f" ... ({len(names)} in all)" if len(names) > 12 else "")
+
+
+def _numbered(width: int) -> list[str]:
+    return [f"column{j}" for j in range(width)]
+
+
+def _csv(path: Path, want: _Want) -> Dataset:
+    file = CsvFile(path, want.fail)
+    names = file.names
+    if want.columns and not file.named and not all(re.fullmatch(r"column\d+", c) for c in want.columns):
+        want.fail(f"has no header line; the model finds its columns by name: {_listed(list(want.columns))}")
+    if file.row_numbers is not None:
+        want.ignore = [*want.ignore, file.row_numbers]
+    features, target = want.choose(names, file.named)
+    text = target is not None and (
+        want.task == "classification" or (want.task == "auto" and not is_number(file.first[target]))
+    )
+    table = file.numbers(features if target is None or text else [*features, target])
+    y = None if target is None else file.text(target, mixed=want.task != "auto") if text else table[:, -1]
+    target_name = None if target is None else names[target]
+    return want.dataset(table[:, : len(features)], y, [names[j] for j in features], target_name)
+
+
+def _take(table: NDArray[Any], columns: list[int]) -> NDArray[Any]:
+    """Select columns; neighbours are a view."""
+    first, last = columns[0], columns[-1] + 1
+    return table[:, first:last] if columns == list(range(first, last)) else table[:, columns]
+
+
+# ---------------------------------------------------------------- arrays
+
+
+def _npy(path: Path, want: _Want) -> Dataset:
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, tokenize.TokenError) as error:
+        want.fail(f"is no plain NumPy array, or is truncated ({error})")
+    if table.ndim != 2 or not table.size:
+        want.fail(
+            f"holds an array of shape {table.shape}; wanted a table of rows and columns, the target among them "
+            "(separate arrays go into one .npz, as x and y)"
+        )
+    names = _numbered(table.shape[1])
+    features, target = want.choose(names, named=False)
+    return want.dataset(
+        _take(table, features),
+        None if target is None else np.array(table[:, target]),
+        [names[j] for j in features],
+        None if target is None else names[target],
+    )
+
+
+def _npz(path: Path, want: _Want) -> Dataset:
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                names = archive.files
+                chosen = {role: next((k for k in keys if k in names), None) for role, keys in _NPZ_NAMES.items()}
+                arrays = {role: archive[key] for role, key in chosen.items() if key is not None}
+        except _DAMAGED_ARCHIVE as error:
+            want.fail(f"is no .npz file of plain arrays, or is damaged ({error})")
+    if "x" not in arrays or ("y" not in arrays and not want.columns):
+        want.fail(f"has the arrays {_listed(names)}; wanted x and y, or x_train, y_train, x_test and y_test")
+    test_rows = "x_test" in arrays and "y_test" in arrays
+    if want.columns is not None and test_rows:
+        return _arrays(arrays["x_test"], arrays["y_test"], want)
+    data = _arrays(arrays["x"], arrays.get("y"), want)
+    if test_rows:
+        data.test = _test_set(data, arrays["x_test"], arrays["y_test"], want)
+    return data
+
+
+def _arrays(x: NDArray[Any], y: NDArray[Any] | None, want: _Want) -> Dataset:
+    """Take inputs of any dimensions (an image is a row) and their target."""
+    if x.ndim < 2 or not x.size:
+        want.fail(f"the inputs have shape {x.shape}; wanted rows and columns")
+    x = x.reshape(len(x), -1)
+    names = _numbered(x.shape[1])
+    if want.columns is not None and len(want.columns) != len(names):
+        want.fail(f"has {len(names)} columns; the model takes {len(want.columns)}")
+    if y is not None and y.ndim == 2:
+        if y.shape[1] != 1:
+            want.fail(f"the target has shape {y.shape}; wanted one column (for one column per class: y.argmax(axis=1))")
+        y = y[:, 0]
+    if want.columns is not None and want.target is None:
+        y = None
+    return want.dataset(x, y, names, None if y is None else str(want.target or "y"))
+
+
+def _test_set(train: Dataset, x: NDArray[Any], y: NDArray[Any], want: _Want) -> Dataset:
+    task = "regression" if train.classes is None else "classification"
+    return _arrays(x, y, replace(want, columns=train.feature_names, target="y", task=task, classes=train.classes))
+
+
+def _idx(path: Path, want: _Want) -> Dataset:
+    pixels = _idx_array(path)
+    if want.columns is not None and want.target is None:
+        return _arrays(pixels, None, want)
+    labels = _idx_labels(path)
+    if labels is None:
+        named = "" if "images" in path.name else ", and its name lacks the word images, which leads to them"
+        want.fail(
+            f"the file of its labels is not beside it{named}: wanted as in train-images-idx3-ubyte and "
+            "train-labels-idx1-ubyte"
+        )
+    data = _arrays(pixels, _idx_array(labels), want)
+    test = path.with_name(path.name.replace("train", "t10k"))
+    if want.columns is None and test != path and test.is_file() and (labels := _idx_labels(test)):
+        data.test = _test_set(data, _idx_array(test), _idx_array(labels), want)
+    return data
+
+
+def _idx_labels(images: Path) -> Path | None:
+    bare = images.name.replace("images", "labels").replace("idx3", "idx1").removesuffix(".gz")
+    found = (images.with_name(name) for name in (bare, f"{bare}.gz"))
+    return next((p for p in found if p.is_file() and "images" in images.name), None)
+
+
+def _idx_array(path: Path) -> NDArray[Any]:
+    with open(path, "rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    with gzip.open(path, "rb") if packed else open(path, "rb") as file:
+        head = file.read(4)
+        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_TYPES or not 1 <= head[3] <= 4:
+            raise ValueError(
+                f"{path.name}: is no IDX file: it begins with {head.hex(' ') or 'nothing'}; wanted 00 00, a type's "
+                "code and the number of dimensions"
+            )
+        sizes = file.read(4 * head[3])
+        shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, 4 * head[3], 4))
+        dtype = np.dtype(_IDX_TYPES[head[2]])
+        size = math.prod(shape) * dtype.itemsize
+        # No file unpacks to more than 1032 times its size: a header that lies allocates nothing.
+        values = file.read(size + 1) if size <= 1032 * path.stat().st_size else b""
+    if len(sizes) < 4 * head[3] or len(values) < size:
+        raise ValueError(f"{path.name}: is truncated: it should hold {shape} values of {dtype.itemsize} bytes")
+    if len(values) > size:
+        raise ValueError(f"{path.name}: is damaged: it holds more than the {shape} values that it announces")
+    return np.frombuffer(values, dtype).reshape(shape)
+
+
+def _builtin(name: str, want: _Want) -> Dataset:
+    try:
+        datasets = importlib.import_module("sklearn.datasets")
+    except ImportError:
+        raise ImportError(f"reading {name} needs scikit-learn: pip install 'fastbp[sklearn]'") from None
+    bunch = getattr(datasets, f"load_{name}")()
+    names = [*map(str, bunch.feature_names), BUILTIN[name]]
+    if want.columns is None and want.target not in (None, names[-1]):
+        want.fail(f"its target is {names[-1]!r}, not {want.target!r}")
+    features, target = want.choose(names, named=True)
+    y = bunch.target
+    if "target_names" in bunch:
+        y = np.asarray(bunch.target_names)[y]
+    return want.dataset(
+        _take(bunch.data, features),
+        None if target is None else y,
+        [names[j] for j in features],
+        None if target is None else names[target],
+    )

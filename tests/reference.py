@@ -1,0 +1,377 @@
+"""The network in plain float64 NumPy: what every kernel is held against.
+
+Slow and obvious on purpose: one formula a line, nothing fused, nothing in place but the parameters that an
+optimizer updates. Weights are a list ``[kernel (I, O), bias (O,) or None, kernel, bias, ...]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+Weights = list[Array | None]
+Elementwise = Callable[[Array], Array]
+Loss = Callable[[Array, ArrayLike], tuple[float, Array]]
+
+SELU_SCALE = 1.0507009873554804934193349852946  # Klambauer et al. 2017, appendix A
+SELU_ALPHA = 1.6732632423543772848170429916717
+LEAKY_SLOPE = 0.2
+LOG_GUARD = 1e-7  # inside the logarithm of the Poisson loss
+
+
+# --- activations -----------------------------------------------------------------------------------------------------
+
+
+def sigmoid(z: Array) -> Array:
+    e = np.exp(-np.abs(z))
+    return np.where(z >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def d_sigmoid(z: Array) -> Array:
+    return sigmoid(z) * sigmoid(-z)
+
+
+def relu(z: Array) -> Array:
+    return np.maximum(z, 0)
+
+
+def d_relu(z: Array) -> Array:
+    return np.where(z > 0, 1.0, 0.0)
+
+
+def leaky_relu(z: Array) -> Array:
+    return np.where(z > 0, z, LEAKY_SLOPE * z)
+
+
+def d_leaky_relu(z: Array) -> Array:
+    return np.where(z > 0, 1.0, LEAKY_SLOPE)
+
+
+def elu(z: Array) -> Array:
+    return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
+
+
+def d_elu(z: Array) -> Array:
+    return np.where(z > 0, 1.0, np.exp(np.minimum(z, 0)))
+
+
+def selu(z: Array) -> Array:
+    return SELU_SCALE * np.where(z > 0, z, SELU_ALPHA * np.expm1(np.minimum(z, 0)))
+
+
+def d_selu(z: Array) -> Array:
+    return SELU_SCALE * np.where(z > 0, 1.0, SELU_ALPHA * np.exp(np.minimum(z, 0)))
+
+
+def normal_cdf(z: Array) -> Array:
+    return np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in z.ravel()]).reshape(z.shape)
+
+
+def gelu(z: Array) -> Array:
+    return z * normal_cdf(z)
+
+
+def d_gelu(z: Array) -> Array:
+    return normal_cdf(z) + z * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def gelu_tanh(z: Array) -> Array:
+    return 0.5 * z * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+
+
+def d_gelu_tanh(z: Array) -> Array:
+    t = np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))
+    return 0.5 * (1 + t) + 0.5 * z * (1 - t**2) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z**2)
+
+
+def silu(z: Array) -> Array:
+    return z * sigmoid(z)
+
+
+def d_silu(z: Array) -> Array:
+    return sigmoid(z) + z * d_sigmoid(z)
+
+
+def d_tanh(z: Array) -> Array:
+    return 1 - np.tanh(z) ** 2
+
+
+def softplus(z: Array) -> Array:
+    return np.logaddexp(0, z)
+
+
+def softmax(z: Array) -> Array:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def identity(z: Array) -> Array:
+    return z
+
+
+#: Element by element: name -> (f, derivative of f), both of the pre-activation. softmax, which is not, stands apart.
+ACTIVATIONS: dict[str, tuple[Elementwise, Elementwise]] = {
+    "linear": (identity, np.ones_like),
+    "relu": (relu, d_relu),
+    "leaky_relu": (leaky_relu, d_leaky_relu),
+    "elu": (elu, d_elu),
+    "selu": (selu, d_selu),
+    "gelu": (gelu, d_gelu),
+    "gelu_tanh": (gelu_tanh, d_gelu_tanh),
+    "silu": (silu, d_silu),
+    "sigmoid": (sigmoid, d_sigmoid),
+    "tanh": (np.tanh, d_tanh),
+    "softplus": (softplus, sigmoid),
+    "exponential": (np.exp, np.exp),
+}
+ACTIVATION_ALIASES = {"identity": "linear", "swish": "silu", "logistic": "sigmoid"}
+
+
+def activate(name: str, z: Array) -> Array:
+    """a (B, O) = f(z)."""
+    if name == "softmax":
+        return softmax(z)
+    return ACTIVATIONS[ACTIVATION_ALIASES.get(name, name)][0](z)
+
+
+def activate_backward(name: str, z: Array, da: Array) -> Array:
+    """dz (B, O) of da (B, O)."""
+    if name == "softmax":
+        a = softmax(z)
+        return a * (da - (a * da).sum(axis=1, keepdims=True))
+    return da * ACTIVATIONS[ACTIVATION_ALIASES.get(name, name)][1](z)
+
+
+# --- losses: (outputs a (B, O), targets y) -> (value, da (B, O)) -----------------------------------------------------
+
+
+def dense_targets(y: ArrayLike, a: Array) -> Array:
+    return np.asarray(y, np.float64).reshape(a.shape)
+
+
+def mean_squared_error(a: Array, y: ArrayLike) -> tuple[float, Array]:
+    e = a - dense_targets(y, a)
+    return float((e**2).mean()), 2 * e / e.size
+
+
+def half_squared_error(a: Array, y: ArrayLike) -> tuple[float, Array]:
+    e = a - dense_targets(y, a)
+    return float(0.5 * (e**2).sum()), e
+
+
+def mean_absolute_error(a: Array, y: ArrayLike) -> tuple[float, Array]:
+    e = a - dense_targets(y, a)
+    return float(np.abs(e).mean()), np.sign(e) / e.size
+
+
+def huber(a: Array, y: ArrayLike, delta: float = 1.0) -> tuple[float, Array]:
+    e = a - dense_targets(y, a)
+    small = np.abs(e) <= delta
+    value = np.where(small, 0.5 * e**2, delta * (np.abs(e) - 0.5 * delta)).mean()
+    return float(value), np.where(small, e, delta * np.sign(e)) / e.size
+
+
+def poisson(a: Array, y: ArrayLike) -> tuple[float, Array]:
+    y = dense_targets(y, a)
+    return float((a - y * np.log(a + LOG_GUARD)).mean()), (1 - y / (a + LOG_GUARD)) / a.size
+
+
+def binary_crossentropy(z: Array, y: ArrayLike) -> tuple[float, Array]:
+    """Of logits z (B, O) and probabilities y (B, O)."""
+    y = dense_targets(y, z)
+    return float((np.logaddexp(0, z) - y * z).mean()), (sigmoid(z) - y) / z.size
+
+
+def categorical_crossentropy(z: Array, y: ArrayLike) -> tuple[float, Array]:
+    """Of logits z (B, O) and probabilities y (B, O)."""
+    y = dense_targets(y, z)
+    shifted = z - z.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return float(-(y * log_p).sum() / len(z)), (softmax(z) * y.sum(axis=1, keepdims=True) - y) / len(z)
+
+
+def sparse_categorical_crossentropy(z: Array, y: ArrayLike) -> tuple[float, Array]:
+    """Of logits z (B, O) and class numbers y (B,)."""
+    return categorical_crossentropy(z, np.eye(z.shape[1])[np.asarray(y).ravel()])
+
+
+LOSSES: dict[str, Loss] = {
+    "mean_squared_error": mean_squared_error,
+    "half_squared_error": half_squared_error,
+    "mean_absolute_error": mean_absolute_error,
+    "huber": huber,
+    "poisson": poisson,
+    "binary_crossentropy": binary_crossentropy,
+    "categorical_crossentropy": categorical_crossentropy,
+    "sparse_categorical_crossentropy": sparse_categorical_crossentropy,
+}
+LOSS_ALIASES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
+
+#: These losses are of the logits: under them this output activation, or linear, is not applied before the loss.
+PAIRED_ACTIVATION = {
+    "binary_crossentropy": "sigmoid",
+    "categorical_crossentropy": "softmax",
+    "sparse_categorical_crossentropy": "softmax",
+}
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+def with_biases(arrays: Iterable[ArrayLike]) -> Weights:
+    """``Model.get_weights()`` as float64 copies, with None where a layer has no bias."""
+    weights: Weights = []
+    for array in arrays:
+        array = np.array(array, np.float64)
+        if array.ndim == 2 and len(weights) % 2 == 1:
+            weights.append(None)
+        weights.append(array)
+    return weights if len(weights) % 2 == 0 else [*weights, None]
+
+
+def without_biases(weights: Weights) -> list[Array]:
+    """The inverse of `with_biases`: the arrays alone, as ``Model.get_weights()`` lists them."""
+    return [array for array in weights if array is not None]
+
+
+def forward_layers(weights: Weights, activations: Sequence[str], x: ArrayLike) -> tuple[list[Array], list[Array]]:
+    """Pre-activations z (B, O) of every layer, and x followed by every layer's activations (B, O)."""
+    z: list[Array] = []
+    a = [np.asarray(x, np.float64)]
+    for kernel, bias, activation in zip(weights[::2], weights[1::2], activations, strict=True):
+        assert kernel is not None
+        z.append(a[-1] @ kernel + (0 if bias is None else bias))
+        a.append(activate(activation, z[-1]))
+    return z, a
+
+
+def forward(weights: Weights, activations: Sequence[str], x: ArrayLike) -> Array:
+    """Outputs (B, O) of the last layer."""
+    return forward_layers(weights, activations, x)[1][-1]
+
+
+def loss_and_gradients(
+    weights: Weights, activations: Sequence[str], loss: str | Loss, x: ArrayLike, y: ArrayLike
+) -> tuple[float, Weights, Array]:
+    """Loss, gradients in the order of the weights (None for a missing bias), and dx (B, I).
+
+    A callable `loss` is one of the outputs, not of logits, for example ``partial(huber, delta=2.0)``.
+    """
+    z, a = forward_layers(weights, activations, x)
+    if isinstance(loss, str):
+        loss = LOSS_ALIASES.get(loss, loss)
+        paired = PAIRED_ACTIVATION.get(loss)
+        if paired and ACTIVATION_ALIASES.get(activations[-1], activations[-1]) not in (paired, "linear"):
+            raise ValueError(f"{loss} is of logits: the last activation is {paired} or linear, not {activations[-1]}")
+        loss_function = LOSSES[loss]
+    else:
+        paired, loss_function = None, loss
+    if paired:
+        value, dz = loss_function(z[-1], y)
+    else:
+        value, da = loss_function(a[-1], y)
+        dz = activate_backward(activations[-1], z[-1], da)
+    gradients: Weights = []
+    for layer in reversed(range(len(z))):
+        kernel, bias = weights[2 * layer], weights[2 * layer + 1]
+        assert kernel is not None
+        gradients = [a[layer].T @ dz, None if bias is None else dz.sum(axis=0), *gradients]
+        da = dz @ kernel.T
+        if layer > 0:
+            dz = activate_backward(activations[layer - 1], z[layer - 1], da)
+    return value, gradients, da
+
+
+# --- optimizers: update() changes the parameters in place ------------------------------------------------------------
+
+
+class Optimizer(Protocol):
+    def update(self, parameters: list[Array], gradients: list[Array]) -> None: ...
+
+
+class SGD:
+    """Plain, with momentum, and Nesterov's in Keras' form."""
+
+    def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0, nesterov: bool = False) -> None:
+        self.learning_rate, self.momentum, self.nesterov = learning_rate, momentum, nesterov
+        self.velocities: list[Array] = []
+
+    def update(self, parameters: list[Array], gradients: list[Array]) -> None:
+        self.velocities = self.velocities or [np.zeros_like(w) for w in parameters]
+        for w, g, v in zip(parameters, gradients, self.velocities, strict=True):
+            v[...] = self.momentum * v - self.learning_rate * g
+            w += self.momentum * v - self.learning_rate * g if self.nesterov else v
+
+
+class Adam:
+    """Kingma and Ba 2015, algorithm 1: both moments corrected, epsilon added outside the square root."""
+
+    def __init__(
+        self, learning_rate: float = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7
+    ) -> None:
+        self.learning_rate, self.beta_1, self.beta_2, self.epsilon = learning_rate, beta_1, beta_2, epsilon
+        self.weight_decay = 0.0
+        self.step = 0
+        self.means: list[Array] = []
+        self.squares: list[Array] = []
+
+    def update(self, parameters: list[Array], gradients: list[Array]) -> None:
+        self.means = self.means or [np.zeros_like(w) for w in parameters]
+        self.squares = self.squares or [np.zeros_like(w) for w in parameters]
+        self.step += 1
+        for w, g, m, v in zip(parameters, gradients, self.means, self.squares, strict=True):
+            m[...] = self.beta_1 * m + (1 - self.beta_1) * g
+            v[...] = self.beta_2 * v + (1 - self.beta_2) * g**2
+            m_hat = m / (1 - self.beta_1**self.step)
+            v_hat = v / (1 - self.beta_2**self.step)
+            w -= self.learning_rate * self.weight_decay * w
+            w -= self.learning_rate * m_hat / (np.sqrt(v_hat) + self.epsilon)
+
+
+class AdamW(Adam):
+    """Loshchilov and Hutter 2019: every parameter first decays by learning_rate * weight_decay of itself."""
+
+    def __init__(self, learning_rate: float = 0.001, weight_decay: float = 0.004, **adam: float) -> None:
+        super().__init__(learning_rate, **adam)
+        self.weight_decay = weight_decay
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+
+
+def train(
+    weights: Weights,
+    activations: Sequence[str],
+    loss: str | Loss,
+    optimizer: Optimizer,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    batch_size: int = 32,
+    epochs: int = 1,
+    orders: Sequence[NDArray[Any]] | None = None,
+) -> tuple[Weights, list[float]]:
+    """Weights after `epochs` passes in batches of `batch_size` rows, the last one short, and each epoch's loss.
+
+    Epoch e reads the rows in the order ``orders[e]`` (N,), None: as they stand. The loss of an epoch is the mean over
+    its rows of the losses met on the way (of half_squared_error: the sum). `weights` stay as they were; `optimizer`
+    keeps its moments.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y)
+    weights = [None if array is None else array.copy() for array in weights]
+    losses: list[float] = []
+    for epoch in range(epochs):
+        order = np.arange(len(x)) if orders is None else orders[epoch]
+        total = 0.0
+        for start in range(0, len(x), batch_size):
+            rows = order[start : start + batch_size]
+            value, gradients, _ = loss_and_gradients(weights, activations, loss, x[rows], y[rows])
+            optimizer.update(without_biases(weights), without_biases(gradients))
+            total += value if loss == "half_squared_error" else value * len(rows)
+        losses.append(total if loss == "half_squared_error" else total / len(x))
+    return weights, losses

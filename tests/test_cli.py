@@ -1,0 +1,415 @@
+"""The command line: exit codes, streams, files, and what it says to people and to programs."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastbp as fb
+from fastbp import cli, readers
+from fastbp.preparation import Preparation
+
+FLOWERS = ("rose", "tulip", "daisy")
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process; give its exit code, stdout and stderr."""
+
+    def command(*args):
+        try:
+            code = cli.main([str(a) for a in args])
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def process(*args, **options):
+    """Start ``python -m fastbp`` as a process of its own."""
+    root = str(Path(fb.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-m", "fastbp", *map(str, args)],
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )
+
+
+def flowers(rows=90):
+    """Three classes that a line tells apart, as CSV text."""
+    classes = np.arange(rows) % 3
+    x = np.random.default_rng(rows).normal(size=(rows, 3)) + 8 * classes[:, None] * [1, -1, 0] + [100, 0, 0]
+    lines = [f"{a:.3f},{b:.3f},{c:.3f},{FLOWERS[k]}" for (a, b, c), k in zip(x, classes, strict=True)]
+    return "\n".join(["length,width,height,flower", *lines]) + "\n"
+
+
+def prices(rows=120):
+    """A number that is linear in two columns; the third is constant."""
+    x = np.random.default_rng(rows).normal(size=(rows, 2)) * [3, 500]
+    y = 1000 + 40 * x[:, 0] - 0.5 * x[:, 1]
+    lines = [f"{a:.4f},{b:.4f},7,{c:.4f}" for (a, b), c in zip(x, y, strict=True)]
+    return "\n".join(["size,age,same,price", *lines]) + "\n"
+
+
+@pytest.fixture
+def flower_model(run):
+    Path("flowers.csv").write_text(flowers())
+    code, _, err = run("train", "flowers.csv", "--epochs", 60, "--out", "m.fastbp", "--quiet")
+    assert (code, err) == (0, "")
+    return "m.fastbp"
+
+
+# ---------------------------------------------------------------- train
+
+
+def test_train_says_what_it_read_did_and_saved(run):
+    Path("flowers.csv").write_text(flowers())
+    code, out, err = run("train", "flowers.csv", "--epochs", 60, "--out", "m.fastbp")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "data        flowers.csv: 90 rows, 3 columns; target flower in 3 classes"
+    assert lines[1] == "held out    18 rows (20% of each class, seed 0); 72 to train on"
+    assert re.fullmatch(r"score       1?\d\d\.\d\d% accuracy: 1[78] of 18 held-out rows", lines[-2])
+    assert re.fullmatch(r"saved       m\.fastbp \([\d.]+ kB\)", lines[-1])
+    assert len(re.findall(r"^epoch +\d+/60  loss .* accuracy .* samples/s .* of peak$", err, re.MULTILINE)) == 60
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out + err)
+    model = fb.load_model("m.fastbp")
+    assert (model.input_width, model.output_width) == (3, 3)
+    assert Preparation.from_meta(model.meta, "m").classes == ["daisy", "rose", "tulip"]
+
+
+def test_regression_is_scored_in_the_target_s_units(run):
+    Path("prices.csv").write_text(prices())
+    code, out, _ = run(
+        "train",
+        "prices.csv",
+        "--epochs",
+        200,
+        "--hidden",
+        "none",
+        "--learning-rate",
+        "0.01",
+        "--json",
+        "--out",
+        "m.fastbp",
+    )
+    report = json.loads(out)
+    assert (code, report["task"], report["classes"]) == (0, "regression", None)
+    assert report["score"]["r2"] > 0.99
+    assert 0 < report["score"]["mae"] < 30
+    code, out, _ = run("predict", "m.fastbp", "prices.csv")
+    answers = np.array(out.splitlines()[1:], float)
+    truth = readers.load("prices.csv").y
+    assert np.abs(answers - truth).mean() < 30
+    code, out, _ = run("evaluate", "m.fastbp", "prices.csv")
+    assert re.fullmatch(r"score       R2 (0\.99\d\d|1\.0000), mean absolute error [\d.]+, on 120 rows\n", out)
+
+
+def test_digits_are_learned(run):
+    pytest.importorskip("sklearn")
+    code, out, _ = run("train", "digits", "--quiet")
+    assert code == 0
+    accuracy = re.fullmatch(r"score       (\d\d\.\d\d)% accuracy: \d+ of 3\d\d held-out rows\n", out)
+    assert accuracy is not None and float(accuracy[1]) > 95
+
+
+def test_json_on_stdout_is_one_document_and_all_else_on_stderr(run):
+    Path("flowers.csv").write_text(flowers())
+    code, out, err = run("train", "flowers.csv", "--epochs", 3, "--json", "--seed", 4, "--hidden", "5")
+    report = json.loads(out)
+    assert code == 0 and "held out" in err and "3/3" in err
+    assert (report["command"], report["data"], report["rows"], report["target"]) == (
+        "train",
+        "flowers.csv",
+        72,
+        "flower",
+    )
+    assert (report["hidden"], report["parameters"], report["epochs"]) == ([5], 3 * 5 + 5 + 5 * 3 + 3, 3)
+    assert (report["model"], report["interrupted"]) == (None, False)
+    assert len(report["history"]["loss"]) == len(report["history"]["accuracy"]) == 3
+    assert report["score"]["rows"] == 18
+
+
+def test_the_seed_decides(run):
+    Path("flowers.csv").write_text(flowers())
+    histories = [
+        json.loads(run("train", "flowers.csv", "--epochs", 2, "--json", "--seed", seed, "--threads", threads)[1])[
+            "history"
+        ]
+        for seed, threads in ((1, 1), (1, 2), (2, 1))
+    ]
+    assert histories[0] == histories[1] != histories[2]
+
+
+def test_options_reach_the_network(run):
+    Path("t.csv").write_text(flowers())
+    options = ("--activation", "tanh", "--optimizer", "sgd", "--learning-rate", "0.5", "--dtype", "float64")
+    code, *_ = run("train", "t.csv", "--epochs", 1, "--hidden", "7,6", "--ignore", "height", *options, "--out", "m")
+    model = fb.load_model("m")
+    assert code == 0
+    assert [(layer.units, layer.activation.name) for layer in model.layers] == [
+        (7, "tanh"),
+        (6, "tanh"),
+        (3, "softmax"),
+    ]
+    assert np.dtype(model.dtype) == np.float64
+    assert model.meta["table"]["features"] == ["length", "width"]
+    assert model.meta["training"]["epochs"] == 1
+
+
+def test_train_without_held_out_rows(run):
+    Path("t.csv").write_text(flowers())
+    code, out, _ = run("train", "t.csv", "--epochs", 1, "--test-fraction", 0)
+    assert code == 0 and "held out    no rows" in out and "score" not in out
+    assert out.endswith("not saved   add --out model.fastbp to keep the model\n")
+
+
+def test_a_test_set_in_the_file_is_the_held_out_one(run):
+    x, y = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2
+    np.savez("t.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
+    report = json.loads(run("train", "t.npz", "--epochs", 1, "--json", "--out", "m")[1])
+    assert (report["rows"], report["score"]["rows"]) == (40, 9)
+    score = json.loads(run("evaluate", "m", "t.npz", "--json")[1])["score"]
+    assert score == report["score"]
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(4, 200), (120, 125), (1437, 50), (60_000, 26), (10_000_000, 10)])
+def test_default_epochs(rows, epochs):
+    assert cli._default_epochs(rows, 32) == epochs
+
+
+# ---------------------------------------------------------------- evaluate, predict, info
+
+
+def test_evaluate_and_predict_take_the_raw_table_in_any_column_order(run, flower_model):
+    header, *rows = (line.split(",") for line in Path("flowers.csv").read_text().splitlines())
+    mixed = [[r[3], "note", r[2], r[0], r[1]] for r in (header, *rows)]
+    Path("mixed.csv").write_text("\n".join(";".join(r) for r in mixed) + "\n")
+    code, out, err = run("evaluate", flower_model, "mixed.csv")
+    assert (code, err) == (0, "")
+    correct = int(re.fullmatch(r"score       [\d.]+% accuracy: (\d+) of 90 rows\n", out)[1])
+    assert correct > 85
+    Path("unknown.csv").write_text("\n".join(",".join(r[:0:-1]) for r in [[0, *h[:3]] for h in (header, *rows)]) + "\n")
+    code, out, err = run("predict", flower_model, "unknown.csv")
+    lines = [line.split(",") for line in out.splitlines()]
+    assert (code, err, lines[0]) == (0, "", ["flower", "probability"])
+    assert sum(line[0] == row[3] for line, row in zip(lines[1:], rows, strict=True)) == correct
+    assert all(1 / 3 <= float(line[1]) <= 1 for line in lines[1:])
+    code, out, _ = run("predict", flower_model, "unknown.csv", "--out", "p.csv")
+    assert (code, out) == (0, "predicted   90 rows of unknown.csv; saved p.csv\n")
+    assert [line.split(",") for line in Path("p.csv").read_text().splitlines()] == lines
+    report = json.loads(run("predict", flower_model, "unknown.csv", "--json")[1])
+    assert report["columns"]["flower"] == [line[0] for line in lines[1:]]
+
+
+def test_info_of_a_model(run, flower_model):
+    code, out, err = run("info", flower_model)
+    assert (code, err) == (0, "")
+    assert "target      flower: 3 classes: daisy, rose, tulip" in out
+    assert "columns     3: length, width, height" in out
+    assert "trained     60 epochs on 72 rows of flowers.csv" in out
+    report = json.loads(run("info", flower_model, "--json")[1])
+    assert [layer["units"] for layer in report["layers"]] == [128, 3]
+    assert report["meta"]["table"]["target"] == "flower"
+
+
+def test_info_of_the_machine(run):
+    code, out, _ = run("info")
+    assert code == 0
+    labels = [line[:11].strip() for line in out.splitlines()]
+    assert labels == ["fastbp", "system", "cpu", "vectors", "threads", "kernels", "fma peak"]
+    code, out, _ = run("info", "--json")
+    report = json.loads(out)
+    assert (code, report["fastbp"]) == (0, fb.__version__)
+    assert all(value > 0 for value in report["fma_peak_gflops"].values())
+    assert report["vector_bits"] in (128, 256, 512)
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), r"required: COMMAND \(see fastbp --help\)"),
+        (("fly",), r"invalid choice: 'fly'.*\(see fastbp --help\)"),
+        (("train",), r"required: DATA \(see fastbp train --help\)"),
+        (("train", "t.csv", "--epoch", "3"), "unrecognized arguments: --epoch"),
+        (("train", "t.csv", "--epochs", "0"), "argument --epochs: wanted a whole number from 1, got '0'"),
+        (("train", "t.csv", "--hidden", "8,x"), "argument --hidden: wanted a whole number from 1, got 'x'"),
+        (("train", "t.csv", "--test-fraction", "1"), "wanted a share from 0 to below 1, got '1'"),
+        (("train", "t.csv", "--learning-rate", "fast"), "argument --learning-rate: invalid float value: 'fast'"),
+        (("train", "t.csv", "--seed", "-1"), "wanted a whole number from 0, got '-1'"),
+        (("train", "t.csv", "--learning-rate", "-1"), "learning_rate must be a positive number"),
+        (("train", "t.csv", "--activation", "rleu"), "rleu.*relu"),
+        (("train", "t.csv", "--optimizer", "adm"), "adm.*adam"),
+        (("train", "t.csv", "--target", "flowr"), "no column 'flowr'; did you mean 'flower'"),
+        (("train", "t.csv", "--ignore", "colour"), "no column 'colour'"),
+        (("train", "t.csv", "--task", "regression"), "line 2, column 'flower': 'rose' is not a finite number"),
+        (("train", "no.csv"), "no file no.csv"),
+        (("train", "digit"), r"did you mean digits\?"),
+        (("train", "t.csv", "--out", "no/m.fastbp"), "--out no/m.fastbp: the folder .* does not exist"),
+        (("train", "t.csv", "--out", "."), "--out . is a folder"),
+        (("train", "one.csv"), "the target 'y' is always 'a'"),
+        (("train", "tiny.csv"), "a share of 0.2 of 2 rows holds out none"),
+        (("evaluate", "no.fastbp", "t.csv"), "no.fastbp: no such file"),
+        (("evaluate", "t.csv", "t.csv"), "t.csv is truncated, damaged or of another kind"),
+        (("predict", "t.csv"), "required: DATA"),
+        (("info", "t.csv"), "t.csv is truncated, damaged or of another kind"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, args, message):
+    Path("t.csv").write_text(flowers())
+    Path("one.csv").write_text("x,y\n1,a\n2,a\n")
+    Path("tiny.csv").write_text("x,y\n1,a\n2,b\n")
+    code, _, err = run(*args)
+    assert code == 2
+    assert re.fullmatch(r"fastbp: error: [^\n]+\n", err)
+    assert re.search(message, err)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("length,width,flower\n1,2,rose\n", "lacks 1 of the model's 3 columns: 'height'"),
+        ("1,2,3,rose\n", "has no header line; the model finds its columns by name: length, width, height"),
+        ("length,width,height\n1,2,3\n", "there is no column 'flower' to compare with"),
+        (
+            "length,width,height,flower\n1,2,3,lily\n",
+            "row 0: the target 'flower' is 'lily', a class the model has not seen",
+        ),
+        ("length,width,height,flower\n1,x,3,rose\n", "line 2, column 'width': 'x' is not a finite number"),
+    ],
+)
+def test_tables_that_do_not_fit_the_model(run, flower_model, content, message):
+    Path("t.csv").write_text(content)
+    code, out, err = run("evaluate", flower_model, "t.csv")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"fastbp: error: t\.csv: {re.escape(message)}[^\n]*\n", err)
+
+
+def test_a_model_without_a_table_is_refused(run):
+    model = fb.Model([fb.Dense(1)])
+    model.compile(loss="mse")
+    model.build(3)
+    model.save("m.fastbp")
+    Path("t.csv").write_text(prices())
+    code, _, err = run("predict", "m.fastbp", "t.csv")
+    assert code == 2 and "m.fastbp was saved from Python, without the names" in err
+    assert run("info", "m.fastbp")[0] == 0
+
+
+def test_divergence_is_a_mistake(run):
+    Path("t.csv").write_text(prices())
+    options = ("--optimizer", "sgd", "--learning-rate", "1e30", "--activation", "linear")
+    code, out, err = run("train", "t.csv", "--quiet", *options)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"fastbp: error: [^\n]*epoch[^\n]*\n", err)
+
+
+def test_scikit_learn_is_missing(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    code, _, err = run("train", "digits")
+    assert (code, err) == (2, "fastbp: error: reading digits needs scikit-learn: pip install 'fastbp[sklearn]'\n")
+
+
+def test_a_bug_shows_its_traceback(monkeypatch):
+    def broken(*args, **kwargs):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(readers, "load", broken)
+    with pytest.raises(TypeError, match="a bug"):
+        cli.main(["train", "digits"])
+
+
+# ---------------------------------------------------------------- processes, pipes and signals
+
+
+def test_version_and_help():
+    for args, start in ((["--version"], f"fastbp {fb.__version__}\n"), (["train", "--help"], "usage: fastbp train")):
+        child = process(*args)
+        out, err = child.communicate(timeout=60)
+        assert (child.returncode, err) == (0, "")
+        assert out.startswith(start)
+
+
+def long_training(*args, **options):
+    """Start a training that would take hours."""
+    Path("t.csv").write_text(flowers(3000))
+    return process("train", "t.csv", "--epochs", 10_000_000, "--hidden", "256,256", *args, **options)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+@pytest.mark.parametrize(
+    ("number", "code", "args", "saved"),
+    [
+        (signal.SIGINT, 130, ["--out", "kept.fastbp"], "kept.fastbp"),
+        (signal.SIGTERM, 143, ["--json"], cli.INTERRUPTED_MODEL),
+    ],
+)
+def test_an_interrupt_saves_what_was_trained(number, code, args, saved):
+    child = long_training(*args)
+    for line in child.stderr:
+        if re.match(r"epoch +2/10000000", line):
+            break
+    child.send_signal(number)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == code, (out, err)
+    told = err if "--json" in args else out
+    assert re.search(rf"^interrupted after \d+ of 10000000 epochs; saved {saved} \(", told, re.MULTILINE)
+    if "--json" in args:
+        report = json.loads(out)
+        assert report["interrupted"] is True and report["model"] == saved
+    model = fb.load_model(saved)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    assert model.meta["training"]["score"] is None
+    child = process("evaluate", saved, "t.csv")
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (0, "")
+
+
+@pytest.mark.parametrize("args", [["train", "digits", "--out", "m"], ["predict", "m", "t.csv"]])
+def test_an_interrupt_before_the_training_saves_nothing(run, monkeypatch, tmp_path, args):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(readers, "load", interrupted)
+    monkeypatch.setattr(fb, "load_model", interrupted)
+    assert run(*args) == (130, "", "fastbp: interrupted\n")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_reader_that_goes_away_is_no_error(flower_model):
+    Path("many.csv").write_text(flowers(30_000))
+    child = process("predict", flower_model, "many.csv")
+    assert child.stdout.readline() == "flower,probability\n"
+    child.stdout.close()
+    assert child.stderr.read() == ""
+    child.stderr.close()
+    assert child.wait(timeout=60) == 141
+
+
+def test_a_training_whose_reader_goes_away_is_saved():
+    """As in ``fastbp train t.csv --out m 2>&1 | head``."""
+    child = long_training("--out", "kept.fastbp", stderr=subprocess.STDOUT)
+    for line in child.stdout:
+        if re.match(r"epoch +2/10000000", line):
+            break
+    child.stdout.close()
+    assert child.wait(timeout=60) == 141
+    assert fb.load_model("kept.fastbp").meta["training"]["epochs"] >= 2
