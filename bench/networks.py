@@ -16,7 +16,7 @@ LOSSES = {
     "softmax": "sparse_categorical_crossentropy",
     "linear": "mean_squared_error",
 }
-# PyTorch adds epsilon after the bias correction, Keras and the others before it: small enough, that makes no difference.
+# PyTorch adds epsilon after the bias correction, Keras and the others before it: one so small makes no difference.
 SETTINGS = {
     "sgd": {"learning_rate": 0.01, "momentum": 0.9},
     "adam": {"learning_rate": 1e-4, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-10},

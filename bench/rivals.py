@@ -1,4 +1,4 @@
-"""Race fastbp against PyTorch, JAX and scikit-learn: same data, batches, mathematics, precision and threads, in one run.
+"""Race fastbp against PyTorch, JAX and scikit-learn: same data, batches, mathematics and threads, all in one run.
 
 The contestants take turns; a rival that is missing is skipped with the reason. ``README.md`` beside this file says how
 to install the rivals and how to read the table.
@@ -76,6 +76,12 @@ def machine() -> str:
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         name = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return f"{name}, {platform.system()} {platform.machine()}"
+
+
+def warn_if_busy(threads: int) -> None:
+    """Say so where other processes use the cores: threads that wait by spinning then lose whole time slices."""
+    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > usable_cores() - threads + 0.5:
+        print(f"warning: the machine is busy (load {load:.1f}): the race will flatter whoever uses fewer threads")
 
 
 class Runner:
@@ -214,7 +220,7 @@ def figure(value: float) -> str:
 
 def share(gflops: float, peak: float | None) -> str:
     """Write a rate as a share of the peak, or a dash where no peak was measured."""
-    return f"{gflops / peak:.0%}" if peak else "-"
+    return f"{gflops / peak:.1%}" if peak else "-"
 
 
 def show(result: dict[str, Any], peak: float | None) -> None:
@@ -230,10 +236,10 @@ def show(result: dict[str, Any], peak: float | None) -> None:
         f"{'x fastbp':>10}{'paired':>8}{'1st epoch':>11}  loss after it"
     )
     for name, row in result["contestants"].items():
-        ratios = [f"{row[key]:.2f}" if row[key] else "-" for key in ("ratio", "ratio_paired")]
+        ratios = [figure(row[key]) if row[key] else "-" for key in ("ratio", "ratio_paired")]
         print(
             f"  {name:14}{figure(row['min_us']):>12}{figure(row['median_us']):>11}{row['samples_per_second']:>13,.0f}"
-            f"{row['gflops']:>9.3g}{share(row['gflops'], peak):>9}{ratios[0]:>10}{ratios[1]:>8}"
+            f"{figure(row['gflops']):>9}{share(row['gflops'], peak):>9}{ratios[0]:>10}{ratios[1]:>8}"
             f"{row['first_epoch_seconds']:>9.2f} s  {row['loss']:.5f} {'ok' if row['parity'] else 'DIFFERS'}",
             flush=True,
         )
@@ -359,6 +365,7 @@ def main(arguments: list[str] | None = None) -> int:
     from networks import NETWORKS
 
     print(f"{machine()}, {args.threads} threads", flush=True)
+    warn_if_busy(args.threads)
     peak, results = Peak(args.threads), []
     skipped: dict[str, str] = {}
     for network in (NETWORKS[name] for name in args.nets):

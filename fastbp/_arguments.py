@@ -1,4 +1,4 @@
-"""The command line's arguments: what ``fastbp --help`` says."""
+"""Floor 5: the command line's arguments: what ``fastbp --help`` says."""
 
 import argparse
 import contextlib

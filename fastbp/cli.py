@@ -1,4 +1,4 @@
-"""The command line: ``fastbp train | evaluate | predict | info``."""
+"""Floor 5: the command line, ``fastbp train | evaluate | predict | info``."""
 
 import argparse
 import contextlib
@@ -196,7 +196,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     )
     if data.y is None:
         raise ValueError(
-            f"{data.name}: there is no column {table.target!r} to compare with: name it with --target, or use fastbp "
+            f"{data.name}: there is no column {(args.target or table.target)!r} to compare with: name it with --target, or use fastbp "
             "predict, which needs none"
         )
     score = table.score(model.predict(table.inputs(data.x, model.dtype)), data.y)

@@ -1,4 +1,4 @@
-"""Arrays and frames -> checked, contiguous staging: the memory-safety border.
+"""Floor 2: arrays and frames -> checked, contiguous staging: the memory-safety border.
 
 Kernels have no bounds checks, so whatever reaches them has passed through here: every shape, every label and every
 value is looked at once, in Python, before the first kernel runs.
@@ -186,7 +186,7 @@ def _array(x: Any, name: str) -> NDArray[Any]:
     """Return `x` as an array of whatever type, or say what it is."""
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise ValueError(
-            f"{name} has {np.ma.count_masked(x)} masked values; networks need every number: drop those rows, or fill "
+            f"{name} has {np.count_nonzero(np.ma.getmaskarray(x))} masked values; networks need every number: drop those rows, or fill "
             f"them with {name}.filled(value)"
         )
     if hasattr(x, "tocsr"):

@@ -24,6 +24,7 @@ from fastbp.program import LayerSpec
 CHUNK_SECONDS = 0.05
 """Python is entered about so often during a fit: for progress, signals and the end of epochs."""
 EVALUATION_ROWS = 4096
+SNAPSHOT_SECONDS = 10.0
 SNAPSHOT_SHARE = 0.02
 """Share of the time that may go into snapshots of the weights."""
 
@@ -347,7 +348,10 @@ class Model:
         dx = np.empty_like(rows) if inputs else None
         outcome = engine.run(rows, targets, batch=len(rows), objective=objective, gradient=flat, result=dx)
         if outcome.diverged:
-            raise DivergenceError(1, 1, "the loss", self._optimizer.learning_rate if self._optimizer else math.nan)
+            raise FloatingPointError(
+                "gradients: the loss of these rows is NaN or infinite, so it has no gradient; look for huge inputs, "
+                "targets or weights"
+            )
         arrays = engine.program.take(flat)
         return (arrays, dx) if inputs else arrays
 
@@ -643,7 +647,7 @@ class _Fit:
         self.epoch_seconds = 0.0
         self.done = 0
         self.snapshot = engine.weights.copy()
-        self.snapshot_cost, self.since_snapshot = 0.0, 0.0
+        self.snapshot_cost, self.since_snapshot, self.snapshot_epoch = 0.0, 0.0, 0
 
     def run(self) -> History:
         total, chunk = self.epochs * self.per_epoch, 1
@@ -682,6 +686,7 @@ class _Fit:
             objective=self.objective,
             optimizer=self.optimizer,
             updates=model._updates,
+            carried=self.sums,
             shuffle=self.shuffle,
             seed=model.seed,
             background=True,
@@ -699,7 +704,7 @@ class _Fit:
                 continue
             share = seconds * (end - begin) / outcome.steps
             self.epoch_seconds += share
-            self.sums += sums
+            self.sums = sums
             rows += self._rows(end) - self._rows(begin)
             if end == (epoch + 1) * self.per_epoch:
                 self._end_epoch(epoch)
@@ -713,7 +718,7 @@ class _Fit:
         model = self.model
         names = model.metrics_names
         values = dict(zip(names, model._means(self.sums, len(self.x)), strict=True))
-        self.sums[:] = 0
+        self.sums = np.zeros_like(self.sums)
         model._epochs_seen += 1
         interrupt = None
         if self.validation is not None:
@@ -730,9 +735,11 @@ class _Fit:
             raise interrupt
 
     def _keep(self, seconds: float) -> None:
-        """Snapshot the weights when enough time has passed for its cost not to matter."""
+        """Snapshot the weights at the end of an epoch, or of a while, when its cost doesn't matter."""
         self.since_snapshot += seconds
-        if self.snapshot_cost <= SNAPSHOT_SHARE * self.since_snapshot:
+        due = self.done // self.per_epoch > self.snapshot_epoch or self.since_snapshot > SNAPSHOT_SECONDS
+        if due and self.snapshot_cost <= SNAPSHOT_SHARE * self.since_snapshot:
+            self.snapshot_epoch = self.done // self.per_epoch
             start = time.perf_counter()
             self._check_weights()
             np.copyto(self.snapshot, self.engine.weights)

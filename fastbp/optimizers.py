@@ -126,23 +126,14 @@ class SGD(Optimizer):
         return _columns(steps, [self.learning_rate, self.momentum])
 
 
-@dataclass(frozen=True)
-class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015, algorithm 1): w -= learning_rate * m_hat / (sqrt(v_hat) + epsilon).
+class _AdamRule(Optimizer):
+    """What Adam and AdamW share: the formula and its coefficients."""
 
-    Parameters
-    ----------
-    learning_rate : step size, default 0.001
-    beta_1, beta_2 : decay of the first and second moment, in [0, 1), default 0.9 and 0.999
-    epsilon : added to the root of the second moment, default 1e-7
-    """
-
-    learning_rate: float = 0.001
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-7
-
+    beta_1: float
+    beta_2: float
+    epsilon: float
     moments: ClassVar[int] = 2
+    _decay: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,10 +144,6 @@ class Adam(Optimizer):
     @property
     def formula(self) -> Callable[..., Any]:
         return adam
-
-    @property
-    def _decay(self) -> float:
-        return 0.0
 
     def coefficients(self, steps: np.ndarray) -> np.ndarray:
         # m_hat / (sqrt(v_hat) + epsilon) = c2 / c1 * m / (sqrt(v) + c2 * epsilon)
@@ -171,16 +158,38 @@ class Adam(Optimizer):
 
 
 @dataclass(frozen=True)
-class AdamW(Adam):
+class Adam(_AdamRule):
+    """Adam (Kingma and Ba 2015, algorithm 1): w -= learning_rate * m_hat / (sqrt(v_hat) + epsilon).
+
+    Parameters
+    ----------
+    learning_rate : step size, default 0.001
+    beta_1, beta_2 : decay of the first and second moment, in [0, 1), default 0.9 and 0.999
+    epsilon : added to the root of the second moment, default 1e-7
+    """
+
+    learning_rate: float = 0.001
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+
+
+@dataclass(frozen=True)
+class AdamW(_AdamRule):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019): w -= learning_rate * weight_decay * w as well.
 
     Parameters
     ----------
+    learning_rate : step size, default 0.001
     weight_decay : default 0.004
-    learning_rate, beta_1, beta_2, epsilon : as in `Adam`
+    beta_1, beta_2, epsilon : as in `Adam`
     """
 
+    learning_rate: float = 0.001
     weight_decay: float = 0.004
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,7 +197,7 @@ class AdamW(Adam):
             raise ValueError(f"AdamW: weight_decay must be at least 0, got {self.weight_decay!r}")
 
     @property
-    def _decay(self) -> float:
+    def _decay(self) -> float:  # type: ignore[override]
         return self.weight_decay
 
 

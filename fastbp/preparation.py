@@ -1,4 +1,4 @@
-"""Tables -> what a network is trained on, and back: rows held out, columns standardised, classes named.
+"""Floor 3: tables -> what a network is trained on, and back: rows held out, columns standardised, classes named.
 
 A `Preparation` is made from the training rows, kept in the model file, and applied to every table that comes later.
 """

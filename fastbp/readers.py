@@ -1,4 +1,4 @@
-"""Files and named data sets -> `Dataset`: CSV, NPY, NPZ and IDX, and the sets inside scikit-learn.
+"""Floor 2: files and named data sets -> `Dataset`: CSV, NPY, NPZ and IDX, and the sets inside scikit-learn.
 
 Nothing read can run code: arrays are loaded without pickle. A file that is not what it should be is answered with the
 file, the line, the column and what stands there.
@@ -294,7 +294,7 @@ def _take(table: NDArray[Any], columns: list[int]) -> NDArray[Any]:
 
 def _npy(path: Path, want: _Want) -> Dataset:
     try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
+        table = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError, tokenize.TokenError) as error:
         want.fail(f"is no plain NumPy array, or is truncated ({error})")
     if table.ndim != 2 or not table.size:

@@ -1,4 +1,4 @@
-"""The model file: the safetensors layout, one metadata key for the rest, written so that no crash leaves half of it.
+"""Floor 2: the model file, the safetensors layout with one metadata key, written so that no crash leaves half of it.
 
 Layout: a safetensors file whose metadata holds one key, ``fastbp``: a JSON object with ``format_version`` and ``meta``.
 Any safetensors reader finds the arrays; nothing in the file can run code.

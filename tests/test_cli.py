@@ -204,6 +204,9 @@ def test_evaluate_and_predict_take_the_raw_table_in_any_column_order(run, flower
     assert (code, err) == (0, "")
     correct = int(re.fullmatch(r"score       [\d.]+% accuracy: (\d+) of 90 rows\n", out)[1])
     assert correct > 85
+    assert run("evaluate", flower_model, "mixed.csv", "--target", "flower") == (code, out, err)
+    code, _, err = run("evaluate", flower_model, "mixed.csv", "--target", "tree")
+    assert code == 2 and "there is no column 'tree' to compare with" in err
     Path("unknown.csv").write_text("\n".join(",".join(r[:0:-1]) for r in [[0, *h[:3]] for h in (header, *rows)]) + "\n")
     code, out, err = run("predict", flower_model, "unknown.csv")
     lines = [line.split(",") for line in out.splitlines()]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import reference
 from numpy.testing import assert_allclose
+from numpy.typing import ArrayLike
 from reference import (
     ACTIVATIONS,
     LOSSES,
@@ -34,7 +37,7 @@ STEP = 1e-5
 Z = np.linspace(-4.0, 4.0, 42).reshape(6, 7)
 
 
-def central_differences(f, x: Array) -> Array:
+def central_differences(f: Callable[[Array], float], x: Array) -> Array:
     """df/dx of a scalar f, an entry at a time."""
     gradient = np.empty_like(x)
     for i in np.ndindex(x.shape):
@@ -127,7 +130,7 @@ def test_activation_aliases(alias: str, name: str) -> None:
         ("sparse_categorical_crossentropy", np.log([[1, 2, 5], [1, 1, 2]]), [1, 2], math.log(8) / 2),
     ],
 )
-def test_loss_values(loss: str, a, y, value: float) -> None:
+def test_loss_values(loss: str, a: ArrayLike, y: ArrayLike, value: float) -> None:
     # The guard inside Poisson's logarithm moves that loss by up to 1e-6.
     assert_allclose(LOSSES[loss](np.array(a, float), y)[0], value, rtol=1e-6 if loss == "poisson" else 1e-14)
 
@@ -157,7 +160,7 @@ def test_huber_delta() -> None:
         ("sparse_categorical_crossentropy", [[-1e4, 1e4]], [0], 2e4, [[-1.0, 1.0]]),
     ],
 )
-def test_crossentropies_of_extreme_logits(loss: str, z, y, value: float, dz) -> None:
+def test_crossentropies_of_extreme_logits(loss: str, z: ArrayLike, y: ArrayLike, value: float, dz: ArrayLike) -> None:
     got = LOSSES[loss](np.array(z), y)
     assert got[0] == value
     assert np.array_equal(got[1], dz)
@@ -343,12 +346,12 @@ def test_optimizers_keep_a_state_per_parameter(name: str) -> None:
         ({"solver": "adam", "epsilon": 1e-30}, Adam(0.05, epsilon=1e-30)),
     ],
 )
-def test_parity_with_scikit_learn(settings: dict, optimizer: reference.Optimizer) -> None:
+def test_parity_with_scikit_learn(settings: dict[str, Any], optimizer: reference.Optimizer) -> None:
     networks = pytest.importorskip("sklearn.neural_network", reason="scikit-learn is not installed")
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(50, 4)), rng.integers(3, size=50)
 
-    def fitted(learning_rate: float, epochs: int):
+    def fitted(learning_rate: float, epochs: int) -> tuple[list[Array], Any]:
         network = networks.MLPClassifier(
             (6, 5), activation="tanh", alpha=0, batch_size=16, shuffle=False, random_state=0,
             learning_rate_init=learning_rate, **settings,

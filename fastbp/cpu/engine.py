@@ -3,6 +3,7 @@
 import functools
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from fastbp.metrics import Metric
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec, Plan, Program
 
+POLL_SECONDS = 0.1
+"""Signals that reach another thread than the waiting one are noticed after so long."""
 SYNC_BYTES = 4 << 20
 SERIAL_WORK = 1.5e6
 """Below so many floating-point operations a step, two threads cost more than they save."""
@@ -245,6 +248,7 @@ class Engine:
         gradient: np.ndarray | None = None,
         result: np.ndarray | None = None,
         sample_weight: np.ndarray | None = None,
+        carried: np.ndarray | None = None,
         shuffle: bool = False,
         seed: int = 0,
         background: bool = False,
@@ -262,6 +266,7 @@ class Engine:
         optimizer : trains where given; `updates` counts the updates already made
         gradient : flat array that receives the gradient instead, in the order of the weights
         result : (N, O) array for the outputs, or (N, I) for the inputs' gradient beside `gradient`
+        carried : sums of the first epoch's steps that were run before; its sums go on from there
         background : keep the calling thread interruptible
         """
         batch = max(1, min(batch, len(x)))
@@ -274,6 +279,8 @@ class Engine:
             threads = int(run[pg.THREADS])
             epochs = (first_step + steps - 1) // per_epoch - first_step // per_epoch + 1
             sums = np.zeros((epochs, columns))
+            if carried is not None:
+                sums[0] = carried
             status = np.zeros(1 + threads, np.int64)
             slabs = -(-batch // bound.plan.slab)
             cells = 1 + steps * slabs * len(bound.plan.phases) * threads if threads > 1 else 1
@@ -327,12 +334,8 @@ class Engine:
         interrupt: BaseException | None = None
         while not future.done():
             try:
-                future.result()
-            except (
-                BaseException
-            ) as error:  # whatever a signal handler raises: the workers must be out of the buffers first
-                if future.done():
-                    break
+                wait([future], POLL_SECONDS)
+            except BaseException as error:  # from a signal handler: the workers must be out of the buffers first
                 self.stop_flag[0], interrupt = 1, error
         if interrupt is None:
             future.result()

@@ -11,7 +11,8 @@ Y = np.array([[0], [1], [1], [0]])
 def main(epochs=5000, dtype="float64"):
     """Returns the start weights, the trained model and its history."""
     layers = [fb.Dense(2, activation="sigmoid", input_dim=2), fb.Dense(1, activation="sigmoid")]
-    model = fb.Model(layers, dtype=dtype, seed=2)  # seeds 0, 1 and 6 of the first eight stay in a local minimum: two outputs of one half
+    # seeds 0, 1 and 6 of the first eight end in a local minimum, with two outputs at one half
+    model = fb.Model(layers, dtype=dtype, seed=2)
     start = model.get_weights()
     model.compile(fb.SGD(learning_rate=2.0), loss="half_squared_error")
     history = model.fit(X, Y, batch_size=4, epochs=epochs, shuffle=False, verbose=0)

@@ -1,0 +1,85 @@
+"""What several test modules share: networks, data and subprocesses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import reference
+
+import fastbp as fb
+from fastbp.activations import ACTIVATIONS
+from fastbp.losses import LOSSES
+
+ROOT = Path(__file__).parent.parent
+OUTPUT = {"binary_crossentropy": "sigmoid", "categorical_crossentropy": "softmax", "poisson": "softplus"}
+OUTPUT["sparse_categorical_crossentropy"] = "softmax"
+TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
+ELEMENTWISE = [name for name, row in ACTIVATIONS.items() if not row.coupled]
+
+
+def make(
+    widths: list[int], hidden: str = "tanh", output: str = "linear", *, bias: bool = True, scale: float = 1.0, **options: Any
+) -> fb.Model:
+    """A built model with random weights and biases."""
+    layers = [fb.Dense(o, activation=hidden, use_bias=bias) for o in widths[1:-1]]
+    model = fb.Model([*layers, fb.Dense(widths[-1], activation=output, use_bias=bias)], **options)
+    model.build(widths[0])
+    rng = np.random.default_rng(7)
+    model.set_weights([scale * rng.standard_normal(w.shape) / np.sqrt(len(w) if w.ndim == 2 else 4) for w in model.get_weights()])
+    return model
+
+
+def targets(loss: str, rows: int, outputs: int, seed: int = 3) -> np.ndarray:
+    """Random targets of the kind that the loss takes."""
+    rng = np.random.default_rng(seed)
+    kind = LOSSES[loss].targets
+    if kind == "labels":
+        return rng.integers(0, outputs, rows)
+    if loss == "categorical_crossentropy":
+        return np.eye(outputs)[rng.integers(0, outputs, rows)]
+    if kind == "probabilities":
+        return rng.integers(0, 2, (rows, outputs)).astype(float)
+    return rng.poisson(2.0, (rows, outputs)).astype(float) if loss == "poisson" else rng.standard_normal((rows, outputs))
+
+
+def inputs(rows: int, width: int, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, width))
+
+
+def expected(model: fb.Model, loss: str, x: np.ndarray, y: np.ndarray) -> tuple[float, list[np.ndarray], np.ndarray]:
+    """Loss, gradients and the inputs' gradient by the reference, from the model's own weights and rounded inputs."""
+    weights = _weights(model)
+    names = [layer.activation.name for layer in model.layers]
+    value, gradients, dx = reference.loss_and_gradients(weights, names, loss, x.astype(model.dtype), y)
+    return value, [g for g in gradients if g is not None], dx
+
+
+def _weights(model: fb.Model) -> list[Any]:
+    queue = iter(model.get_weights())
+    weights: list[Any] = []
+    for layer in model.layers:
+        weights.append(next(queue).astype(np.float64))
+        weights.append(next(queue).astype(np.float64) if layer.use_bias else None)
+    return weights
+
+
+def outputs(model: fb.Model, x: np.ndarray) -> np.ndarray:
+    """Predictions by the reference."""
+    names = [layer.activation.name for layer in model.layers]
+    return reference.forward(_weights(model), names, x.astype(model.dtype))
+
+
+def error(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest difference in units of the largest number wanted (at least 1e-3)."""
+    return float(np.abs(got - wanted).max() / max(np.abs(wanted).max(), 1e-3))
+
+
+def python(code: str, **environment: str) -> str:
+    """What a fresh interpreter prints for the code; its failure is the test's."""
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), **environment}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

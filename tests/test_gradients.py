@@ -1,0 +1,175 @@
+"""Outputs, losses and gradients against the reference and central differences, over every row of the tables."""
+
+import numpy as np
+import pytest
+import reference
+from helpers import ELEMENTWISE, OUTPUT, TOLERANCE, error, expected, inputs, make, outputs, targets
+
+import fastbp as fb
+from fastbp.activations import ACTIVATIONS
+from fastbp.losses import LOSSES
+
+DTYPES = ["float32", "float64"]
+
+
+def check(model: fb.Model, loss: str, rows: int, tolerance: float) -> None:
+    x = inputs(rows, model.input_width or 0)
+    y = targets(loss, rows, model.output_width)
+    model.compile("sgd", loss)
+    value, wanted, dx = expected(model, loss, x, y)
+    assert error(model.predict(x), outputs(model, x)) < tolerance
+    assert model.evaluate(x, y) == pytest.approx(value, rel=tolerance, abs=tolerance)
+    got, got_dx = model.gradients(x, y, inputs=True)
+    for name, a, b in zip("wb" * len(got), got, wanted, strict=False):
+        assert error(a, b) < tolerance, name
+    assert error(got_dx, dx) < tolerance
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("hidden", ELEMENTWISE)
+def test_every_hidden_activation_with_every_loss(hidden: str, loss: str, dtype: str) -> None:
+    check(make([7, 9, 5, 4], hidden, OUTPUT.get(loss, "linear"), dtype=dtype), loss, 37, 20 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("output", ACTIVATIONS)
+@pytest.mark.parametrize("loss", [name for name, row in LOSSES.items() if row.fused_with is None])
+def test_every_output_activation(output: str, loss: str, dtype: str) -> None:
+    if loss == "poisson" and output in ("linear", "relu", "leaky_relu", "elu", "selu", "gelu", "gelu_tanh", "silu", "tanh"):
+        pytest.skip("a rate may not be negative")
+    check(make([6, 8, 3], "tanh", output, dtype=dtype), loss, 21, 20 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("hidden", ELEMENTWISE)
+def test_central_differences(hidden: str, loss: str) -> None:
+    model = make([3, 4, 3], hidden, OUTPUT.get(loss, "linear"), dtype="float64")
+    model.compile("sgd", loss)
+    x, y = inputs(5, 3), targets(loss, 5, 3)
+    gradients, dx = model.gradients(x, y, inputs=True)
+    step = 1e-6
+    weights = model.get_weights()
+    for w, g in zip(weights, gradients, strict=True):
+        for place in np.ndindex(w.shape):
+            kept = w[place]
+            values = []
+            for sign in (1, -1):
+                w[place] = kept + sign * step
+                model.set_weights(weights)
+                values.append(model.evaluate(x, y))
+            w[place] = kept
+            assert (values[0] - values[1]) / (2 * step) == pytest.approx(g[place], abs=2e-8, rel=2e-6)
+    model.set_weights(weights)
+    for place in np.ndindex(x.shape):
+        moved = [x.copy(), x.copy()]
+        moved[0][place] += step
+        moved[1][place] -= step
+        values = [model.evaluate(m, y) for m in moved]
+        assert (values[0] - values[1]) / (2 * step) == pytest.approx(dx[place], abs=2e-8, rel=2e-6)
+
+
+SHAPES = [
+    ([1, 1], 1),
+    ([1, 1, 1], 7),
+    ([5, 3], 33),
+    ([17, 33, 1], 31),
+    ([16, 16, 16], 32),
+    ([31, 15, 2], 100),
+    ([33, 17, 48, 7], 65),
+    ([97, 101, 10], 129),
+    ([200, 333, 130, 3], 200),
+    ([785, 257, 129, 11], 70),
+    ([300, 1, 300], 40),
+    ([2, 700, 2], 96),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("widths", "rows"), SHAPES)
+def test_odd_shapes(widths: list[int], rows: int, threads: int, dtype: str) -> None:
+    model = make(widths, "tanh", "linear", dtype=dtype, threads=threads)
+    check(model, "mean_squared_error", rows, 10 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 16, 33, 64])
+def test_with_and_without_bias(rows: int, bias: bool) -> None:
+    check(make([19, 23, 6], "sigmoid", "softmax", bias=bias), "categorical_crossentropy", rows, 2e-4)
+
+
+def test_rectifiers_agree_away_from_their_kink() -> None:
+    model = make([40, 64, 64, 5], "relu", "softmax")
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = inputs(150, 40), targets("sparse_categorical_crossentropy", 150, 5)
+    weights = [w.astype(np.float64) for w in model.get_weights()]
+    z, _ = reference.forward_layers(weights, ["relu", "relu", "softmax"], x.astype(np.float32))
+    clear = np.all([np.abs(layer).min(axis=1) > 1e-5 for layer in z[:2]], axis=0)
+    assert clear.sum() > 100
+    _, wanted, _ = expected(model, "sparse_categorical_crossentropy", x[clear], y[clear])
+    for a, b in zip(model.gradients(x[clear], y[clear]), wanted, strict=True):
+        assert error(a, b) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_large_batch_runs_in_slabs(dtype: str) -> None:
+    for threads in (1, 2):
+        model = make([4, 32, 16, 4], "tanh", "linear", dtype=dtype, threads=threads)
+        x, y = inputs(40_000, 4), targets("mean_squared_error", 40_000, 4)
+        model.compile("sgd", "mse")
+        value, wanted, dx = expected(model, "mean_squared_error", x, y)
+        got, got_dx = model.gradients(x, y, inputs=True)
+        assert model.evaluate(x, y) == pytest.approx(value, rel=1e-5)
+        for a, b in zip(got, wanted, strict=True):
+            assert error(a, b) < 100 * TOLERANCE[dtype]
+        assert error(got_dx, dx) < 10 * TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("loss", ["binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cross_entropies_are_safe_at_huge_logits(loss: str, dtype: str) -> None:
+    model = make([3, 3], output=OUTPUT[loss], bias=False, dtype=dtype)
+    model.set_weights([np.eye(3)])
+    model.compile("sgd", loss)
+    x = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [1e4, 1e4, -1e4], [0.0, 0.0, 0.0]])
+    y = targets(loss, 4, 3)
+    value, wanted, dx = expected(model, loss, x, y)
+    assert model.evaluate(x, y) == pytest.approx(value, rel=1e-6)
+    got, got_dx = model.gradients(x, y, inputs=True)
+    assert error(got[0], wanted[0]) < 1e-6
+    assert error(got_dx, dx) < 1e-6
+
+
+@pytest.mark.parametrize("loss", ["binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"])
+def test_from_logits_is_the_same_loss(loss: str) -> None:
+    named = make([5, 4], output=OUTPUT[loss])
+    logits = make([5, 4], output="linear")
+    logits.set_weights(named.get_weights())
+    x, y = inputs(30, 5), targets(loss, 30, 4)
+    named.compile("sgd", loss)
+    objects = {
+        "binary_crossentropy": fb.BinaryCrossentropy,
+        "categorical_crossentropy": fb.CategoricalCrossentropy,
+        "sparse_categorical_crossentropy": fb.SparseCategoricalCrossentropy,
+    }
+    logits.compile("sgd", objects[loss](from_logits=True))
+    assert named.evaluate(x, y) == logits.evaluate(x, y)
+    for a, b in zip(named.gradients(x, y), logits.gradients(x, y), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_huber_takes_its_delta() -> None:
+    model = make([5, 4], dtype="float64")
+    model.compile("sgd", fb.Huber(delta=0.3))
+    x, y = inputs(30, 5), targets("huber", 30, 4)
+    value, _ = reference.huber(outputs(model, x), y, delta=0.3)
+    assert model.evaluate(x, y) == pytest.approx(value, rel=1e-12)
+
+
+def test_activation_parameters() -> None:
+    steep = fb.activations.LEAKY_RELU(0.5)
+    model = fb.Model([fb.Dense(1, activation=steep, use_bias=False, kernel_initializer=[[1.0]])])
+    np.testing.assert_allclose(model.predict([[-2.0], [3.0]]), [[-1.0], [3.0]])
+    with pytest.raises(TypeError, match="no parameter"):
+        fb.activations.RELU(0.5)

@@ -1,0 +1,301 @@
+"""Steps, epochs and fits: optimizers against the reference, the same bits for any number of threads, shuffles, ends."""
+
+import itertools
+import signal
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from helpers import OUTPUT, TOLERANCE, error, inputs, make, outputs, targets
+
+import fastbp as fb
+from fastbp.cpu.engine import Engine
+from fastbp.losses import LOSSES
+from fastbp.optimizers import OPTIMIZERS
+
+OPTIMIZER_CASES: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in OPTIMIZERS),
+    ("sgd", {"learning_rate": 0.05, "momentum": 0.9}),
+    ("sgd", {"learning_rate": 0.05, "momentum": 0.8, "nesterov": True}),
+    ("adam", {"learning_rate": 0.01, "beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3}),
+    ("adam", {"beta_1": 0.0, "beta_2": 0.0}),
+    ("adamw", {"learning_rate": 0.01, "weight_decay": 0.5}),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("name", "settings"), OPTIMIZER_CASES)
+def test_every_optimizer_against_its_formula(name: str, settings: dict[str, Any], dtype: str) -> None:
+    model = make([9, 12, 3], "tanh", "softmax", dtype=dtype)
+    model.compile(OPTIMIZERS[name](**settings), "sparse_categorical_crossentropy")
+    x, y = inputs(50, 9), targets("sparse_categorical_crossentropy", 50, 3)
+    weights = [w.astype(np.float64) for w in model.get_weights()]
+    history = model.fit(x, y, batch_size=16, epochs=4, shuffle=False, verbose=0)
+    rounded = x.astype(dtype).astype(np.float64)
+    truth, curve = reference.train(
+        weights,
+        ["tanh", "softmax"],
+        "sparse_categorical_crossentropy",
+        reference.OPTIMIZERS[name](**settings),
+        rounded,
+        y,
+        batch_size=16,
+        epochs=4,
+    )
+    for got, wanted in zip(model.get_weights(), truth, strict=True):
+        assert error(got, wanted) < 20 * TOLERANCE[dtype]
+    np.testing.assert_allclose(history.history["loss"], curve, rtol=20 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("batch", [1, 7, 33, 64, 1000])
+def test_every_loss_over_batches_of_any_size(loss: str, batch: int) -> None:
+    model = make([6, 8, 4], "tanh", OUTPUT.get(loss, "linear"), dtype="float64")
+    model.compile(fb.SGD(0.001, momentum=0.9), loss)
+    x, y = inputs(64, 6), targets(loss, 64, 4)
+    weights = [w.astype(np.float64) for w in model.get_weights()]
+    names = [layer.activation.name for layer in model.layers]
+    history = model.fit(x, y, batch_size=batch, epochs=3, shuffle=False, verbose=0)
+    optimizer = reference.SGD(0.001, momentum=0.9)
+    truth, curve = reference.train(weights, names, loss, optimizer, x, y, batch_size=batch, epochs=3)
+    for got, wanted in zip(model.get_weights(), truth, strict=True):
+        assert error(got, wanted) < 1e-10
+    np.testing.assert_allclose(history.history["loss"], curve, rtol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch", [7, 32, 64, 100, 256, 3000])
+def test_any_number_of_threads_gives_the_same_bits(batch: int, dtype: str) -> None:
+    x, y = inputs(3000, 50), targets("sparse_categorical_crossentropy", 3000, 10)
+    found = []
+    for threads in (1, 2, 3, 5):
+        model = make([50, 300, 170, 10], "relu", "softmax", dtype=dtype, threads=threads)
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        history = model.fit(x, y, batch_size=batch, epochs=2, verbose=0)
+        found.append((model.get_weights(), history.history, model.predict(x)))
+    for weights, history, predictions in found[1:]:
+        assert history == found[0][1]
+        np.testing.assert_array_equal(predictions, found[0][2])
+        for a, b in zip(weights, found[0][0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_both_launchers_give_the_same_bits() -> None:
+    x, y = inputs(500, 80), targets("mean_squared_error", 500, 3)
+    found = []
+    for launcher in ("threads", "prange"):
+        model = make([80, 200, 3], "tanh", threads=2)
+        assert isinstance(model._engine, Engine)
+        model._engine.launcher = launcher
+        model.compile("adam", "mse")
+        model.fit(x, y, batch_size=100, epochs=3, verbose=0)
+        found.append(model.get_weights())
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_prediction_is_the_same_bits_in_any_company(dtype: str) -> None:
+    model = make([23, 41, 37, 5], "gelu", "softmax", dtype=dtype, threads=2)
+    x = inputs(300, 23).astype(dtype)
+    whole = model.predict(x)
+    for rows in ([0], [17], [299], list(range(31)), list(range(5, 260)), [3, 1, 2]):
+        np.testing.assert_array_equal(model.predict(x[rows]), whole[rows])
+    for batch in (1, 7, 32, 100):
+        np.testing.assert_array_equal(model.predict(x, batch_size=batch), whole)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another() -> None:
+    x, y = inputs(200, 8), targets("mean_squared_error", 200, 2)
+
+    def trained(seed: int) -> list[np.ndarray]:
+        model = fb.Model([fb.Dense(16, "relu"), fb.Dense(2)], seed=seed)
+        model.compile("adam", "mse")
+        model.fit(x, y, epochs=3, verbose=0)
+        return model.get_weights()
+
+    for a, b in zip(trained(1), trained(1), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(trained(1)[0], trained(2)[0])
+
+
+def _visits(rows: int, epochs: int, seed: int = 0, shuffle: bool = True) -> list[list[int]]:
+    """The order in which each epoch visits the rows: a step a row, and a gradient that names the row."""
+    model = fb.Model([fb.Dense(1, use_bias=False, kernel_initializer="zeros")], seed=seed, dtype="float64")
+    model.compile(fb.SGD(1.0), "half_squared_error")
+    x = np.eye(rows)
+    order: list[list[int]] = []
+    engine_steps = rows
+    for epoch in range(epochs):
+        visited = []
+        for step in range(engine_steps):
+            model.build(rows)
+            assert model._engine is not None
+            before = model.get_weights()[0]
+            model._engine.run(
+                x,
+                np.ones((rows, 1)),
+                batch=1,
+                first_step=epoch * rows + step,
+                steps=1,
+                objective=model._objective(),
+                optimizer=model.optimizer,
+                shuffle=shuffle,
+                seed=seed,
+            )
+            moved = np.flatnonzero(model.get_weights()[0] - before)
+            assert len(moved) == 1
+            visited.append(int(moved[0]))
+            model.set_weights([np.zeros((rows, 1))])
+        order.append(visited)
+    return order
+
+
+def test_a_shuffled_epoch_visits_every_row_once_in_its_own_order() -> None:
+    for rows in (1, 2, 3, 5, 17, 64):
+        first, second = _visits(rows, 2)
+        assert sorted(first) == sorted(second) == list(range(rows))
+    assert first != second
+    assert first != list(range(64))
+    assert _visits(9, 1, shuffle=False) == [list(range(9))]
+    assert _visits(17, 1, seed=1) != _visits(17, 1, seed=2)
+
+
+def test_shuffles_are_even() -> None:
+    """Each row comes to each place equally often, and so does each pair of neighbours: chi-square at 6 deviations."""
+    rows, epochs = 5, 2000
+    places, pairs = np.zeros((rows, rows)), np.zeros((rows, rows))
+    from fastbp._jit import helper
+    from fastbp.cpu.rows import mix, shuffled
+
+    @helper
+    def orders(table: np.ndarray) -> None:
+        for epoch in range(table.shape[0]):
+            for i in range(table.shape[1]):
+                table[epoch, i] = shuffled(i, table.shape[1], 3, mix(7 ^ mix(epoch)))
+
+    table = np.empty((epochs, rows), np.int64)
+    orders(table)
+    for visited in table:
+        for place, row in enumerate(visited):
+            places[place, row] += 1
+        for a, b in itertools.pairwise(visited):
+            pairs[a, b] += 1
+    for counts, freedom in ((places, (rows - 1) ** 2), (pairs[~np.eye(rows, dtype=bool)], rows * (rows - 1) - 1)):
+        mean = counts.mean()
+        assert ((counts - mean) ** 2 / mean).sum() < freedom + 6 * np.sqrt(2 * freedom)
+
+
+def test_epochs_in_one_fit_or_in_many_are_the_same() -> None:
+    x, y = inputs(100, 8), targets("mean_squared_error", 100, 2)
+    models = [make([8, 12, 2]) for _ in range(2)]
+    for model in models:
+        model.compile("adam", "mse")
+    models[0].fit(x, y, epochs=6, verbose=0)
+    for _ in range(3):
+        models[1].fit(x, y, epochs=2, verbose=0)
+    for a, b in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_validation_changes_nothing_but_the_history() -> None:
+    x, y = inputs(100, 8), targets("sparse_categorical_crossentropy", 100, 3)
+    plain, watched = make([8, 12, 3], output="softmax"), make([8, 12, 3], output="softmax")
+    for model in (plain, watched):
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    first = plain.fit(x[:80], y[:80], epochs=5, verbose=0)
+    second = watched.fit(x, y, epochs=5, verbose=0, validation_split=0.2)
+    assert first.history["loss"] == second.history["loss"]
+    assert sorted(second.history) == ["accuracy", "loss", "val_accuracy", "val_loss"]
+    assert second.history["val_loss"][-1] == watched.evaluate(x[80:], y[80:])[0]
+    third = make([8, 12, 3], output="softmax")
+    third.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    assert third.fit(x[:80], y[:80], epochs=5, verbose=0, validation_data=(x[80:], y[80:])).history == second.history
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mse", "mae", "binary_accuracy"])
+def test_metrics(metric: str) -> None:
+    model = make([8, 12, 3], output="sigmoid", dtype="float64")
+    model.compile("sgd", "binary_crossentropy", metrics=[metric])
+    x, y = inputs(77, 8), targets("binary_crossentropy", 77, 3)
+    p = outputs(model, x)
+    wanted = {"mse": ((p - y) ** 2).mean(), "mae": np.abs(p - y).mean()}.get(metric, ((p > 0.5) == (y > 0.5)).mean())
+    assert model.evaluate(x, y)[1] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_accuracy_of_classes() -> None:
+    model = make([8, 12, 5], output="softmax")
+    x, labels = inputs(77, 8), targets("sparse_categorical_crossentropy", 77, 5)
+    wanted = (outputs(model, x).argmax(axis=1) == labels).mean()
+    for loss, y in (("sparse_categorical_crossentropy", labels), ("categorical_crossentropy", np.eye(5)[labels])):
+        model.compile("sgd", loss, metrics=["accuracy"])
+        assert model.evaluate(x, y, return_dict=True)["accuracy"] == pytest.approx(wanted)
+
+
+def test_a_hand_written_loop_is_the_same_as_fit() -> None:
+    x, y = inputs(64, 6), targets("mean_squared_error", 64, 2)
+    fitted, looped = make([6, 9, 2], dtype="float64"), make([6, 9, 2], dtype="float64")
+    stepped = make([6, 9, 2], dtype="float64")
+    for model in (fitted, looped, stepped):
+        model.compile(fb.Adam(0.01), "mse")
+    fitted.fit(x, y, batch_size=64, epochs=5, shuffle=False, verbose=0)
+    for _ in range(5):
+        looped.apply_gradients(looped.gradients(x, y))
+        stepped.train_on_batch(x, y)
+    for a, b, c in zip(fitted.get_weights(), looped.get_weights(), stepped.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
+        np.testing.assert_array_equal(a, c)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_divergence_stops_the_fit_and_keeps_finite_weights(threads: int) -> None:
+    model = make([200, 300, 1], "relu", threads=threads)
+    model.compile(fb.SGD(1e6), "mse")
+    x, y = inputs(256, 200), targets("mean_squared_error", 256, 1)
+    with pytest.raises(fb.DivergenceError, match=r"epoch 1, step \d+.*learning rate.*scaled.*bounded") as caught:
+        model.fit(x, y, batch_size=32, epochs=50, verbose=0)
+    assert isinstance(caught.value, FloatingPointError)
+    assert caught.value.epoch == 1
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    model.compile(fb.SGD(1e-6), "mse")
+    assert np.isfinite(model.fit(x, y, verbose=0).history["loss"][0])
+
+
+def test_an_interrupt_stops_at_a_whole_step_and_is_passed_on() -> None:
+    model = make([400, 800, 800, 10], "tanh", "softmax", threads=2)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = inputs(2000, 400), targets("sparse_categorical_crossentropy", 2000, 10)
+    model.fit(x[:64], y[:64], verbose=0)
+    timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, epochs=10_000, verbose=0)
+    assert time.perf_counter() - start < 60
+    assert model.history is not None and model.history.interrupted
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    assert np.isfinite(model.fit(x, y, verbose=0).history["loss"][-1])
+
+
+def test_fits_in_several_python_threads_at_once() -> None:
+    x, y = inputs(400, 30), targets("mean_squared_error", 400, 2)
+
+    def trained() -> list[np.ndarray]:
+        model = make([30, 128, 128, 2], threads=2)
+        model.compile("adam", "mse")
+        model.fit(x, y, batch_size=128, epochs=5, verbose=0)
+        return model.get_weights()
+
+    wanted, found = trained(), {}
+    workers = [threading.Thread(target=lambda i=i: found.update({i: trained()})) for i in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == 6
+    for weights in found.values():
+        for a, b in zip(weights, wanted, strict=True):
+            np.testing.assert_array_equal(a, b)
