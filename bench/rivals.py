@@ -305,6 +305,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
                 bars, [f"{height:.2g}" if height < 10 else f"{height:.0f}" for height in heights], fontsize=6
             )
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:.2g}" if relative and axes.get_ylim()[1] < 20 else "")
     axes.set_ylabel("time of a step, fastbp = 1" if relative else "microseconds a step")
     axes.set_xticks(
         range(len(results)), [f"{result['network']}\n{result['optimizer']}" for result in results], fontsize=8

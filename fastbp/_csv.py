@@ -1,4 +1,4 @@
-"""Floor 2: CSV files. NumPy's fast parser reads the values, the slow `csv` module the first lines and whatever is wrong."""
+"""Floor 2: CSV files. NumPy's parser reads the values, the slow `csv` module the first lines and whatever is wrong."""
 
 import csv
 import gzip

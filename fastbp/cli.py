@@ -4,24 +4,22 @@ import argparse
 import contextlib
 import csv
 import dataclasses
-import json
 import math
 import os
 import platform
 import signal
 import sys
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastbp import _arguments, readers
+from fastbp._console import Voice, exit_code, one_line, short_warnings, sigterm_interrupts, size
 from fastbp.preparation import Preparation, held_out
 from fastbp.readers import Dataset
 
@@ -32,10 +30,6 @@ INTERRUPTED_MODEL = "interrupted.fastbp"
 
 _MISTAKES = (ValueError, OSError, ImportError, FloatingPointError, MemoryError)
 """What a user's data, options or machine can cause; all else is a bug and shows its traceback."""
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops the training as Ctrl-C does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,19 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     args = _arguments.parser().parse_args(argv)
     try:
-        with _sigterm_interrupts(), _short_warnings():
+        with sigterm_interrupts(), short_warnings():
             code = _COMMANDS[args.command](args)
             sys.stdout.flush()
     except KeyboardInterrupt as stop:
         print("fastbp: interrupted", file=sys.stderr)
-        return _exit_code(stop)
+        return exit_code(stop)
     except BrokenPipeError:
         # The reader has gone; Python would complain once more when it flushes its streams at exit.
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 141
     except _MISTAKES as error:
-        print(f"fastbp: error: {_one_line(error)}", file=sys.stderr)
+        print(f"fastbp: error: {one_line(error)}", file=sys.stderr)
         return 2
     return code
 
@@ -77,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    say = _Voice(args)
+    say = Voice(args)
     if args.out is not None:
         _check_writable(args.out)
     data, train, test = _read(args, say)
@@ -120,7 +114,7 @@ def _train(args: argparse.Namespace) -> int:
     if args.out is not None:
         model.meta.update(table.to_meta(), training=report)
         model.save(args.out)
-        kept = f"{args.out} ({_size(Path(args.out).stat().st_size)})"
+        kept = f"{args.out} ({size(Path(args.out).stat().st_size)})"
     if isinstance(stop, BrokenPipeError):
         raise stop
     if score is not None:
@@ -133,10 +127,10 @@ def _train(args: argparse.Namespace) -> int:
         say("not saved", "add --out model.fastbp to keep the model")
     interrupted = stop is not None
     say.document(command="train", **report, history=history.history, model=args.out, interrupted=interrupted)
-    return _exit_code(stop) if stop is not None else 0
+    return exit_code(stop) if stop is not None else 0
 
 
-def _read(args: argparse.Namespace, say: "_Voice") -> tuple[Dataset, NDArray[np.intp], Dataset | None]:
+def _read(args: argparse.Namespace, say: Voice) -> tuple[Dataset, NDArray[np.intp], Dataset | None]:
     """Read the table; return it, the rows to train on and the held-out rows as a table of their own."""
     data = readers.load(args.data, args.target, task=args.task, ignore=args.ignore)
     classes = "" if data.classes is None else f" in {len(data.classes)} classes"
@@ -185,7 +179,7 @@ def _network(args: argparse.Namespace, table: Preparation) -> "Model":
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    say = _Voice(args)
+    say = Voice(args)
     model, table = _load_model(args.model)
     data = readers.load(
         args.data,
@@ -196,8 +190,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     )
     if data.y is None:
         raise ValueError(
-            f"{data.name}: there is no column {(args.target or table.target)!r} to compare with: name it with --target, or use fastbp "
-            "predict, which needs none"
+            f"{data.name}: there is no column {args.target or table.target!r} to compare with: name it with --target "
+            "(fastbp predict needs none)"
         )
     score = table.score(model.predict(table.inputs(data.x, model.dtype)), data.y)
     say.always("score", _score_text(score, ""))
@@ -206,7 +200,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    say = _Voice(args)
+    say = Voice(args)
     model, table = _load_model(args.model)
     if args.out is not None:
         _check_writable(args.out)
@@ -239,7 +233,7 @@ def _info_of_machine(args: argparse.Namespace) -> int:
     import fastbp as fb
     from fastbp import _jit
 
-    say = _Voice(args)
+    say = Voice(args)
     folder = _jit.cache_folder()
     files = [p.stat().st_size for p in folder.iterdir()] if folder else []
     threads, bits = _jit.default_threads(), 8 * _jit.vector_bytes()
@@ -250,7 +244,7 @@ def _info_of_machine(args: argparse.Namespace) -> int:
     say("cpu", _cpu_name())
     say("vectors", f"{bits} bits: {bits // 32} float32 or {bits // 64} float64")
     say("threads", str(threads))
-    say("kernels", f"{folder} ({len(files)} files, {_size(sum(files))})" if folder else "not kept on disk")
+    say("kernels", f"{folder} ({len(files)} files, {size(sum(files))})" if folder else "not kept on disk")
     peak = {dtype: fb.peak_gflops(dtype) for dtype in ("float32", "float64")}
     say("fma peak", ", ".join(f"{value:.0f} GFLOP/s {dtype}" for dtype, value in peak.items()) + ", measured now")
     say.document(
@@ -272,7 +266,7 @@ def _info_of_machine(args: argparse.Namespace) -> int:
 def _info_of_model(args: argparse.Namespace) -> int:
     import fastbp as fb
 
-    say = _Voice(args)
+    say = Voice(args)
     model = fb.load_model(args.model)
     say.lines(model.summary)
     if "table" in model.meta:
@@ -301,32 +295,6 @@ _COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "info"
 
 
 # ---------------------------------------------------------------- what the commands share
-
-
-class _Voice:
-    """Where a command speaks: lines for people on stdout, or on stderr when stdout carries one JSON document."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.json, self.quiet = args.json, getattr(args, "quiet", False)
-        self.stream = sys.stderr if self.json else sys.stdout
-
-    def __call__(self, label: str, text: str) -> None:
-        if not self.quiet:
-            self.always(label, text)
-
-    def always(self, label: str, text: str) -> None:
-        print(f"{label:<11} {text}", file=self.stream, flush=True)
-
-    def lines(self, summary: Callable[..., None]) -> None:
-        """Show a model's summary between blank lines."""
-        if not self.quiet:
-            print(file=self.stream)
-            summary(print_fn=lambda line: print(line, file=self.stream))
-            print(file=self.stream, flush=True)
-
-    def document(self, **content: Any) -> None:
-        if self.json:
-            print(json.dumps(content, allow_nan=False))
 
 
 def _load_model(path: str) -> tuple["Model", Preparation]:
@@ -367,54 +335,9 @@ def _score_text(score: dict[str, Any], which: str) -> str:
     return f"R2 {r2}, mean absolute error {score['mae']:.4g}, on {score['rows']} {which}rows"
 
 
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
-
-
 def _cpu_name() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror
-    text = " ".join(str(error).split())
-    return text or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
-
-
-def _exit_code(stop: KeyboardInterrupt) -> int:
-    return 143 if isinstance(stop, _Terminated) else 130
-
-
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    def stop(signum: int, frame: object) -> NoReturn:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop), signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before[0])
-        signal.signal(signal.SIGINT, before[1])
-
-
-@contextlib.contextmanager
-def _short_warnings() -> Iterator[None]:
-    def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-        print(f"fastbp: warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield

@@ -185,9 +185,10 @@ def _frame(x: Any, name: str) -> _Table:
 def _array(x: Any, name: str) -> NDArray[Any]:
     """Return `x` as an array of whatever type, or say what it is."""
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        masked = np.count_nonzero(np.ma.getmaskarray(x))
         raise ValueError(
-            f"{name} has {np.count_nonzero(np.ma.getmaskarray(x))} masked values; networks need every number: drop those rows, or fill "
-            f"them with {name}.filled(value)"
+            f"{name} has {masked} masked values; networks need every number: drop those rows, or fill them with "
+            f"{name}.filled(value)"
         )
     if hasattr(x, "tocsr"):
         raise TypeError(f"{name} is a sparse matrix; fastbp reads dense arrays: pass {name}.toarray()")

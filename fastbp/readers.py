@@ -8,7 +8,6 @@ import csv
 import difflib
 import gzip
 import importlib
-import math
 import re
 import tokenize
 import zipfile
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp._csv import CsvFile, is_number
+from fastbp._idx import idx_array, idx_labels
 from fastbp.data import as_matrix
 
 BUILTIN = {
@@ -46,7 +46,6 @@ _DAMAGED_ARCHIVE = (
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 """What NumPy and zipfile raise on an archive with changed bytes."""
-_IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 @dataclass
@@ -355,50 +354,21 @@ def _test_set(train: Dataset, x: NDArray[Any], y: NDArray[Any], want: _Want) -> 
 
 
 def _idx(path: Path, want: _Want) -> Dataset:
-    pixels = _idx_array(path)
+    pixels = idx_array(path)
     if want.columns is not None and want.target is None:
         return _arrays(pixels, None, want)
-    labels = _idx_labels(path)
+    labels = idx_labels(path)
     if labels is None:
         named = "" if "images" in path.name else ", and its name lacks the word images, which leads to them"
         want.fail(
             f"the file of its labels is not beside it{named}: wanted as in train-images-idx3-ubyte and "
             "train-labels-idx1-ubyte"
         )
-    data = _arrays(pixels, _idx_array(labels), want)
+    data = _arrays(pixels, idx_array(labels), want)
     test = path.with_name(path.name.replace("train", "t10k"))
-    if want.columns is None and test != path and test.is_file() and (labels := _idx_labels(test)):
-        data.test = _test_set(data, _idx_array(test), _idx_array(labels), want)
+    if want.columns is None and test != path and test.is_file() and (labels := idx_labels(test)):
+        data.test = _test_set(data, idx_array(test), idx_array(labels), want)
     return data
-
-
-def _idx_labels(images: Path) -> Path | None:
-    bare = images.name.replace("images", "labels").replace("idx3", "idx1").removesuffix(".gz")
-    found = (images.with_name(name) for name in (bare, f"{bare}.gz"))
-    return next((p for p in found if p.is_file() and "images" in images.name), None)
-
-
-def _idx_array(path: Path) -> NDArray[Any]:
-    with open(path, "rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-    with gzip.open(path, "rb") if packed else open(path, "rb") as file:
-        head = file.read(4)
-        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_TYPES or not 1 <= head[3] <= 4:
-            raise ValueError(
-                f"{path.name}: is no IDX file: it begins with {head.hex(' ') or 'nothing'}; wanted 00 00, a type's "
-                "code and the number of dimensions"
-            )
-        sizes = file.read(4 * head[3])
-        shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, 4 * head[3], 4))
-        dtype = np.dtype(_IDX_TYPES[head[2]])
-        size = math.prod(shape) * dtype.itemsize
-        # No file unpacks to more than 1032 times its size: a header that lies allocates nothing.
-        values = file.read(size + 1) if size <= 1032 * path.stat().st_size else b""
-    if len(sizes) < 4 * head[3] or len(values) < size:
-        raise ValueError(f"{path.name}: is truncated: it should hold {shape} values of {dtype.itemsize} bytes")
-    if len(values) > size:
-        raise ValueError(f"{path.name}: is damaged: it holds more than the {shape} values that it announces")
-    return np.frombuffer(values, dtype).reshape(shape)
 
 
 def _builtin(name: str, want: _Want) -> Dataset:

@@ -103,7 +103,7 @@ def test_random_bytes(tmp_path_factory, content):
         storage.read(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(at=st.integers(0, 10_000), byte=st.integers(0, 255))
 def test_a_changed_byte_is_refused_or_harmless(tmp_path_factory, at, byte):
     folder = tmp_path_factory.mktemp("flip")

@@ -1,5 +1,6 @@
 """Training through ``Model.fit``: time and memory of an epoch, and what is missing to the FMA peak."""
 
+from math import ceil
 from time import perf_counter
 
 from networks import NETWORKS, SETTINGS
@@ -36,14 +37,16 @@ class Fit:
         """Percent of the FMA peak that a step does not reach; asv calls what grows a regression, so not the share."""
         import fastbp as fb
 
+        start = perf_counter()
+        self.fit()
+        epochs = ceil(0.1 / (perf_counter() - start))
+        work = epochs * self.network.steps * self.network.flops_per_step / 1e9
         rate, peak, end = 0.0, 0.0, perf_counter() + 3
         while perf_counter() < end:
             peak = max(peak, fb.peak_gflops("float32", THREADS))
-            epochs, start = 0, perf_counter()
-            while (seconds := perf_counter() - start) < 0.1:
-                self.fit()
-                epochs += 1
-            rate = max(rate, epochs * self.network.steps * self.network.flops_per_step / seconds / 1e9)
+            start = perf_counter()
+            self.fit(epochs)
+            rate = max(rate, work / (perf_counter() - start))
         return 100 * (1 - rate / peak)
 
     track_share_of_peak_lost.unit = "%"
