@@ -1,5 +1,6 @@
 """Floor 4: what watches a fit: its history and its progress."""
 
+import shutil
 import sys
 import threading
 import time
@@ -7,6 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from tqdm.auto import tqdm
+
+
+BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}"
 
 
 class History:
@@ -78,8 +82,8 @@ class Progress:
         self._epoch = 0
         self._bar: Any = None
         if verbose == 1:
-            form = "{desc} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}  {postfix}"
-            self._bar = tqdm(total=epochs * steps, file=self.stream, bar_format=form, dynamic_ncols=True, leave=True)
+            columns, lines = shutil.get_terminal_size()  # tqdm's own look at a terminal of unknown size hides the bar
+            self._bar = tqdm(total=epochs * steps, file=self.stream, bar_format=BAR, ncols=columns, nrows=lines)
             self._bar.set_description_str(f"epoch 1/{epochs}")
 
     def advance(self, steps: int, rows: int, seconds: float) -> None:
@@ -87,7 +91,7 @@ class Progress:
         self._rows_seen += rows
         if self._bar is not None:
             rate = rows / max(seconds, 1e-9)
-            self._bar.set_postfix_str(f"{_shown(self._values)}  {self._speed(rate)}".strip(), refresh=False)
+            self._bar.bar_format = f"{BAR}  {_shown(self._values)}  {self._speed(rate)}"
             self._bar.update(steps)
 
     def epoch(self, number: int, values: Mapping[str, float], seconds: float) -> None:
@@ -102,7 +106,7 @@ class Progress:
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(_shown(self._values), refresh=False)
+            self._bar.bar_format = f"{BAR}  {_shown(self._values)}"
             self._bar.refresh()
             self._bar.close()
 

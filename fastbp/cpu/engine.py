@@ -1,6 +1,7 @@
 """The CPU engine: owns the buffers of one network, resolves its rules, and launches runs of steps."""
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
@@ -89,7 +90,7 @@ class Engine:
     ----------
     layers : resolved layers
     dtype : float32 or float64
-    threads : most threads to use
+    threads : most threads to use; more than twice the cores (or 8) are not
     launcher : "threads" or "prange" (see ``cpu.launch``)
 
     Attributes
@@ -100,7 +101,7 @@ class Engine:
 
     def __init__(self, layers: Sequence[LayerSpec], dtype: np.dtype, threads: int, launcher: str = "threads") -> None:
         self.program = Program(layers, dtype, geometry(np.dtype(dtype).itemsize))
-        self.threads, self.launcher = threads, launcher
+        self.threads, self.launcher = min(threads, max(8, 2 * (os.cpu_count() or 1))), launcher
         self._bound: dict[Any, _Bound] = {}
         self._moments = 0
         self._buffer = aligned(self.program.parameter_bytes)
