@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastbp import optimizers as optimizers
     from fastbp.callbacks import History as History
     from fastbp.cpu.peak import peak_gflops as peak_gflops
+    from fastbp.fit import DivergenceError as DivergenceError
     from fastbp.layers import Dense as Dense
     from fastbp.layers import Input as Input
     from fastbp.losses import BinaryCrossentropy as BinaryCrossentropy
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from fastbp.losses import MeanSquaredError as MeanSquaredError
     from fastbp.losses import Poisson as Poisson
     from fastbp.losses import SparseCategoricalCrossentropy as SparseCategoricalCrossentropy
-    from fastbp.model import DivergenceError as DivergenceError
     from fastbp.model import Model as Model
     from fastbp.model import Sequential as Sequential
     from fastbp.model import load_model as load_model
@@ -46,7 +46,8 @@ _CONTENTS = {
         "Poisson",
         "SparseCategoricalCrossentropy",
     ),
-    "fastbp.model": ("DivergenceError", "Model", "Sequential", "load_model"),
+    "fastbp.fit": ("DivergenceError",),
+    "fastbp.model": ("Model", "Sequential", "load_model"),
     "fastbp.optimizers": ("SGD", "Adam", "AdamW"),
 }
 _MODULES = ("activations", "callbacks", "layers", "losses", "metrics", "optimizers")

@@ -58,6 +58,10 @@ KERNEL_SOURCES = ("_*.py", "activations.py", "losses.py", "metrics.py", "optimiz
 """Every source that a compiled kernel can depend on (a test compares this with the imports)."""
 
 
+NOT_IN_THE_CODE = ("NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY", "NUMBA_CACHE_DIR")
+"""Settings of Numba that change no compiled code (joblib sets the first in its workers)."""
+
+
 def _sources() -> str:
     """Hash of the kernels' sources and of Numba's settings: Numba's own key knows one file and no setting."""
     digest = hashlib.sha256()
@@ -65,7 +69,8 @@ def _sources() -> str:
     for path in sorted(path for pattern in KERNEL_SOURCES for path in root.glob(pattern)):
         digest.update(path.relative_to(root).as_posix().encode())
         digest.update(path.read_bytes())
-    digest.update("".join(f"{k}={v};" for k, v in sorted(os.environ.items()) if k.startswith("NUMBA_")).encode())
+    settings = {k: v for k, v in os.environ.items() if k.startswith("NUMBA_") and k not in NOT_IN_THE_CODE}
+    digest.update(repr(sorted(settings.items())).encode())
     return digest.hexdigest()[:16]
 
 

@@ -9,7 +9,6 @@ from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
-
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}"
 
 
@@ -53,10 +52,6 @@ def resolve_verbose(verbose: str | int) -> int:
     raise ValueError(f'verbose must be "auto", 0 (silent), 1 (bar) or 2 (a line an epoch), got {verbose!r}')
 
 
-def _shown(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-
-
 class Progress:
     """Shows a fit on stderr: a bar of all its steps, or a plain line an epoch.
 
@@ -64,7 +59,7 @@ class Progress:
     ----------
     verbose : 0, 1 or 2
     epochs, rows, steps : of the fit, of the data, and of an epoch
-    peak : gives the machine's peak in GFLOP/s; asked once, and only when shown
+    peak : gives the machine's peak in GFLOP/s; asked only when something is shown
     flops_per_row : of a training step
     """
 
@@ -75,11 +70,8 @@ class Progress:
         self.flops_per_row = flops_per_row
         self.stream: TextIO = sys.stderr
         self._peak = peak() * 1e9 if verbose else 0.0
-        self._start = self._last = time.perf_counter()
-        self._shown_rows = 0.0
-        self._rows_seen = 0.0
+        self._rows_seen, self._seconds = 0, 0.0
         self._values: Mapping[str, float] = {}
-        self._epoch = 0
         self._bar: Any = None
         if verbose == 1:
             columns, lines = shutil.get_terminal_size()  # tqdm's own look at a terminal of unknown size hides the bar
@@ -89,9 +81,9 @@ class Progress:
     def advance(self, steps: int, rows: int, seconds: float) -> None:
         """`steps` more are done, over `rows` rows in `seconds` of computing."""
         self._rows_seen += rows
+        self._seconds += seconds
         if self._bar is not None:
-            rate = rows / max(seconds, 1e-9)
-            self._bar.bar_format = f"{BAR}  {_shown(self._values)}  {self._speed(rate)}"
+            self._bar.bar_format = f"{BAR}  {self._text(rows, seconds)}"
             self._bar.update(steps)
 
     def epoch(self, number: int, values: Mapping[str, float], seconds: float) -> None:
@@ -101,18 +93,21 @@ class Progress:
             self._bar.set_description_str(f"epoch {min(number + 2, self.epochs)}/{self.epochs}", refresh=False)
         elif self.verbose == 2:
             width = len(str(self.epochs))
-            speed = self._speed(self.rows / max(seconds, 1e-9))
-            print(f"epoch {number + 1:{width}d}/{self.epochs}  {_shown(values)}  {speed}", file=self.stream, flush=True)
+            line = f"epoch {number + 1:{width}d}/{self.epochs}  {self._text(self.rows, seconds)}"
+            print(line, file=self.stream, flush=True)
 
     def close(self) -> None:
+        """Leave the last values and the speed of the whole fit."""
         if self._bar is not None:
-            self._bar.bar_format = f"{BAR}  {_shown(self._values)}"
+            self._bar.bar_format = f"{BAR}  {self._text(self._rows_seen, self._seconds)}"
             self._bar.refresh()
             self._bar.close()
 
-    def _speed(self, rows_per_second: float) -> str:
-        share = rows_per_second * self.flops_per_row / self._peak
-        return f"{rows_per_second:,.0f} samples/s  {share:.0%} of peak"
+    def _text(self, rows: int, seconds: float) -> str:
+        values = [f"{name} {value:.4g}" for name, value in self._values.items()]
+        rate = rows / max(seconds, 1e-9)
+        speed = [f"{rate:,.0f} samples/s", f"{rate * self.flops_per_row / self._peak:.0%} of peak"]
+        return "  ".join(values + speed)
 
 
 class CompileNotice:

@@ -63,7 +63,8 @@ class Input:
 
     def __init__(self, shape: Sequence[int] | int) -> None:
         width = _input_width(shape, None)
-        assert width is not None
+        if width is None:
+            raise ValueError(f"Input: the width must be known, such as (20,), got {shape!r}")
         self.width = width
 
     def __repr__(self) -> str:
@@ -139,6 +140,7 @@ class Dense:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Dense":
+        """The layer that `config` described."""
         settings = dict(config)
         if (kind := settings.pop("kind", None)) != "dense":
             raise ValueError(f"unknown layer kind {kind!r}; this version knows: dense")
@@ -151,7 +153,7 @@ def _input_width(input_shape: Sequence[int] | int | None, input_dim: int | None)
     if input_shape is None:
         width = input_dim
     else:
-        shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
+        shape = (input_shape,) if isinstance(input_shape, (int, np.integer)) else tuple(input_shape)
         if len(shape) != 1:
             raise ValueError(f"the input shape must be one width such as (20,), got {input_shape!r}")
         width = shape[0]

@@ -1,9 +1,7 @@
 """Floor 4: `Model` owns the layers, the engine and the optimizer's state, and speaks Keras' words."""
 
-import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,41 +10,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastbp import data, losses, metrics, optimizers, storage
 from fastbp._jit import default_threads
-from fastbp.callbacks import CompileNotice, History, Progress, resolve_verbose
-from fastbp.cpu.engine import Engine, Objective, Outcome, aligned
-from fastbp.cpu.peak import peak_gflops
+from fastbp.callbacks import CompileNotice, History, resolve_verbose
+from fastbp.cpu.engine import Engine, Objective, aligned
+from fastbp.fit import DivergenceError, Fit
 from fastbp.layers import Dense, Input
 from fastbp.losses import Loss
 from fastbp.metrics import Metric
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec
 
-CHUNK_SECONDS = 0.05
-"""Python is entered about so often during a fit: for progress, signals and the end of epochs."""
 EVALUATION_ROWS = 4096
-SNAPSHOT_SECONDS = 10.0
-SNAPSHOT_SHARE = 0.02
-"""Share of the time that may go into snapshots of the weights."""
 
 Array = NDArray[Any]
-
-
-class DivergenceError(FloatingPointError):
-    """The loss or the weights became NaN or infinite; the model holds its last finite snapshot.
-
-    Attributes
-    ----------
-    epoch, step : where it happened, counted from 1 in this fit and in the epoch
-    """
-
-    def __init__(self, epoch: int, step: int, what: str, rate: float) -> None:
-        self.epoch, self.step = epoch, step
-        super().__init__(
-            f"{what} became NaN or infinite in epoch {epoch}, step {step}; the model holds the last finite snapshot of "
-            f"its weights. What helps: (1) a smaller learning rate than {rate:g}, say {rate / 10:g}; (2) inputs and "
-            "targets scaled to about mean 0 and deviation 1; (3) a bounded activation such as tanh, or a smaller "
-            "initial scale of the weights."
-        )
 
 
 class Model:
@@ -84,13 +59,14 @@ class Model:
         threads: int | None = None,
         name: str = "model",
     ) -> None:
-        if str(dtype) not in ("float32", "float64"):
+        dtype = getattr(dtype, "__name__", str(dtype))  # np.float32 is a name too
+        if dtype not in ("float32", "float64"):
             raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
         if threads is not None:
             _whole("threads", threads)
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
-        self.dtype = np.dtype(str(dtype))
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
+        self.dtype = np.dtype(dtype)
         self.seed, self.threads, self.name = int(seed), threads or default_threads(), name
         self.layers: list[Dense] = []
         self.history: History | None = None
@@ -120,12 +96,16 @@ class Model:
             raise TypeError(f"add: wanted a layer such as fb.Dense(10), got {layer!r}")
         if self.layers and self.layers[-1].activation.coupled:
             raise ValueError("add: softmax couples the outputs of a row and may stand in the last layer only")
-        if layer.input_dim is not None and not self.layers:
-            self._input = layer.input_dim
+        if layer.input_dim is not None:
+            before = self.layers[-1].units if self.layers else self._input
+            if before not in (None, layer.input_dim):
+                raise ValueError(f"add: {layer!r} takes {layer.input_dim} inputs, what stands before it gives {before}")
+            self._input = self._input if self.layers else layer.input_dim
         self.layers.append(layer)
 
     @property
     def built(self) -> bool:
+        """Whether the weights exist."""
         return self._engine is not None
 
     @property
@@ -210,6 +190,7 @@ class Model:
 
     @property
     def loss_name(self) -> str:
+        """The loss as `compile` was given it, "" before."""
         return self._loss_name
 
     @property
@@ -232,8 +213,8 @@ class Model:
     def _staged(self, x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
         assert self._loss is not None
         rows = data.as_matrix(x, self.dtype, name=names[0], width=self._input)
-        self.build(rows.shape[1])
         targets = data.as_targets(y, self._loss.targets, self.output_width, self.dtype, rows=len(rows), name=names[1])
+        self.build(rows.shape[1])
         return rows, targets
 
     def _inputs(self, x: Any, task: str) -> Array:
@@ -308,7 +289,7 @@ class Model:
             validation = held[0], held[1]
         _, _, optimizer = self._compiled("fit")
         engine = self._ready(self._objective(), True, optimizer, bool(verbose))
-        return _Fit(self, engine, optimizer, rows, targets, validation, batch_size, epochs, verbose, shuffle).run()
+        return Fit(self, engine, optimizer, rows, targets, validation, batch_size, epochs, verbose, shuffle).run()
 
     def train_on_batch(self, x: ArrayLike, y: ArrayLike) -> float | list[float]:
         """One step over the rows given; returns the loss before it, or [loss, *metrics]."""
@@ -317,7 +298,7 @@ class Model:
         self._ready(self._objective(), True, optimizer, False)
         outcome = engine.run(
             rows, targets, batch=len(rows), objective=self._objective(), optimizer=optimizer, updates=self._updates
-        )
+        ).completed()
         if outcome.diverged:
             raise DivergenceError(1, 1, "the loss", optimizer.learning_rate)
         self._updates += 1
@@ -346,7 +327,7 @@ class Model:
         self._ready(objective, True, None, False)
         flat = aligned(engine.program.parameter_bytes).view(self.dtype)
         dx = np.empty_like(rows) if inputs else None
-        outcome = engine.run(rows, targets, batch=len(rows), objective=objective, gradient=flat, result=dx)
+        outcome = engine.run(rows, targets, batch=len(rows), objective=objective, gradient=flat, result=dx).completed()
         if outcome.diverged:
             raise FloatingPointError(
                 "gradients: the loss of these rows is NaN or infinite, so it has no gradient; look for huge inputs, "
@@ -375,12 +356,10 @@ class Model:
         loss = sums[0] / rows if self._loss.mean_rows else sums[0]
         return [float(loss), *(float(value) / rows for value in sums[1:])]
 
-    def _evaluate(
-        self, rows: Array, targets: Array, batch: int, background: bool = False
-    ) -> tuple[list[float], Outcome]:
+    def _evaluate(self, rows: Array, targets: Array, batch: int = EVALUATION_ROWS) -> list[float]:
         engine = self._ready(self._objective(), False, None, False)
-        outcome = engine.run(rows, targets, batch=batch, objective=self._objective(), background=background)
-        return self._means(outcome.sums[0], len(rows)), outcome
+        outcome = engine.run(rows, targets, batch=batch, objective=self._objective()).completed()
+        return self._means(outcome.sums[0], len(rows))
 
     def evaluate(
         self,
@@ -394,7 +373,7 @@ class Model:
         rows, targets = self._ready_batch(x, y, "evaluate")
         self._compiled("evaluate")
         batch = EVALUATION_ROWS if batch_size is None else _whole("batch_size", batch_size)
-        values, _ = self._evaluate(rows, targets, batch)
+        values = self._evaluate(rows, targets, batch)
         named = dict(zip(self.metrics_names, values, strict=True))
         if resolve_verbose(verbose):
             print("  ".join(f"{name} {value:.4g}" for name, value in named.items()), file=sys.stderr)
@@ -409,7 +388,7 @@ class Model:
         batch = EVALUATION_ROWS if batch_size is None else _whole("batch_size", batch_size)
         engine = self._ready(Objective(), False, None, False)
         result = np.empty((len(rows), self.output_width), self.dtype)
-        engine.run(rows, batch=batch, result=result)
+        engine.run(rows, batch=batch, result=result).completed()
         return result
 
     # -------------------------------------------------- weights
@@ -422,8 +401,7 @@ class Model:
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
         """Put kernels (I, O) and biases (O,), in the order of `get_weights`."""
-        if not self.built and len(weights):
-            self.build(np.shape(weights[0])[0] if np.ndim(weights[0]) else None)
+        self.build(np.shape(weights[0])[0] if not self.built and len(weights) and np.ndim(weights[0]) else None)
         assert self._engine is not None
         self._engine.program.put(self._engine.weights, self._checked_arrays(weights, "set_weights"))
 
@@ -433,13 +411,14 @@ class Model:
         given = [np.asarray(array) for array in arrays]
         if len(given) != len(wanted):
             raise ValueError(f"{task}: wanted {len(wanted)} arrays ({wanted}), got {len(given)}")
+        limit = np.float64(np.finfo(self.dtype).max)
         for index, (array, shape) in enumerate(zip(given, wanted, strict=True)):
             if array.shape != shape:
                 raise ValueError(f"{task}: array {index} must have the shape {shape}, got {array.shape}")
             if array.dtype.kind not in "fiub":
                 raise TypeError(f"{task}: array {index} must hold numbers, got dtype {array.dtype}")
-            if not np.isfinite(array).all():
-                raise ValueError(f"{task}: array {index} holds NaN or infinity")
+            if not (np.abs(array) <= limit).all():
+                raise ValueError(f"{task}: array {index} holds NaN, infinity or numbers beyond {limit:.2g}")
         return given
 
     def _shapes(self) -> list[tuple[int, ...]]:
@@ -548,6 +527,8 @@ class Model:
         ------
         ValueError : a truncated, foreign or newer file
         """
+        if threads is not None:
+            _whole("threads", threads)
         tensors, content = storage.read(path)
         try:
             return cls._restored(tensors, content, threads)
@@ -567,14 +548,15 @@ class Model:
         model._metric_requests = [str(request) for request in content["metrics"]]
         model.build(content["input_width"])
         assert model._engine is not None
-        labels = [label for label in tensors if not label.startswith("optimizer.")]
         ordered = [
             f"{name}.{part}"
             for name, layer in zip(model._names(), model.layers, strict=True)
             for part in (("kernel", "bias") if layer.use_bias else ("kernel",))
         ]
-        if sorted(labels) != sorted(ordered):
-            raise ValueError(f"wanted the tensors {ordered}, got {labels}")
+        slots = range(1, 1 + len(model._engine.moments()))
+        labels = [*ordered, *(f"optimizer.{slot}.{label}" for slot in slots for label in ordered)]
+        if sorted(tensors) != sorted(labels):
+            raise ValueError(f"wanted the tensors {labels}, got {sorted(tensors)}")
         model.set_weights([tensors[label] for label in ordered])
         for slot, moment in enumerate(model._engine.moments(), start=1):
             arrays = [tensors[f"optimizer.{slot}.{label}"] for label in ordered]
@@ -585,13 +567,13 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         if self.layers and self._input is not None:
-            return {"state": self._state(), "threads": self.threads}
+            return {"state": self._state(), "threads": self.threads, "history": self.history}
         return dict(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "state" in state:
             tensors, content = state["state"]
-            state = self._restored(tensors, content, state["threads"]).__dict__
+            state = {**self._restored(tensors, content, state["threads"]).__dict__, "history": state["history"]}
         self.__dict__.update(state)
 
     def __repr__(self) -> str:
@@ -616,152 +598,3 @@ def _whole(name: str, value: Any) -> int:
 
 def _metric(request: str, loss: Loss, outputs: int) -> Metric:
     return metrics.get(request, loss, outputs)[1]
-
-
-class _Fit:
-    """One call of `Model.fit`: chunks of steps in the engine, bookkeeping between them."""
-
-    def __init__(
-        self,
-        model: Model,
-        engine: Engine,
-        optimizer: Optimizer,
-        x: Array,
-        y: Array,
-        validation: tuple[Array, Array] | None,
-        batch: int,
-        epochs: int,
-        verbose: int,
-        shuffle: bool,
-    ) -> None:
-        self.model, self.engine, self.optimizer = model, engine, optimizer
-        self.x, self.y, self.validation = x, y, validation
-        self.batch = min(batch, len(x))
-        self.per_epoch = -(-len(x) // self.batch)
-        self.epochs, self.shuffle = epochs, shuffle
-        self.objective = model._objective()
-        self.history = model.history = History(epochs, self.per_epoch)
-        dtype, threads, flops = model.dtype.name, engine.threads, engine.program.flops_per_row
-        self.progress = Progress(verbose, epochs, len(x), self.per_epoch, lambda: _peak(dtype, threads), flops)
-        self.sums = np.zeros(1 + len(self.objective.metrics))
-        self.epoch_seconds = 0.0
-        self.done = 0
-        self.snapshot = engine.weights.copy()
-        self.snapshot_cost, self.since_snapshot, self.snapshot_epoch = 0.0, 0.0, 0
-
-    def run(self) -> History:
-        total, chunk = self.epochs * self.per_epoch, 1
-        try:
-            while self.done < total:
-                steps = min(chunk, total - self.done, self.engine.steps_per_run(self.batch))
-                if self.validation is not None:
-                    steps = min(steps, self.per_epoch - self.done % self.per_epoch)
-                start = time.perf_counter()
-                outcome = self._steps(steps)
-                seconds = time.perf_counter() - start
-                self._account(outcome, seconds)
-                if outcome.interrupt is not None:
-                    self.history.interrupted = True
-                    raise outcome.interrupt
-                if outcome.diverged:
-                    self._diverged("the loss")
-                self._keep(seconds)
-                chunk = max(1, min(8 * chunk, int(steps * CHUNK_SECONDS / max(seconds, 1e-6))))
-            self._check_weights()
-        except KeyboardInterrupt:
-            self.history.interrupted = True
-            raise
-        finally:
-            self.progress.close()
-        return self.history
-
-    def _steps(self, steps: int) -> Outcome:
-        model = self.model
-        return self.engine.run(
-            self.x,
-            self.y,
-            batch=self.batch,
-            first_step=model._epochs_seen * self.per_epoch + self.done % self.per_epoch,
-            steps=steps,
-            objective=self.objective,
-            optimizer=self.optimizer,
-            updates=model._updates,
-            carried=self.sums,
-            shuffle=self.shuffle,
-            seed=model.seed,
-            background=True,
-        )
-
-    def _account(self, outcome: Outcome, seconds: float) -> None:
-        """Book the steps that are finished, and the epochs that they end."""
-        first, self.done = self.done, self.done + outcome.steps
-        self.model._updates += outcome.steps
-        rows = 0
-        for offset, sums in enumerate(outcome.sums):
-            epoch = first // self.per_epoch + offset
-            begin, end = max(first, epoch * self.per_epoch), min(self.done, (epoch + 1) * self.per_epoch)
-            if end <= begin:
-                continue
-            share = seconds * (end - begin) / outcome.steps
-            self.epoch_seconds += share
-            self.sums = sums
-            rows += self._rows(end) - self._rows(begin)
-            if end == (epoch + 1) * self.per_epoch:
-                self._end_epoch(epoch)
-        self.progress.advance(outcome.steps, rows, seconds)
-
-    def _rows(self, step: int) -> int:
-        """Rows seen in the first `step` steps."""
-        return step // self.per_epoch * len(self.x) + min(len(self.x), step % self.per_epoch * self.batch)
-
-    def _end_epoch(self, epoch: int) -> None:
-        model = self.model
-        names = model.metrics_names
-        values = dict(zip(names, model._means(self.sums, len(self.x)), strict=True))
-        self.sums = np.zeros_like(self.sums)
-        model._epochs_seen += 1
-        interrupt = None
-        if self.validation is not None:
-            held, outcome = model._evaluate(*self.validation, EVALUATION_ROWS, background=True)
-            interrupt = outcome.interrupt
-            if interrupt is None:
-                values |= {f"val_{name}": value for name, value in zip(names, held, strict=True)}
-        if interrupt is None:
-            self.history.append(values)
-            self.progress.epoch(epoch, values, self.epoch_seconds)
-        self.epoch_seconds = 0.0
-        if interrupt is not None:
-            self.history.interrupted = True
-            raise interrupt
-
-    def _keep(self, seconds: float) -> None:
-        """Snapshot the weights at the end of an epoch, or of a while, when its cost doesn't matter."""
-        self.since_snapshot += seconds
-        due = self.done // self.per_epoch > self.snapshot_epoch or self.since_snapshot > SNAPSHOT_SECONDS
-        if due and self.snapshot_cost <= SNAPSHOT_SHARE * self.since_snapshot:
-            self.snapshot_epoch = self.done // self.per_epoch
-            start = time.perf_counter()
-            self._check_weights()
-            np.copyto(self.snapshot, self.engine.weights)
-            self.snapshot_cost, self.since_snapshot = time.perf_counter() - start, 0.0
-
-    def _check_weights(self) -> None:
-        weights = self.engine.weights
-        if not (math.isfinite(weights.min()) and math.isfinite(weights.max())):
-            self._diverged("the weights")
-
-    def _diverged(self, what: str) -> None:
-        np.copyto(self.engine.weights, self.snapshot)
-        self.model._reset_optimizer()
-        epoch, step = divmod(self.done, self.per_epoch)
-        raise DivergenceError(epoch + 1, step + 1, what, self.optimizer.learning_rate)
-
-
-_peaks: dict[tuple[str, int], float] = {}
-
-
-def _peak(dtype: str, threads: int) -> float:
-    """The machine's peak in GFLOP/s, measured once per process."""
-    if (dtype, threads) not in _peaks:
-        _peaks[dtype, threads] = peak_gflops(dtype, threads)
-    return _peaks[dtype, threads]

@@ -6,6 +6,7 @@ new weight and moments. The coefficients of many steps are computed at once on t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,13 +53,16 @@ class Optimizer:
     moments: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.learning_rate, (int, float)) and 0 < self.learning_rate < float("inf")):
-            raise ValueError(
-                f"{type(self).__name__}: learning_rate must be a positive number, got {self.learning_rate!r}"
-            )
+        self._check("learning_rate", lambda rate: 0 < rate < float("inf"), "a positive number")
+
+    def _check(self, setting: str, fits: Callable[[Any], bool], wanted: str) -> None:
+        value = getattr(self, setting)
+        if isinstance(value, bool) or not isinstance(value, Real) or not fits(value):
+            raise ValueError(f"{type(self).__name__}: {setting} must be {wanted}, got {value!r}")
 
     @property
     def name(self) -> str:
+        """The name in `OPTIMIZERS`."""
         return type(self).__name__.lower()
 
     @property
@@ -68,6 +72,7 @@ class Optimizer:
 
     @property
     def formula(self) -> Callable[..., Any]:
+        """The update of one element."""
         raise NotImplementedError(f"{type(self).__name__} names no formula")
 
     def coefficients(self, steps: np.ndarray) -> np.ndarray:
@@ -86,10 +91,8 @@ def _columns(steps: np.ndarray, columns: Sequence[Any]) -> np.ndarray:
     return table
 
 
-def _check_fraction(optimizer: Optimizer, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(optimizer, name) < 1:
-            raise ValueError(f"{type(optimizer).__name__}: {name} must be in [0, 1), got {getattr(optimizer, name)!r}")
+def _is_fraction(value: Any) -> bool:
+    return bool(0 <= value < 1)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_fraction(self, "momentum")
+        self._check("momentum", _is_fraction, "in [0, 1)")
         if self.nesterov and not self.momentum:
             raise ValueError("SGD: nesterov=True needs a momentum above 0, for example momentum=0.9")
 
@@ -137,9 +140,9 @@ class _AdamRule(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_fraction(self, "beta_1", "beta_2")
-        if not self.epsilon > 0:
-            raise ValueError(f"{type(self).__name__}: epsilon must be above 0, got {self.epsilon!r}")
+        self._check("beta_1", _is_fraction, "in [0, 1)")
+        self._check("beta_2", _is_fraction, "in [0, 1)")
+        self._check("epsilon", lambda epsilon: 0 < epsilon < float("inf"), "a positive number")
 
     @property
     def formula(self) -> Callable[..., Any]:
@@ -193,8 +196,7 @@ class AdamW(_AdamRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.weight_decay >= 0:
-            raise ValueError(f"AdamW: weight_decay must be at least 0, got {self.weight_decay!r}")
+        self._check("weight_decay", lambda decay: 0 <= decay < float("inf"), "a number of at least 0")
 
     @property
     def _decay(self) -> float:  # type: ignore[override]

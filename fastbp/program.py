@@ -56,7 +56,6 @@ OP_COLUMNS = 22
     Y,
     Y_ROW,
     LABELS,  # 1: y holds class numbers
-    SAMPLE_WEIGHT,
     N,  # rows of the data
     BATCH,
     SLAB,  # rows in flight at once: a larger batch runs in slabs
@@ -98,8 +97,8 @@ OP_COLUMNS = 22
     RESULT,  # predictions (N, O), or the inputs' gradient
     RESULT_ROW,
     BACKWARD,
-) = range(52)
-RUN_COLUMNS = 52
+) = range(51)
+RUN_COLUMNS = 51
 
 # ---- kinds of task
 ROWS, GATHER, FORWARD, OUTPUT, BACK, INPUT_GRADIENT, WEIGHTS, SUM = range(8)

@@ -23,6 +23,8 @@ from fastbp.program import LayerSpec, Plan, Program
 
 POLL_SECONDS = 0.1
 """Signals that reach another thread than the waiting one are noticed after so long."""
+LONG_WORK = 1e8
+"""Above so many floating-point operations a run leaves the calling thread free to notice signals."""
 SYNC_BYTES = 4 << 20
 SERIAL_WORK = 1.5e6
 """Below so many floating-point operations a step, two threads cost more than they save."""
@@ -67,6 +69,12 @@ class Outcome:
     diverged: bool
     sums: np.ndarray
     interrupt: BaseException | None = None
+
+    def completed(self) -> "Outcome":
+        """The outcome itself, unless something stopped the run: that is raised now."""
+        if self.interrupt is not None:
+            raise self.interrupt
+        return self
 
 
 @dataclass
@@ -248,11 +256,9 @@ class Engine:
         updates: int = 0,
         gradient: np.ndarray | None = None,
         result: np.ndarray | None = None,
-        sample_weight: np.ndarray | None = None,
         carried: np.ndarray | None = None,
         shuffle: bool = False,
         seed: int = 0,
-        background: bool = False,
     ) -> Outcome:
         """Run steps over batches of rows; without `steps`, one pass over the data.
 
@@ -268,7 +274,6 @@ class Engine:
         gradient : flat array that receives the gradient instead, in the order of the weights
         result : (N, O) array for the outputs, or (N, I) for the inputs' gradient beside `gradient`
         carried : sums of the first epoch's steps that were run before; its sums go on from there
-        background : keep the calling thread interruptible
         """
         batch = max(1, min(batch, len(x)))
         per_epoch = -(-len(x) // batch)
@@ -304,7 +309,6 @@ class Engine:
             if y is not None:
                 run[pg.Y], run[pg.LABELS] = y.ctypes.data, y.ndim == 1
                 run[pg.Y_ROW] = size * self.program.layers[-1].fan_out
-            run[pg.SAMPLE_WEIGHT] = 0 if sample_weight is None else sample_weight.ctypes.data
             if result is not None:
                 run[pg.RESULT], run[pg.RESULT_ROW] = result.ctypes.data, result.shape[1] * size
             run[pg.BATCH], run[pg.STEPS_PER_EPOCH] = batch, per_epoch
@@ -312,7 +316,8 @@ class Engine:
             run[pg.SHUFFLE], run[pg.SEED] = shuffle, seed
             run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
             self.stop_flag[0] = 0
-            interrupt = self._launch(run, threads, background)
+            work = steps * batch * self.program.flops_per_row
+            interrupt = self._launch(run, threads, background=work > LONG_WORK)
         return Outcome(int(status[1:].max()), int(status[0]) == worker.DIVERGED, sums, interrupt)
 
     def _gradient_buffer(self) -> np.ndarray:
@@ -320,7 +325,7 @@ class Engine:
             self._gradient = aligned(self.program.parameter_bytes).view(self.dtype)
         return self._gradient
 
-    def _launch(self, run: np.ndarray, threads: int, background: bool) -> BaseException | None:
+    def _launch(self, run: np.ndarray, threads: int, *, background: bool) -> BaseException | None:
         kernel = worker_kernel(self.dtype)
         if threads == 1:
             start: Callable[..., Any] = kernel.call

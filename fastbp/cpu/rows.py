@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp._jit import helper
-from fastbp._vector import call_rule, column, lanes, load_int, load_number, spread, store_int, store_number
+from fastbp._vector import call_rule, column, lanes, load_int, spread, store_int, store_number
 from fastbp.cpu.tile import (
     gather_square,
     item_bytes,
@@ -172,10 +172,7 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
             if at(run, pg.SHUFFLE):
                 row = shuffled(row, total_rows, bits, key)
             store_int(index + 8 * b, row)
-            weight = share if place < count else 0.0
-            if at(run, pg.SAMPLE_WEIGHT):
-                weight *= load_number(kind, at(run, pg.SAMPLE_WEIGHT) + row * item)
-            store_number(kind, scale + b * item, weight)
+            store_number(kind, scale + b * item, share if place < count else 0.0)
         a = at(op, pg.A) + p * at(op, pg.A_PANEL)
         gather_rows(kind, at(run, pg.X), at(run, pg.X_ROW), inputs, index, a)
         if at(op, pg.STEPS_IN) > inputs:
