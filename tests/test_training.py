@@ -83,6 +83,19 @@ def test_any_number_of_threads_gives_the_same_bits(batch: int, dtype: str) -> No
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_padding_stays_zero(dtype: str) -> None:
+    model = make([19, 33, 10, 1], "tanh", dtype=dtype, threads=2)
+    model.compile("adam", "mse")
+    model.fit(inputs(100, 19), targets("mean_squared_error", 100, 1), epochs=5, verbose=0)
+    engine = model._engine
+    assert isinstance(engine, Engine)
+    for flat in (engine.weights, *engine.moments()):
+        clean = np.zeros_like(flat)
+        engine.program.put(clean, engine.program.take(flat))
+        np.testing.assert_array_equal(flat, clean)
+
+
 def test_both_launchers_give_the_same_bits() -> None:
     x, y = inputs(500, 80), targets("mean_squared_error", 500, 3)
     found = []

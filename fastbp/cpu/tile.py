@@ -229,10 +229,6 @@ def _write(module: ir.Module, tile: _Tile) -> ir.Function:
         v_at = c_at = [_const(j * bytes_) for j in range(nv)]
     c_rows = [[builder.add(c, builder.add(c_at[j], _const(i * c_row))) for j in range(nv)] for i in range(mr)]
 
-    if tile.product != "gradient":
-        for i in range(mr):
-            for j in range(nv):
-                _prefetch(builder, c_rows[i][j], locality=3, write=True)
     more, begin = function.append_basic_block("more"), function.append_basic_block("begin")
     entry = builder.block
     builder.cbranch(builder.icmp_signed("!=", accumulate, _const(0)), more, begin)

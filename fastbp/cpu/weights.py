@@ -4,7 +4,7 @@ from typing import Any
 
 from fastbp import program as pg
 from fastbp._jit import helper
-from fastbp._vector import call_rule, lanes, load_int
+from fastbp._vector import call_rule, column, lanes, load_int, spread
 from fastbp.cpu.rows import at
 from fastbp.cpu.tile import (
     item_bytes,
@@ -82,6 +82,9 @@ def task(kind: Any, run: int, row: int, count: int, more: int, last: bool, h: in
                     g_panel,
                     t_panel,
                 )
+                for i in range(rows):
+                    for beyond in range(vectors if per_panel > 1 else per_panel, per_panel):
+                        column(kind, c + i * k_bytes, 1)[beyond] = spread(kind, 0.0)
                 if update and b1 == count:
                     for i in range(panels):
                         call_rule(update, w + place + i * w_panel, moments, c + i * g_panel, rows * per_panel, h, 0)
