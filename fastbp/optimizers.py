@@ -59,6 +59,7 @@ class Optimizer:
         value = getattr(self, setting)
         if isinstance(value, bool) or not isinstance(value, Real) or not fits(value):
             raise ValueError(f"{type(self).__name__}: {setting} must be {wanted}, got {value!r}")
+        object.__setattr__(self, setting, float(value))  # NumPy's numbers become plain ones, as files hold them
 
     @property
     def name(self) -> str:

@@ -21,14 +21,15 @@ ELEMENTWISE = [name for name, row in ACTIVATIONS.items() if not row.coupled]
 
 
 def make(
-    widths: list[int], hidden: str = "tanh", output: str = "linear", *, bias: bool = True, scale: float = 1.0, **options: Any
+    widths: list[int], hidden: str = "tanh", output: str = "linear", *, bias: bool = True, **options: Any
 ) -> fb.Model:
     """A built model with random weights and biases."""
     layers = [fb.Dense(o, activation=hidden, use_bias=bias) for o in widths[1:-1]]
     model = fb.Model([*layers, fb.Dense(widths[-1], activation=output, use_bias=bias)], **options)
     model.build(widths[0])
     rng = np.random.default_rng(7)
-    model.set_weights([scale * rng.standard_normal(w.shape) / np.sqrt(len(w) if w.ndim == 2 else 4) for w in model.get_weights()])
+    deviations = [1 / np.sqrt(len(w)) if w.ndim == 2 else 0.5 for w in model.get_weights()]
+    model.set_weights([d * rng.standard_normal(w.shape) for d, w in zip(deviations, model.get_weights(), strict=True)])
     return model
 
 
@@ -42,7 +43,9 @@ def targets(loss: str, rows: int, outputs: int, seed: int = 3) -> np.ndarray:
         return np.eye(outputs)[rng.integers(0, outputs, rows)]
     if kind == "probabilities":
         return rng.integers(0, 2, (rows, outputs)).astype(float)
-    return rng.poisson(2.0, (rows, outputs)).astype(float) if loss == "poisson" else rng.standard_normal((rows, outputs))
+    if loss == "poisson":
+        return rng.poisson(2.0, (rows, outputs)).astype(float)
+    return rng.standard_normal((rows, outputs))
 
 
 def inputs(rows: int, width: int, seed: int = 5) -> np.ndarray:

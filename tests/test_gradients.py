@@ -1,5 +1,7 @@
 """Outputs, losses and gradients against the reference and central differences, over every row of the tables."""
 
+import itertools
+
 import numpy as np
 import pytest
 import reference
@@ -10,6 +12,8 @@ from fastbp.activations import ACTIVATIONS
 from fastbp.losses import LOSSES
 
 DTYPES = ["float32", "float64"]
+RATES = ("sigmoid", "softplus", "exponential", "softmax")
+"""Activations whose outputs can be a Poisson rate: above 0."""
 
 
 def check(model: fb.Model, loss: str, rows: int, tolerance: float) -> None:
@@ -33,11 +37,15 @@ def test_every_hidden_activation_with_every_loss(hidden: str, loss: str, dtype: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("output", ACTIVATIONS)
-@pytest.mark.parametrize("loss", [name for name, row in LOSSES.items() if row.fused_with is None])
+@pytest.mark.parametrize(
+    ("output", "loss"),
+    [
+        (output, loss)
+        for output, loss in itertools.product(ACTIVATIONS, [n for n, row in LOSSES.items() if row.fused_with is None])
+        if loss != "poisson" or output in RATES
+    ],
+)
 def test_every_output_activation(output: str, loss: str, dtype: str) -> None:
-    if loss == "poisson" and output in ("linear", "relu", "leaky_relu", "elu", "selu", "gelu", "gelu_tanh", "silu", "tanh"):
-        pytest.skip("a rate may not be negative")
     check(make([6, 8, 3], "tanh", output, dtype=dtype), loss, 21, 20 * TOLERANCE[dtype])
 
 
