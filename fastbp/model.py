@@ -532,7 +532,7 @@ class Model:
         tensors, content = storage.read(path)
         try:
             return cls._restored(tensors, content, threads)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)} doesn't hold a model that this version can read: {error}") from error
 
     @classmethod

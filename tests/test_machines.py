@@ -44,10 +44,11 @@ def check(widths: list[int], rows: int, dtype: str) -> None:
         model = make(widths, "tanh", "softmax", dtype=dtype, threads=threads)
         model.compile(fb.Adam(0.01), LOSS)
         value, wanted, dx = expected(model, LOSS, x, labels)
-        assert abs(model.evaluate(x, labels) - value) < 10 * TOLERANCE[dtype] * max(1.0, value)
+        case = f"{widths}, {rows} rows, {dtype}, {threads} threads"
+        assert abs(model.evaluate(x, labels) - value) < 10 * TOLERANCE[dtype] * max(1.0, value), case
         gradients, got_dx = model.gradients(x, labels, inputs=True)
         for got, true in zip([*gradients, got_dx], [*wanted, dx], strict=True):
-            assert error(got, true) < 10 * TOLERANCE[dtype], (widths, rows, dtype, threads)
+            assert error(got, true) < 10 * TOLERANCE[dtype], case
         weights = reference.with_biases(model.get_weights())
         history = model.fit(x, labels, batch_size=20, epochs=3, shuffle=False, verbose=0)
         bits.append([*model.get_weights(), model.predict(x), np.array(history.history["loss"])])
@@ -57,9 +58,9 @@ def check(widths: list[int], rows: int, dtype: str) -> None:
     trained, curve = reference.train(weights, names, LOSS, adam, rounded, labels, batch_size=20, epochs=3)
     np.testing.assert_allclose(bits[0][-1], curve, rtol=20 * TOLERANCE[dtype], atol=20 * TOLERANCE[dtype])
     for got, true in zip(bits[0], reference.without_biases(trained), strict=False):
-        assert error(got, true) < 20 * TOLERANCE[dtype], (widths, rows, dtype)
+        assert error(got, true) < 20 * TOLERANCE[dtype], case
     for one, two in zip(*bits, strict=True):
-        np.testing.assert_array_equal(one, two, f"{widths} {rows} {dtype}")
+        np.testing.assert_array_equal(one, two, case)
 
 
 @pytest.mark.skipif(not X86, reason="these CPU names are of x86")
@@ -74,6 +75,15 @@ def test_narrower_vectors_compute_the_same(
     monkeypatch.delenv("NUMBA_CPU_FEATURES", raising=False)
     environment = {"NUMBA_CPU_NAME": cpu} | ({} if features is None else {"NUMBA_CPU_FEATURES": features})
     assert python("import test_machines; test_machines.check_this_machine()", **environment).split()[-1] == str(width)
+
+
+@pytest.mark.skipif(not X86, reason="arm64 computes with these shapes by itself")
+def test_the_shapes_of_arm64_compute_the_same() -> None:
+    """NEON's tiles and panels, written in SSE: vectors of 16 bytes either way."""
+    code = "import test_machines; test_machines.tile.TILES[16, 16] = test_machines.tile.TILES[32, 16]"
+    # the last variable is no setting of Numba's: it gives these kernels a cache folder of their own
+    environment = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "", "NUMBA_TILES_OF": "NEON"}
+    assert python(f"{code}; test_machines.check_this_machine()", **environment).split()[-1] == "16"
 
 
 # ---------------------------------------------------------------- the tiles' machine code, compiled for any machine

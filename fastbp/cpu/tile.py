@@ -265,9 +265,8 @@ def _write(module: ir.Module, tile: _Tile) -> ir.Function:
         left = builder.sub(n, builder.mul(outer.i, _const(block)))
         inner_n = builder.select(builder.icmp_signed("<", left, _const(block)), left, _const(block))
         if tile.product == "backward":
-            following = builder.add(a_panel, a_outer)
             for i in range(mr):
-                _prefetch(builder, following, i * a_row)
+                _prefetch(builder, a_panel, (mr + i) * a_row)
         inner = _Loop(builder, inner_n, [a_panel, v_panel, *now])
         at, vt, *now = inner.values
         now = step(at, vt, now)
