@@ -143,6 +143,7 @@ class LayerSpec:
 
 
 def round_up(n: int, multiple: int) -> int:
+    """The least multiple that is at least n."""
     return -(-n // multiple) * multiple
 
 

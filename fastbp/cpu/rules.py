@@ -168,27 +168,32 @@ def _cached(factory: Callable[..., Any], function: Callable[..., Any], kind: Any
 
 
 def activation(row: Activation, dtype: np.dtype) -> Kernel:
+    """The rule that turns Z into H."""
     if row.coupled:
         return _kernel(_coupled_activation, row.function, dtype, vector_bytes())
     return _kernel(_activation, row.function, dtype)
 
 
 def derivative(row: Activation, dtype: np.dtype) -> Kernel:
+    """The rule that turns dL/dH into dL/dZ."""
     if row.coupled:
         return _kernel(_coupled_derivative, row.derivative, dtype, vector_bytes())
     return _kernel(_derivative, row.derivative, dtype)
 
 
 def loss(row: Loss, dtype: np.dtype) -> Kernel:
+    """The rule that gives a panel's loss and its gradient."""
     if row.coupled:
         return _kernel(_coupled_loss, row.function, dtype, vector_bytes())
     return _kernel(_loss, row.function, dtype, vector_bytes(), dtype.itemsize)
 
 
 def metric(row: Metric, dtype: np.dtype) -> Kernel:
+    """The rule that sums a metric over a panel."""
     return _kernel(_metric, row.function, dtype, vector_bytes())
 
 
 def update(optimizer: Optimizer, dtype: np.dtype) -> Kernel:
+    """The rule that moves weights by their gradient."""
     factory = (_update_plain, _update_one, _update_two)[optimizer.slots]
     return _kernel(factory, optimizer.formula, dtype, dtype.itemsize)

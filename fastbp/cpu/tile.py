@@ -59,6 +59,7 @@ def geometry(itemsize: int) -> Geometry:
     """The tile shapes for numbers of `itemsize` bytes on this machine."""
     rows, panel, gradient_rows, gradient_vectors = TILES[vector_registers(), vector_bytes()]
     lanes = lanes_of(itemsize)
+    rows = next(n for n in row_counts(rows) if panel * lanes % n == 0)  # no tile crosses a panel's border
     return Geometry(lanes, rows, 2 * lanes, panel * lanes, gradient_rows, gradient_vectors)
 
 
