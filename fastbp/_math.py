@@ -90,10 +90,6 @@ def log1p(x: Any) -> Any:
     return np.log1p(x)
 
 
-def _is_vec(x: Any, dtype: types.Type) -> bool:
-    return isinstance(x, Vec) and x.dtype == dtype
-
-
 @formula
 def _horner(coefficients: Any, x: Any) -> Any:
     value = x * 0.0 + coefficients[0]
@@ -102,23 +98,37 @@ def _horner(coefficients: Any, x: Any) -> Any:
     return value
 
 
-@overload(expm1)
-def _expm1(x: Any) -> Any:
-    if not isinstance(x, Vec):
-        return None
+def _reduced(x: Any) -> Any:
+    """(2**n, e**r - 1) of x = n ln 2 + r with abs(r) <= ln(2) / 2."""
+    n = np.round(x * LOG2E)
+    return 2.0**n, np.expm1(x - n * math.log(2.0))
+
+
+@overload(_reduced)
+def _reduced_vec(x: Any) -> Any:
     single = x.dtype == types.float32
-    low, high = (-87.0, 88.0) if single else (-708.0, 709.0)
     rounding = _ROUND32 if single else _ROUND64
     ln2_high, ln2_low = _LN2_32 if single else _LN2_64
     series = _EXP32 if single else _EXP64
 
     def impl(x: Any) -> Any:
-        x = minimum(maximum(x, low), high)
         shifted = fma(x, LOG2E, rounding)
         n = shifted - rounding
         r = fma(n, -ln2_low, fma(n, -ln2_high, x))
-        scale = power_of_two(shifted)
-        return fma(scale, fma(r * r, _horner(series, r), r), scale - 1.0)
+        return power_of_two(shifted), fma(r * r, _horner(series, r), r)
+
+    return impl
+
+
+@overload(expm1)
+def _expm1(x: Any) -> Any:
+    if not isinstance(x, Vec):
+        return None
+    low, high = (-87.0, 88.0) if x.dtype == types.float32 else (-708.0, 709.0)
+
+    def impl(x: Any) -> Any:
+        scale, rest = _reduced(minimum(maximum(x, low), high))
+        return fma(scale, rest, scale - 1.0)
 
     return impl
 
@@ -127,19 +137,11 @@ def _expm1(x: Any) -> Any:
 def _exp(x: Any) -> Any:
     if not isinstance(x, Vec):
         return None
-    single = x.dtype == types.float32
-    low, high = (-87.3, 88.37) if single else (-708.3, 709.4)
-    rounding = _ROUND32 if single else _ROUND64
-    ln2_high, ln2_low = _LN2_32 if single else _LN2_64
-    series = _EXP32 if single else _EXP64
+    low, high = (-87.3, 88.37) if x.dtype == types.float32 else (-708.3, 709.4)
 
     def impl(x: Any) -> Any:
-        c = minimum(maximum(x, low), high)
-        shifted = fma(c, LOG2E, rounding)
-        n = shifted - rounding
-        r = fma(n, -ln2_low, fma(n, -ln2_high, c))
-        value = power_of_two(shifted) * (fma(r * r, _horner(series, r), r) + 1.0)
-        return where(x < low, 0.0, where(x > high, math.inf, value))
+        scale, rest = _reduced(minimum(maximum(x, low), high))
+        return where(x < low, 0.0, where(x > high, math.inf, scale * (rest + 1.0)))
 
     return impl
 
