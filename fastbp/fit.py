@@ -1,6 +1,5 @@
 """Floor 4: one call of ``Model.fit``: chunks of steps in the engine, bookkeeping between them."""
 
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +69,10 @@ class Fit:
         self.sums = np.zeros(1 + len(self.objective.metrics))
         self.epoch_seconds = 0.0
         self.done = 0
-        self.snapshot = engine.weights.copy()
-        self.snapshot_cost, self.since_snapshot, self.snapshot_epoch = 0.0, 0.0, 0
+        start = time.perf_counter()
+        engine.keep_snapshot()
+        self.snapshot_cost, self.since_snapshot = time.perf_counter() - start, 0.0
+        self.snapshot_epoch = 0
 
     def run(self) -> History:
         total, chunk = self.epochs * self.per_epoch, 1
@@ -156,16 +157,15 @@ class Fit:
             self.snapshot_epoch = self.done // self.per_epoch
             start = time.perf_counter()
             self._check_weights()
-            np.copyto(self.snapshot, self.engine.weights)
+            self.engine.keep_snapshot()
             self.snapshot_cost, self.since_snapshot = time.perf_counter() - start, 0.0
 
     def _check_weights(self) -> None:
-        weights = self.engine.weights
-        if not (math.isfinite(weights.min()) and math.isfinite(weights.max())):
+        if not self.engine.finite():
             self._diverged("the weights")
 
     def _diverged(self, what: str) -> None:
-        np.copyto(self.engine.weights, self.snapshot)
+        self.engine.restore_snapshot()
         self.model._reset_optimizer()
         epoch, step = divmod(self.done, self.per_epoch)
         raise DivergenceError(epoch + 1, step + 1, what, self.optimizer.learning_rate)

@@ -1,6 +1,7 @@
 """The CPU engine: owns the buffers of one network, resolves its rules, and launches runs of steps."""
 
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -113,6 +114,7 @@ class Engine:
         self._bound: dict[Any, _Bound] = {}
         self._moments = 0
         self._buffer = aligned(self.program.parameter_bytes)
+        self._snapshot: np.ndarray | None = None
         self._lock = threading.RLock()
         self.stop_flag = np.zeros(8, np.int64)
 
@@ -129,6 +131,27 @@ class Engine:
     @property
     def weights(self) -> np.ndarray:
         return self._region(0)
+
+    def finite(self) -> bool:
+        """Whether every weight is a finite number."""
+        weights = self.weights
+        with np.errstate(all="ignore"):
+            total = float(np.dot(weights, weights))  # one pass; the second look only where it overflows
+        return math.isfinite(total) or bool(math.isfinite(weights.min()) and math.isfinite(weights.max()))
+
+    def keep_snapshot(self) -> None:
+        """Copy the weights aside; the buffer stays with the engine, so that only the first copy touches new memory."""
+        if self._snapshot is None:
+            self._snapshot = np.empty_like(self.weights)
+        half = len(self.weights) // 2 if self.threads > 1 else 0
+        other = in_background(np.copyto, self._snapshot[:half], self.weights[:half])
+        np.copyto(self._snapshot[half:], self.weights[half:])
+        other.result()
+
+    def restore_snapshot(self) -> None:
+        """Put the weights back as they were at `keep_snapshot`."""
+        assert self._snapshot is not None
+        np.copyto(self.weights, self._snapshot)
 
     def moments(self) -> list[np.ndarray]:
         """The optimizer's arrays, in the order of the weights."""
