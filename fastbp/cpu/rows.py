@@ -41,19 +41,31 @@ def forward(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
     length = (steps + blocks - 1) // blocks
     w, w_panel = at(op, pg.W), at(op, pg.W_PANEL)
     neurons = pg.NEURON_BLOCK // width * width
+    tall = most_rows(kind)
+    tiles = width // tall
+    # a small layer's tiles ask for the next panel of weights, a large one's for their shares of the next block
+    large = blocks > 1 and o1 - o0 > neurons
+    share = width * step // ((p1 - p0) * tiles) if large else width * step
     for n0 in range(o0, o1, neurons):
         n1 = min(o1, n0 + neurons)
         for k0 in range(0, steps, length):
             k = min(length, steps - k0)
             mode = at(op, pg.MODE) if k0 + k == steps else 0
+            ahead = k * width * step
+            if k0 + k == steps:
+                ahead = neurons // width * w_panel - k0 * width * step
             for p in range(p0, p1):
                 v = at(op, pg.A) + p * at(op, pg.A_PANEL) + k0 * size
                 z = at(op, pg.Z) + p * at(op, pg.Z_PANEL)
                 o = n0
                 while o < n1:
-                    rows = tile_height(n1 - o, most_rows(kind))
-                    a = w + o // width * w_panel + (k0 * width + o % width) * step
-                    tile_forward(kind, 16 * rows + 2, a, v, z + o * size, k, k0, mode, 0, 0, 0, w_panel)
+                    rows = tile_height(n1 - o, tall)
+                    panel = w + o // width * w_panel + k0 * width * step
+                    a = panel + o % width * step
+                    fetch = panel + w_panel
+                    if large:
+                        fetch = panel + ahead + ((p - p0) * tiles + o % width // tall) * share * k
+                    tile_forward(kind, 16 * rows + 2, a, v, z + o * size, k, k0, mode, share, 0, 0, fetch)
                     o += rows
     if at(op, pg.ACTIVATE):
         for p in range(p0, p1):

@@ -202,8 +202,8 @@ def _write(module: ir.Module, tile: _Tile) -> ir.Function:
 
     Arguments: a, v (addresses of the broadcast numbers and of the vectors), c (the sums), n (steps of the sum),
     accumulate (0: begin at zero, else at c), mode (1: rectify), a_outer, v_outer (bytes to the next panel),
-    c_vector (bytes between the vectors of a row of sums), extra (forward: prefetched panel's distance;
-    backward: address of the activations that mask; gradient: distance of the dz vectors).
+    c_vector (bytes between the vectors of a row of sums), extra (forward: what to prefetch, a_outer bytes further each
+    step; backward: address of the activations that mask; gradient: distance of the dz vectors).
     """
     if tile.name in module.globals:
         return module.globals[tile.name]
@@ -255,11 +255,12 @@ def _write(module: ir.Module, tile: _Tile) -> ir.Function:
         return out
 
     if block is None:
-        loop = _Loop(builder, n, [a, v, *sums])
-        at, vt, *now = loop.values
-        _prefetch(builder, builder.add(at, extra))
+        loop = _Loop(builder, n, [a, v, extra, *sums])
+        at, vt, ahead, *now = loop.values
+        _prefetch(builder, ahead)
         now = step(at, vt, now)
-        _, _, *sums = loop.end([builder.add(at, _const(a_step)), builder.add(vt, _const(v_step)), *now])
+        after = [builder.add(at, _const(a_step)), builder.add(vt, _const(v_step)), builder.add(ahead, a_outer)]
+        _, _, _, *sums = loop.end([*after, *now])
     else:
         outer = _Loop(builder, builder.sdiv(builder.add(n, _const(block - 1)), _const(block)), [a, v, *sums])
         a_panel, v_panel, *now = outer.values
