@@ -240,7 +240,7 @@ class Model:
         self,
         x: ArrayLike,
         y: ArrayLike,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         epochs: int = 1,
         verbose: str | int = "auto",
         *,
@@ -271,7 +271,7 @@ class Model:
         DivergenceError : the loss became NaN or infinite
         KeyboardInterrupt : passed on; what was learned stays, ``model.history.interrupted`` is True
         """
-        _whole("batch_size", batch_size)
+        batch_size = 32 if batch_size is None else _whole("batch_size", batch_size)
         _whole("epochs", epochs)
         verbose = resolve_verbose(verbose)
         if self._loss is None:
