@@ -28,6 +28,7 @@ def lanes_of(itemsize: int) -> int:
 
 
 def llvm_type(dtype: types.Type) -> ir.Type:
+    """The IR type of a number or truth value."""
     if isinstance(dtype, types.Boolean):
         return ir.IntType(1)
     return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
@@ -55,6 +56,7 @@ class Column(types.Type):
 
 
 def vec_of(dtype: Any) -> Vec:
+    """The vector type that fills a register with numbers of a type."""
     return Vec(dtype, lanes_of(dtype.bitwidth // 8))
 
 
@@ -121,6 +123,7 @@ def external(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[
 
 
 def suffix(kind: ir.VectorType) -> str:
+    """How LLVM's intrinsics name a vector type, for example v16f32."""
     return f"v{kind.count}f{32 if isinstance(kind.element, ir.FloatType) else 64}"
 
 
@@ -287,12 +290,14 @@ def pointer(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type, offset: int
 
 
 def load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type, offset: int = 0, align: int = 4) -> ir.Value:
+    """Write the load of a value of `kind` from an int64 address (+ constant bytes)."""
     value = builder.load(pointer(builder, address, kind, offset), typ=kind)
     value.align = align
     return value
 
 
 def store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, offset: int = 0, align: int = 4) -> None:
+    """Write the store of a value to an int64 address (+ constant bytes)."""
     builder.store(value, pointer(builder, address, value.type, offset)).align = align
 
 

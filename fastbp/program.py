@@ -65,9 +65,7 @@ OP_COLUMNS = 22
     SHUFFLE,
     SEED,
     INDEX,  # row numbers of each panel
-    INDEX_PANEL,
     SCALE,  # weight of each row in the loss
-    SCALE_PANEL,
     TARGET,  # targets of each panel
     TARGET_PANEL,
     LOSS,  # rule
@@ -97,8 +95,8 @@ OP_COLUMNS = 22
     RESULT,  # predictions (N, O), or the inputs' gradient
     RESULT_ROW,
     BACKWARD,
-) = range(51)
-RUN_COLUMNS = 51
+) = range(49)
+RUN_COLUMNS = 49
 
 # ---- kinds of task
 ROWS, GATHER, FORWARD, OUTPUT, BACK, INPUT_GRADIENT, WEIGHTS, SUM = range(8)
