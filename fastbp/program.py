@@ -57,6 +57,7 @@ OP_COLUMNS = 22
     Y_ROW,
     LABELS,  # 1: y holds class numbers
     N,  # rows of the data
+    SUBSET,  # int64 row numbers of x and y that are the data, 0: all of them
     BATCH,
     SLAB,  # rows in flight at once: a larger batch runs in slabs
     FIRST_STEP,
@@ -95,8 +96,8 @@ OP_COLUMNS = 22
     RESULT,  # predictions (N, O), or the inputs' gradient
     RESULT_ROW,
     BACKWARD,
-) = range(49)
-RUN_COLUMNS = 49
+) = range(50)
+RUN_COLUMNS = 50
 
 # ---- kinds of task
 ROWS, GATHER, FORWARD, OUTPUT, BACK, INPUT_GRADIENT, WEIGHTS, SUM = range(8)

@@ -167,6 +167,25 @@ def _visits(rows: int, epochs: int, seed: int = 0, shuffle: bool = True) -> list
     return order
 
 
+@pytest.mark.parametrize("loss", ["mean_squared_error", "sparse_categorical_crossentropy"])
+def test_rows_named_by_number_are_the_same_bits_as_their_copies(loss: str) -> None:
+    x, y = inputs(200, 9).astype(np.float32), targets(loss, 200, 3)
+    y = y if y.ndim == 1 else y.astype(np.float32)
+    rows = np.random.default_rng(1).integers(0, 200, 77)
+    found = []
+    for data in ({"x": x, "y": y, "rows": rows}, {"x": x[rows], "y": y[rows]}):
+        model = make([9, 12, 3], "tanh", OUTPUT.get(loss, "linear"))
+        model.compile("adam", loss, metrics=["accuracy"])
+        engine, objective = model._engine, model._objective()
+        assert isinstance(engine, Engine)
+        train = {"steps": 7, "optimizer": model.optimizer, "shuffle": True}
+        trained = engine.run(**data, batch=33, objective=objective, **train)
+        checked = engine.run(**data, batch=33, objective=objective)
+        found.append([trained.sums, checked.sums, *model.get_weights()])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_shuffled_epoch_visits_every_row_once_in_its_own_order() -> None:
     for rows in (1, 2, 3, 5, 17, 64):
         first, second = _visits(rows, 2)

@@ -79,6 +79,31 @@ class Outcome:
 
 
 @dataclass
+class Prepared:
+    """A run that can start: its block of arguments, and the arrays that it points at and that must outlive it.
+
+    Attributes
+    ----------
+    run : (RUN_COLUMNS,) int64, shared by all runs of one kind: the next `prepare` of that kind overwrites it
+    threads : workers wanted
+    work : floating-point operations
+    sums, status : what the workers write
+    kept : arrays that only the block points at
+    """
+
+    run: np.ndarray
+    threads: int
+    work: int
+    sums: np.ndarray
+    status: np.ndarray
+    kept: tuple[np.ndarray | None, ...]
+
+    def outcome(self, interrupt: BaseException | None) -> Outcome:
+        """What the workers, all of them back, have done."""
+        return Outcome(int(self.status[1:].max()), int(self.status[0]) == worker.DIVERGED, self.sums, interrupt)
+
+
+@dataclass
 class _Bound:
     """A plan with its workspace and addresses, ready to run."""
 
@@ -266,11 +291,19 @@ class Engine:
         slabs = -(-batch // pg.SLAB_ROWS)
         return max(1, SYNC_BYTES // (pg.LINE * self.threads * phases * slabs))
 
-    def run(
+    def run(self, x: np.ndarray, y: np.ndarray | None = None, **options: Any) -> Outcome:
+        """Run steps over batches of rows: what `prepare` takes, done."""
+        with self._lock:
+            prepared = self.prepare(x, y, **options)
+            self.stop_flag[0] = 0
+            return prepared.outcome(self._launch(prepared))
+
+    def prepare(
         self,
         x: np.ndarray,
         y: np.ndarray | None = None,
         *,
+        rows: np.ndarray | None = None,
         batch: int,
         first_step: int = 0,
         steps: int | None = None,
@@ -282,13 +315,16 @@ class Engine:
         carried: np.ndarray | None = None,
         shuffle: bool = False,
         seed: int = 0,
-    ) -> Outcome:
-        """Run steps over batches of rows; without `steps`, one pass over the data.
+    ) -> Prepared:
+        """The arguments of a run of steps over batches of rows; without `steps`, of one pass over the data.
+
+        Whoever isn't alone with the engine holds its lock until the run is over.
 
         Parameters
         ----------
         x : (N, I) C-contiguous, of the engine's dtype
         y : (N, O) of the dtype, or (N,) int64 labels; None for a prediction
+        rows : (M,) int64, which rows of x and y are the data, in this order, repeats allowed; None for all of them
         batch : rows of a step
         first_step : number of the first step since the first epoch; it names the batch, and with `seed` the shuffle
         steps : how many
@@ -298,66 +334,65 @@ class Engine:
         result : (N, O) array for the outputs, or (N, I) for the inputs' gradient beside `gradient`
         carried : sums of the first epoch's steps that were run before; its sums go on from there
         """
-        batch = max(1, min(batch, len(x)))
-        per_epoch = -(-len(x) // batch)
+        count = len(x) if rows is None else len(rows)
+        batch = max(1, min(batch, count))
+        per_epoch = -(-count // batch)
         steps = per_epoch if steps is None else steps
         backward = optimizer is not None or gradient is not None
-        with self._lock:
-            bound = self._bind(batch, objective, backward, backward and result is not None)
-            run, columns = bound.run, 1 + len(bound.metrics)
-            threads = int(run[pg.THREADS])
-            epochs = (first_step + steps - 1) // per_epoch - first_step // per_epoch + 1
-            sums = np.zeros((epochs, columns))
-            if carried is not None:
-                sums[0] = carried
-            status = np.zeros(1 + threads, np.int64)
-            slabs = -(-batch // bound.plan.slab)
-            cells = 1 + steps * slabs * len(bound.plan.phases) * threads if threads > 1 else 1
-            sync = aligned(pg.LINE * cells)
-            size = self.dtype.itemsize
-            coefficients = np.zeros((1, 1), self.dtype)
-            run[pg.UPDATE] = run[pg.MOMENTS] = run[pg.GRADIENT] = 0
-            if optimizer is not None:
-                numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
-                coefficients = np.ascontiguousarray(optimizer.coefficients(numbers), self.dtype)
-                run[pg.UPDATE] = rules.update(optimizer, self.dtype).address()
-                run[pg.MOMENTS], run[pg.ARRAYS] = self.program.parameter_bytes, 1 + optimizer.slots
-                if bound.plan.slabs > 1:
-                    gradient = self._gradient_buffer()
-            if gradient is not None:
-                run[pg.GRADIENT] = gradient.ctypes.data - self._buffer.ctypes.data
-            run[pg.COEFFICIENTS], run[pg.COEFFICIENTS_ROW] = coefficients.ctypes.data, coefficients.strides[0]
-            run[pg.X], run[pg.X_ROW], run[pg.N] = x.ctypes.data, x.shape[1] * size, len(x)
-            run[pg.Y] = run[pg.LABELS] = 0
-            if y is not None:
-                run[pg.Y], run[pg.LABELS] = y.ctypes.data, y.ndim == 1
-                run[pg.Y_ROW] = size * self.program.layers[-1].fan_out
-            if result is not None:
-                run[pg.RESULT], run[pg.RESULT_ROW] = result.ctypes.data, result.shape[1] * size
-            run[pg.BATCH], run[pg.STEPS_PER_EPOCH] = batch, per_epoch
-            run[pg.FIRST_STEP], run[pg.STEPS] = first_step, steps
-            run[pg.SHUFFLE], run[pg.SEED] = shuffle, seed
-            run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
-            self.stop_flag[0] = 0
-            work = steps * batch * self.program.flops_per_row
-            interrupt = self._launch(run, threads, background=work > LONG_WORK)
-        return Outcome(int(status[1:].max()), int(status[0]) == worker.DIVERGED, sums, interrupt)
+        bound = self._bind(batch, objective, backward, backward and result is not None)
+        run, columns = bound.run, 1 + len(bound.metrics)
+        threads = int(run[pg.THREADS])
+        epochs = (first_step + steps - 1) // per_epoch - first_step // per_epoch + 1
+        sums = np.zeros((epochs, columns))
+        if carried is not None:
+            sums[0] = carried
+        status = np.zeros(1 + threads, np.int64)
+        slabs = -(-batch // bound.plan.slab)
+        cells = 1 + steps * slabs * len(bound.plan.phases) * threads if threads > 1 else 1
+        sync = aligned(pg.LINE * cells)
+        size = self.dtype.itemsize
+        coefficients = np.zeros((1, 1), self.dtype)
+        run[pg.UPDATE] = run[pg.MOMENTS] = run[pg.GRADIENT] = 0
+        if optimizer is not None:
+            numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
+            coefficients = np.ascontiguousarray(optimizer.coefficients(numbers), self.dtype)
+            run[pg.UPDATE] = rules.update(optimizer, self.dtype).address()
+            run[pg.MOMENTS], run[pg.ARRAYS] = self.program.parameter_bytes, 1 + optimizer.slots
+            if bound.plan.slabs > 1:
+                gradient = self._gradient_buffer()
+        if gradient is not None:
+            run[pg.GRADIENT] = gradient.ctypes.data - self._buffer.ctypes.data
+        run[pg.COEFFICIENTS], run[pg.COEFFICIENTS_ROW] = coefficients.ctypes.data, coefficients.strides[0]
+        run[pg.X], run[pg.X_ROW], run[pg.N] = x.ctypes.data, x.shape[1] * size, count
+        run[pg.SUBSET] = 0 if rows is None else rows.ctypes.data
+        run[pg.Y] = run[pg.LABELS] = 0
+        if y is not None:
+            run[pg.Y], run[pg.LABELS] = y.ctypes.data, y.ndim == 1
+            run[pg.Y_ROW] = size * self.program.layers[-1].fan_out
+        if result is not None:
+            run[pg.RESULT], run[pg.RESULT_ROW] = result.ctypes.data, result.shape[1] * size
+        run[pg.BATCH], run[pg.STEPS_PER_EPOCH] = batch, per_epoch
+        run[pg.FIRST_STEP], run[pg.STEPS] = first_step, steps
+        run[pg.SHUFFLE], run[pg.SEED] = shuffle, seed
+        run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
+        work = steps * batch * self.program.flops_per_row
+        return Prepared(run, threads, work, sums, status, (x, y, rows, gradient, result, coefficients, sync))
 
     def _gradient_buffer(self) -> np.ndarray:
         if not hasattr(self, "_gradient"):
             self._gradient = aligned(self.program.parameter_bytes).view(self.dtype)
         return self._gradient
 
-    def _launch(self, run: np.ndarray, threads: int, *, background: bool) -> BaseException | None:
-        kernel = worker_kernel(self.dtype)
-        if threads == 1:
+    def _launch(self, prepared: Prepared) -> BaseException | None:
+        kernel, run = worker_kernel(self.dtype), prepared.run.ctypes.data
+        if prepared.threads == 1:
             start: Callable[..., Any] = kernel.call
-            arguments: tuple[Any, ...] = (run.ctypes.data, 0)
+            arguments: tuple[Any, ...] = (run, 0)
         else:
             start = LAUNCHERS[self.launcher]
-            arguments = (kernel, run.ctypes.data, threads)
-        if not background:
-            start(*arguments)
+            arguments = (kernel, run, prepared.threads)
+        if prepared.work <= LONG_WORK or threading.current_thread() is not threading.main_thread():
+            start(*arguments)  # signals reach the main thread only
             return None
         future = in_background(start, *arguments)
         interrupt: BaseException | None = None

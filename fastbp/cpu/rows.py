@@ -166,6 +166,7 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
     n = lanes(kind)
     item = item_bytes(kind)
     total_rows = at(run, pg.N)
+    subset = at(run, pg.SUBSET)
     op = at(run, pg.TABLE)
     inputs = at(op, pg.IN)
     outs = at(op + 8 * pg.OP_COLUMNS * (at(run, pg.OPS) - 1), pg.OUT)
@@ -183,6 +184,8 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
             row = first + min(place, count - 1)
             if at(run, pg.SHUFFLE):
                 row = shuffled(row, total_rows, bits, key)
+            if subset:
+                row = load_int(subset + 8 * row)
             store_int(index + 8 * b, row)
             store_number(kind, scale + b * item, share if place < count else 0.0)
         a = at(op, pg.A) + p * at(op, pg.A_PANEL)
