@@ -58,6 +58,7 @@ OP_COLUMNS = 22
     LABELS,  # 1: y holds class numbers
     N,  # rows of the data
     SUBSET,  # int64 row numbers of x and y that are the data, 0: all of them
+    SUBSET_EPOCH,  # bytes from an epoch's row numbers to the next epoch's, 0: the same for all
     BATCH,
     SLAB,  # rows in flight at once: a larger batch runs in slabs
     FIRST_STEP,
@@ -96,8 +97,8 @@ OP_COLUMNS = 22
     RESULT,  # predictions (N, O), or the inputs' gradient
     RESULT_ROW,
     BACKWARD,
-) = range(50)
-RUN_COLUMNS = 50
+) = range(51)
+RUN_COLUMNS = 51
 
 # ---- kinds of task
 ROWS, GATHER, FORWARD, OUTPUT, BACK, INPUT_GRADIENT, WEIGHTS, SUM = range(8)

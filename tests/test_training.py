@@ -186,6 +186,26 @@ def test_rows_named_by_number_are_the_same_bits_as_their_copies(loss: str) -> No
         np.testing.assert_array_equal(a, b)
 
 
+def test_each_epoch_may_name_its_own_rows() -> None:
+    """One run over several epochs is the runs of each of them, begun and ended amid an epoch too."""
+    x, y = inputs(50, 9).astype(np.float32), targets("mean_squared_error", 50, 3).astype(np.float32)
+    orders = np.array([np.random.default_rng(i).permutation(50)[:47] for i in range(3)])
+    found = []
+    for single in (False, True):
+        model = make([9, 12, 3], threads=2)
+        model.compile("sgd", "mean_squared_error")
+        engine, options = model._engine, {"batch": 10, "objective": model._objective(), "optimizer": model.optimizer}
+        assert isinstance(engine, Engine)
+        if single:
+            for step in range(2, 13):
+                engine.run(x, y, rows=orders[step // 5], first_step=step, steps=1, updates=step, **options)
+        else:
+            engine.run(x, y, rows=orders, first_step=2, steps=11, updates=2, **options)
+        found.append(model.get_weights())
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_shuffled_epoch_visits_every_row_once_in_its_own_order() -> None:
     for rows in (1, 2, 3, 5, 17, 64):
         first, second = _visits(rows, 2)

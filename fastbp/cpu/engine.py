@@ -324,7 +324,8 @@ class Engine:
         ----------
         x : (N, I) C-contiguous, of the engine's dtype
         y : (N, O) of the dtype, or (N,) int64 labels; None for a prediction
-        rows : (M,) int64, which rows of x and y are the data, in this order, repeats allowed; None for all of them
+        rows : (M,) int64, which rows of x and y are the data, in this order, repeats allowed; None for all of them;
+            (E, M) with a line of its own for each epoch that the run touches
         batch : rows of a step
         first_step : number of the first step since the first epoch; it names the batch, and with `seed` the shuffle
         steps : how many
@@ -334,7 +335,7 @@ class Engine:
         result : (N, O) array for the outputs, or (N, I) for the inputs' gradient beside `gradient`
         carried : sums of the first epoch's steps that were run before; its sums go on from there
         """
-        count = len(x) if rows is None else len(rows)
+        count = len(x) if rows is None else rows.shape[-1]
         batch = max(1, min(batch, count))
         per_epoch = -(-count // batch)
         steps = per_epoch if steps is None else steps
@@ -365,6 +366,7 @@ class Engine:
         run[pg.COEFFICIENTS], run[pg.COEFFICIENTS_ROW] = coefficients.ctypes.data, coefficients.strides[0]
         run[pg.X], run[pg.X_ROW], run[pg.N] = x.ctypes.data, x.shape[1] * size, count
         run[pg.SUBSET] = 0 if rows is None else rows.ctypes.data
+        run[pg.SUBSET_EPOCH] = rows.strides[0] if rows is not None and rows.ndim == 2 else 0
         run[pg.Y] = run[pg.LABELS] = 0
         if y is not None:
             run[pg.Y], run[pg.LABELS] = y.ctypes.data, y.ndim == 1

@@ -167,6 +167,8 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
     item = item_bytes(kind)
     total_rows = at(run, pg.N)
     subset = at(run, pg.SUBSET)
+    if at(run, pg.SUBSET_EPOCH):
+        subset += at(run, pg.SUBSET_EPOCH) * (epoch - at(run, pg.FIRST_STEP) // at(run, pg.STEPS_PER_EPOCH))
     op = at(run, pg.TABLE)
     inputs = at(op, pg.IN)
     outs = at(op + 8 * pg.OP_COLUMNS * (at(run, pg.OPS) - 1), pg.OUT)
