@@ -4,7 +4,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from tqdm.auto import tqdm
@@ -31,9 +31,14 @@ class History:
 
     def append(self, values: Mapping[str, float]) -> None:
         """Add an epoch."""
-        self.epoch.append(len(self.epoch))
-        for name, value in values.items():
-            self.history.setdefault(name, []).append(float(value))
+        self.extend({name: [float(value)] for name, value in values.items()})
+
+    def extend(self, columns: Mapping[str, Sequence[float]]) -> None:
+        """Add epochs: a column of each value."""
+        for name, values in columns.items():
+            self.history.setdefault(name, []).extend(values)
+        count = len(next(iter(columns.values())))
+        self.epoch.extend(range(len(self.epoch), len(self.epoch) + count))
 
     def __repr__(self) -> str:
         if not self.epoch:
@@ -86,15 +91,16 @@ class Progress:
             self._bar.bar_format = f"{BAR}  {self._text(rows, seconds)}"
             self._bar.update(steps)
 
-    def epoch(self, number: int, values: Mapping[str, float], seconds: float) -> None:
-        """Epoch `number` (from 0) is over after `seconds` of computing."""
-        self._values = values
-        if self._bar is not None:
-            self._bar.set_description_str(f"epoch {min(number + 2, self.epochs)}/{self.epochs}", refresh=False)
-        elif self.verbose == 2:
-            width = len(str(self.epochs))
-            line = f"epoch {number + 1:{width}d}/{self.epochs}  {self._text(self.rows, seconds)}"
-            print(line, file=self.stream, flush=True)
+    def extend(self, first: int, columns: Mapping[str, Sequence[float]], seconds: Sequence[float]) -> None:
+        """The epochs from `first` (counted from 0) on are over: a column of each value, and the computing time."""
+        for number, (duration, *values) in enumerate(zip(seconds, *columns.values(), strict=True), first + 1):
+            self._values = dict(zip(columns, values, strict=True))
+            if self._bar is not None:
+                self._bar.set_description_str(f"epoch {min(number + 1, self.epochs)}/{self.epochs}", refresh=False)
+            elif self.verbose == 2:
+                width = len(str(self.epochs))
+                line = f"epoch {number:{width}d}/{self.epochs}  {self._text(self.rows, duration)}"
+                print(line, file=self.stream, flush=True)
 
     def close(self) -> None:
         """Leave the last values and the speed of the whole fit."""

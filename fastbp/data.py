@@ -5,6 +5,7 @@ value is looked at once, in Python, before the first kernel runs.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,25 @@ from numpy.typing import DTypeLike, NDArray
 # Elements converted and checked together: 0.5 to 1 MiB stays in a core's cache between the two (60000 x 784 float64 to
 # float32 on one core: 72 ms, against 86 ms for NumPy's bare cast and 40 ms more for np.isfinite over the result).
 _BLOCK = 1 << 17
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows that a network sees, checked for the kernels.
+
+    Attributes
+    ----------
+    x : (N, I), as `as_matrix` returns it
+    y : (N, O) or (N,), as `as_targets` returns it; None without targets
+    rows : (M,) int64, which of the rows they are, in this order, repeats allowed; None for all N
+    """
+
+    x: NDArray[Any]
+    y: NDArray[Any] | None = None
+    rows: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.x if self.rows is None else self.rows)
 
 
 class _Table(NamedTuple):

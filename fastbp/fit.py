@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fastbp.callbacks import History, Progress
 from fastbp.cpu.engine import Engine, Outcome
 from fastbp.cpu.peak import peak_gflops
+from fastbp.data import Sample
 from fastbp.optimizers import Optimizer
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 CHUNK_SECONDS = 0.05
 """Python is entered about so often during a fit: for progress, signals and the end of epochs."""
+CAUTIOUS_RATE = 2e9
+"""FLOP/s that any machine and network reach: the first chunk is made for them, so that it is never a long one."""
 SNAPSHOT_SECONDS = 10.0
 SNAPSHOT_SHARE = 0.02
 """Share of the time that may go into snapshots of the weights."""
@@ -49,48 +52,38 @@ class Fit:
         model: "Model",
         engine: Engine,
         optimizer: Optimizer,
-        x: Array,
-        y: Array,
-        validation: tuple[Array, Array] | None,
+        data: Sample,
+        validation: Sample | None,
         batch: int,
         epochs: int,
         verbose: int,
         shuffle: bool,
     ) -> None:
         self.model, self.engine, self.optimizer = model, engine, optimizer
-        self.x, self.y, self.validation = x, y, validation
-        self.batch = min(batch, len(x))
-        self.per_epoch = -(-len(x) // self.batch)
+        self.data, self.validation = data, validation
+        self.batch = min(batch, len(data))
+        self.per_epoch = -(-len(data) // self.batch)
         self.epochs, self.shuffle = epochs, bool(shuffle)
+        self.total = epochs * self.per_epoch
         self.objective = model._objective()
         self.history = model.history = History(epochs, self.per_epoch)
         dtype, threads, flops = model.dtype.name, engine.threads, engine.program.flops_per_row
-        self.progress = Progress(verbose, epochs, len(x), self.per_epoch, lambda: _peak(dtype, threads), flops)
+        self.progress = Progress(verbose, epochs, len(data), self.per_epoch, lambda: _peak(dtype, threads), flops)
         self.sums = np.zeros(1 + len(self.objective.metrics))
         self.epoch_seconds = 0.0
         self.done = 0
+        self._steps = max(1, int(CHUNK_SECONDS * CAUTIOUS_RATE / (self.batch * flops)))
         start = time.perf_counter()
         engine.keep_snapshot()
         self.snapshot_cost, self.since_snapshot = time.perf_counter() - start, 0.0
         self.snapshot_epoch = 0
 
     def run(self) -> History:
-        total, chunk = self.epochs * self.per_epoch, 1
+        """All of it."""
         try:
-            while self.done < total:
-                steps = min(chunk, total - self.done, self.engine.steps_per_run(self.batch))
-                if self.validation is not None:
-                    steps = min(steps, self.per_epoch - self.done % self.per_epoch)
-                start = time.perf_counter()
-                outcome = self._steps(steps)
-                seconds = time.perf_counter() - start
-                self._account(outcome, seconds)
-                outcome.completed()
-                if outcome.diverged:
-                    self._diverged("the loss")
-                self._keep(seconds)
-                chunk = max(1, min(8 * chunk, int(steps * CHUNK_SECONDS / max(seconds, 1e-6))))
-            self._check_weights()
+            while self.done < self.total:
+                self.chunk()
+            self.check_weights()
         except KeyboardInterrupt:
             self.history.interrupted = True
             raise
@@ -98,56 +91,73 @@ class Fit:
             self.progress.close()
         return self.history
 
-    def _steps(self, steps: int) -> Outcome:
-        model = self.model
-        return self.engine.run(
-            self.x,
-            self.y,
+    def chunk(self) -> None:
+        """Some of the steps that are left, as many as take a moment.
+
+        Raises
+        ------
+        DivergenceError : the model holds its last finite snapshot
+        KeyboardInterrupt : what was finished is booked
+        """
+        steps = min(self._steps, self.total - self.done, self.engine.steps_per_run(self.batch))
+        held = self.validation
+        if held is not None and not self.engine.chains(self.batch, len(held)):
+            held, steps = None, min(steps, self.per_epoch - self.done % self.per_epoch)
+        start = time.perf_counter()
+        outcome = self.engine.run(
+            self.data.x,
+            self.data.y,
+            rows=self.data.rows,
+            held=held,
             batch=self.batch,
-            first_step=model._epochs_seen * self.per_epoch + self.done % self.per_epoch,
+            first_step=self.model._epochs_seen * self.per_epoch + self.done % self.per_epoch,
             steps=steps,
             objective=self.objective,
             optimizer=self.optimizer,
-            updates=model._updates,
+            updates=self.model._updates,
             carried=self.sums,
             shuffle=self.shuffle,
-            seed=model.seed,
+            seed=self.model.seed,
         )
+        seconds = time.perf_counter() - start
+        self._account(outcome, seconds)
+        outcome.completed()
+        if outcome.diverged:
+            self._diverged("the loss")
+        self._keep(seconds)
+        self._steps = max(1, min(8 * self._steps, int(steps * CHUNK_SECONDS / max(seconds, 1e-6))))
 
     def _account(self, outcome: Outcome, seconds: float) -> None:
         """Book the steps that are finished, and the epochs that they end."""
         first, self.done = self.done, self.done + outcome.steps
+        epoch, ended = first // self.per_epoch, self.done // self.per_epoch - first // self.per_epoch
         self.model._updates += outcome.steps
-        rows = 0
-        for offset, sums in enumerate(outcome.sums):
-            epoch = first // self.per_epoch + offset
-            begin, end = max(first, epoch * self.per_epoch), min(self.done, (epoch + 1) * self.per_epoch)
-            if end <= begin:
-                continue
-            share = seconds * (end - begin) / outcome.steps
-            self.epoch_seconds += share
-            self.sums = sums
-            rows += self._rows(end) - self._rows(begin)
-            if end == (epoch + 1) * self.per_epoch:
-                self._end_epoch(epoch)
-        self.progress.advance(outcome.steps, rows, seconds)
+        borders = self.per_epoch * np.arange(epoch, epoch + len(outcome.sums) + 1)
+        shares = np.diff(borders.clip(first, self.done)) * (seconds / max(1, outcome.steps))
+        shares[0] += self.epoch_seconds
+        if ended:
+            self._end_epochs(epoch, outcome.sums[:ended], outcome.held, shares[:ended])
+            self.sums, self.epoch_seconds = np.zeros_like(self.sums), 0.0
+        if ended < len(outcome.sums):
+            self.sums, self.epoch_seconds = outcome.sums[ended], float(shares[ended])
+        self.progress.advance(outcome.steps, self._rows(self.done) - self._rows(first), seconds)
 
     def _rows(self, step: int) -> int:
         """Rows seen in the first `step` steps."""
-        return step // self.per_epoch * len(self.x) + min(len(self.x), step % self.per_epoch * self.batch)
+        return step // self.per_epoch * len(self.data) + min(len(self.data), step % self.per_epoch * self.batch)
 
-    def _end_epoch(self, epoch: int) -> None:
+    def _end_epochs(self, first: int, sums: Array, held: Array | None, seconds: Array) -> None:
+        """Write the epochs from `first` on into the history, with their validation (made here, where it wasn't)."""
         model = self.model
-        names = model.metrics_names
-        values = dict(zip(names, model._means(self.sums, len(self.x)), strict=True))
-        self.sums = np.zeros_like(self.sums)
-        model._epochs_seen += 1
+        model._epochs_seen += len(sums)
+        names, columns = model.metrics_names, {}
         if self.validation is not None:
-            held = model._evaluate(*self.validation)
-            values |= {f"val_{name}": value for name, value in zip(names, held, strict=True)}
-        self.history.append(values)
-        self.progress.epoch(epoch, values, self.epoch_seconds)
-        self.epoch_seconds = 0.0
+            held = model._evaluated(self.validation) if held is None else held
+            columns = _columns([f"val_{name}" for name in names], model._means(held, len(self.validation)))
+            sums = sums[: len(held)]  # Ctrl-C may have stopped the last epoch's validation
+        columns = _columns(names, model._means(sums, len(self.data))) | columns
+        self.history.extend(columns)
+        self.progress.extend(first, columns, seconds[: len(sums)].tolist())
 
     def _keep(self, seconds: float) -> None:
         """Snapshot the weights at the end of an epoch, or of a while, when its cost doesn't matter."""
@@ -156,11 +166,12 @@ class Fit:
         if due and self.snapshot_cost <= SNAPSHOT_SHARE * self.since_snapshot:
             self.snapshot_epoch = self.done // self.per_epoch
             start = time.perf_counter()
-            self._check_weights()
+            self.check_weights()
             self.engine.keep_snapshot()
             self.snapshot_cost, self.since_snapshot = time.perf_counter() - start, 0.0
 
-    def _check_weights(self) -> None:
+    def check_weights(self) -> None:
+        """Raise `DivergenceError` where a weight isn't finite."""
         if not self.engine.finite():
             self._diverged("the weights")
 
@@ -169,6 +180,10 @@ class Fit:
         self.model._reset_optimizer()
         epoch, step = divmod(self.done, self.per_epoch)
         raise DivergenceError(epoch + 1, step + 1, what, self.optimizer.learning_rate)
+
+
+def _columns(names: list[str], means: Array) -> dict[str, list[float]]:
+    return dict(zip(names, means.T.tolist(), strict=True))
 
 
 _peaks: dict[tuple[str, int], float] = {}

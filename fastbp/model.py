@@ -11,15 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from fastbp import data, losses, metrics, optimizers, storage
 from fastbp._jit import default_threads
 from fastbp.callbacks import CompileNotice, History, resolve_verbose
-from fastbp.cpu.engine import Engine, Objective, aligned
+from fastbp.cpu.engine import EVALUATION_ROWS, Engine, Objective, aligned
+from fastbp.data import Sample
 from fastbp.fit import DivergenceError, Fit
 from fastbp.layers import Dense, Input
 from fastbp.losses import Loss
 from fastbp.metrics import Metric
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec
-
-EVALUATION_ROWS = 4096
 
 Array = NDArray[Any]
 
@@ -277,19 +276,20 @@ class Model:
         if self._loss is None:
             self._compiled("fit")
         rows, targets = self._staged(x, y)
-        validation: tuple[Array, Array] | None = None
+        validation: Sample | None = None
         if validation_data is not None:
             try:
                 vx, vy = validation_data
             except (TypeError, ValueError):
                 raise ValueError("validation_data must be a pair (x, y)") from None
-            validation = self._staged(vx, vy, ("validation x", "validation y"))
+            validation = Sample(*self._staged(vx, vy, ("validation x", "validation y")))
         elif validation_split:
             rows, targets, *held = data.train_validation_split(rows, targets, validation_split)
-            validation = held[0], held[1]
+            validation = Sample(*held)
         _, _, optimizer = self._compiled("fit")
         engine = self._ready(self._objective(), True, optimizer, bool(verbose))
-        return Fit(self, engine, optimizer, rows, targets, validation, batch_size, epochs, verbose, shuffle).run()
+        sample = Sample(rows, targets)
+        return Fit(self, engine, optimizer, sample, validation, batch_size, epochs, verbose, shuffle).run()
 
     def train_on_batch(self, x: ArrayLike, y: ArrayLike) -> float | list[float]:
         """One step over the rows given; returns the loss before it, or [loss, *metrics]."""
@@ -348,18 +348,22 @@ class Model:
     # -------------------------------------------------- evaluation
 
     def _values(self, sums: Array, rows: int) -> float | list[float]:
-        values = self._means(sums, rows)
+        values: list[float] = self._means(sums, rows).tolist()
         return values if len(values) > 1 else values[0]
 
-    def _means(self, sums: Array, rows: int) -> list[float]:
+    def _means(self, sums: Array, rows: int) -> Array:
+        """What is reported of sums over rows, (..., 1 + metrics): the loss and the metrics."""
         assert self._loss is not None
-        loss = sums[0] / rows if self._loss.mean_rows else sums[0]
-        return [float(loss), *(float(value) / rows for value in sums[1:])]
+        means = sums / rows
+        if not self._loss.mean_rows:
+            means[..., 0] = sums[..., 0]
+        return means
 
-    def _evaluate(self, rows: Array, targets: Array, batch: int = EVALUATION_ROWS) -> list[float]:
-        engine = self._ready(self._objective(), False, None, False)
-        outcome = engine.run(rows, targets, batch=batch, objective=self._objective()).completed()
-        return self._means(outcome.sums[0], len(rows))
+    def _evaluated(self, sample: Sample, batch: int = EVALUATION_ROWS) -> Array:
+        """The sums of the loss and the metrics over the rows, (1, 1 + metrics)."""
+        objective = self._objective()
+        engine = self._ready(objective, False, None, False)
+        return engine.run(sample.x, sample.y, rows=sample.rows, batch=batch, objective=objective).completed().sums
 
     def evaluate(
         self,
@@ -373,7 +377,7 @@ class Model:
         rows, targets = self._ready_batch(x, y, "evaluate")
         self._compiled("evaluate")
         batch = EVALUATION_ROWS if batch_size is None else _whole("batch_size", batch_size)
-        values = self._evaluate(rows, targets, batch)
+        values = self._means(self._evaluated(Sample(rows, targets), batch)[0], len(rows)).tolist()
         named = dict(zip(self.metrics_names, values, strict=True))
         if resolve_verbose(verbose):
             print("  ".join(f"{name} {value:.4g}" for name, value in named.items()), file=sys.stderr)

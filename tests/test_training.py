@@ -268,6 +268,29 @@ def test_validation_changes_nothing_but_the_history() -> None:
     assert third.fit(x[:80], y[:80], epochs=5, verbose=0, validation_data=(x[80:], y[80:])).history == second.history
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 100_000])
+@pytest.mark.parametrize("batch", [20, 33, 200])
+def test_epochs_and_validations_in_one_entry_are_those_of_many(
+    batch: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a fit is cut in chunks, history and weights are the same, on one thread with the validation inside."""
+    x, y = inputs(100, 8), targets("sparse_categorical_crossentropy", 100, 3)
+
+    def trained() -> tuple[dict[str, list[float]], list[np.ndarray]]:
+        model = make([8, 12, 3], output="softmax", threads=1)
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        history = model.fit(x[:80], y[:80], batch, 7, 0, validation_data=(x[80:], y[80:]))
+        return history.history, model.get_weights()
+
+    monkeypatch.setattr(Engine, "steps_per_run", lambda self, batch: chunk)
+    history, weights = trained()
+    monkeypatch.setattr(Engine, "chains", lambda self, batch, held: False)
+    apart, others = trained()
+    assert history == apart and len(history["val_loss"]) == 7
+    for a, b in zip(weights, others, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "mse", "mae", "binary_accuracy"])
 def test_metrics(metric: str) -> None:
     model = make([8, 12, 3], output="sigmoid", dtype="float64")

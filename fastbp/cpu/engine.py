@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,18 +15,24 @@ from fastbp import program as pg
 from fastbp._jit import Kernel, yield_address
 from fastbp.activations import IDENTITY, RELU
 from fastbp.cpu import rules, worker
-from fastbp.cpu.launch import LAUNCHERS, in_background
+from fastbp.cpu.launch import LAUNCHERS, chain_kernel, in_background
 from fastbp.cpu.tile import geometry
 from fastbp.losses import Loss
 from fastbp.metrics import Metric
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec, Plan, Program
 
+if TYPE_CHECKING:
+    from fastbp.data import Sample
+
 POLL_SECONDS = 0.1
 """Signals that reach another thread than the waiting one are noticed after so long."""
+EVALUATION_ROWS = 4096
 LONG_WORK = 1e8
 """Above so many floating-point operations a run leaves the calling thread free to notice signals."""
 SYNC_BYTES = 4 << 20
+SERIAL_STEPS = 1 << 15
+"""Most steps of a run on one thread: their coefficients are computed beforehand."""
 SERIAL_WORK = 1.5e6
 """Below so many floating-point operations a step, two threads cost more than they save."""
 
@@ -64,12 +70,14 @@ class Outcome:
     diverged : whether the loss of the step after them was NaN or infinite; that step updated nothing
     sums : (epochs touched, 1 + metrics) float64, summed over rows
     interrupt : what stopped the run early (Ctrl-C), for the caller to raise when all is put away
+    held : (epochs validated, 1 + metrics) the same of the validation, None where `run` wasn't asked for it
     """
 
     steps: int
     diverged: bool
     sums: np.ndarray
     interrupt: BaseException | None = None
+    held: np.ndarray | None = None
 
     def completed(self) -> "Outcome":
         """The outcome itself, unless something stopped the run: that is raised now."""
@@ -88,7 +96,7 @@ class Prepared:
     threads : workers wanted
     work : floating-point operations
     sums, status : what the workers write
-    kept : arrays that only the block points at
+    kept : what the block points at
     """
 
     run: np.ndarray
@@ -96,11 +104,48 @@ class Prepared:
     work: int
     sums: np.ndarray
     status: np.ndarray
-    kept: tuple[np.ndarray | None, ...]
+    kept: tuple[Any, ...]
 
     def outcome(self, interrupt: BaseException | None) -> Outcome:
         """What the workers, all of them back, have done."""
         return Outcome(int(self.status[1:].max()), int(self.status[0]) == worker.DIVERGED, self.sums, interrupt)
+
+
+class Chain:
+    """Runs of one thread one after the other: the epochs of a training run, each with its validation after it.
+
+    Parameters
+    ----------
+    train : steps of training
+    check : one pass over the rows of the validation
+    """
+
+    def __init__(self, train: Prepared, check: Prepared) -> None:
+        self.kept = train, check
+        per_epoch, first, steps = (int(train.run[i]) for i in (pg.STEPS_PER_EPOCH, pg.FIRST_STEP, pg.STEPS))
+        starts = np.arange(first // per_epoch * per_epoch, first + steps, per_epoch).clip(min=first)
+        ends = np.append(starts[1:], first + steps)
+        checks = (first + steps) // per_epoch - first // per_epoch
+        self.sums, self.held = train.sums, np.zeros((checks, train.sums.shape[1]))
+        self.runs = np.empty((len(starts) + checks, pg.RUN_COLUMNS), np.int64)
+        self.status = np.zeros((len(self.runs), 2), np.int64)
+        trained, checked = self.runs[0::2], self.runs[1::2]
+        trained[:], checked[:] = train.run, check.run
+        trained[:, pg.FIRST_STEP], trained[:, pg.STEPS] = starts, ends - starts
+        trained[:, pg.COEFFICIENTS] += (starts - first) * trained[:, pg.COEFFICIENTS_ROW]
+        trained[:, pg.SUBSET] += np.arange(len(starts)) * trained[:, pg.SUBSET_EPOCH]
+        trained[:, pg.SUMS] += np.arange(len(starts)) * self.sums.strides[0]
+        checked[:, pg.SUMS] = self.held.ctypes.data + np.arange(checks) * self.held.strides[0]
+        self.runs[:, pg.STATUS] = self.status.ctypes.data + np.arange(len(self.runs)) * self.status.strides[0]
+        self.arguments = self.runs.ctypes.data, self.status.ctypes.data, len(self.runs)
+        self.work = train.work + checks * check.work
+
+    def outcome(self, interrupt: BaseException | None) -> Outcome:
+        """What was done."""
+        steps = int(self.status[0::2, 1].sum())
+        diverged = bool((self.status[0::2, 0] == worker.DIVERGED).any())
+        checked = int((self.status[1::2, 1] == self.runs[1::2, pg.STEPS]).sum())
+        return Outcome(steps, diverged, self.sums, interrupt, self.held[:checked])
 
 
 @dataclass
@@ -287,16 +332,33 @@ class Engine:
 
     def steps_per_run(self, batch: int) -> int:
         """Most steps of a run: their counters must fit the synchronisation buffer."""
+        if self.serial(batch):
+            return SERIAL_STEPS
         phases = 2 * len(self.program.layers) + 4
         slabs = -(-batch // pg.SLAB_ROWS)
         return max(1, SYNC_BYTES // (pg.LINE * self.threads * phases * slabs))
 
-    def run(self, x: np.ndarray, y: np.ndarray | None = None, **options: Any) -> Outcome:
-        """Run steps over batches of rows: what `prepare` takes, done."""
+    def chains(self, batch: int, held: int) -> bool:
+        """Whether `run` takes steps over `batch` rows together with validations over `held` rows."""
+        return self.serial(batch) and self.serial(min(held, EVALUATION_ROWS))
+
+    def run(
+        self, x: np.ndarray, y: np.ndarray | None = None, *, held: "Sample | None" = None, **options: Any
+    ) -> Outcome:
+        """Run steps over batches of rows: what `prepare` takes, done.
+
+        held : rows to validate on at the end of each epoch, where `chains` says so
+        """
         with self._lock:
             prepared = self.prepare(x, y, **options)
             self.stop_flag[0] = 0
-            return prepared.outcome(self._launch(prepared))
+            if held is None:
+                return prepared.outcome(self._launch(prepared))
+            objective = options["objective"]
+            check = self.prepare(held.x, held.y, rows=held.rows, batch=EVALUATION_ROWS, objective=objective)
+            chain = Chain(prepared, check)
+            start = chain_kernel().call, worker_kernel(self.dtype).address(), *chain.arguments
+            return chain.outcome(self._start(chain.work, *start))
 
     def prepare(
         self,
@@ -378,7 +440,7 @@ class Engine:
         run[pg.SHUFFLE], run[pg.SEED] = shuffle, seed
         run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
         work = steps * batch * self.program.flops_per_row
-        return Prepared(run, threads, work, sums, status, (x, y, rows, gradient, result, coefficients, sync))
+        return Prepared(run, threads, work, sums, status, (bound, x, y, rows, gradient, result, coefficients, sync))
 
     def _gradient_buffer(self) -> np.ndarray:
         if not hasattr(self, "_gradient"):
@@ -388,12 +450,11 @@ class Engine:
     def _launch(self, prepared: Prepared) -> BaseException | None:
         kernel, run = worker_kernel(self.dtype), prepared.run.ctypes.data
         if prepared.threads == 1:
-            start: Callable[..., Any] = kernel.call
-            arguments: tuple[Any, ...] = (run, 0)
-        else:
-            start = LAUNCHERS[self.launcher]
-            arguments = (kernel, run, prepared.threads)
-        if prepared.work <= LONG_WORK or threading.current_thread() is not threading.main_thread():
+            return self._start(prepared.work, kernel.call, run, 0)
+        return self._start(prepared.work, LAUNCHERS[self.launcher], kernel, run, prepared.threads)
+
+    def _start(self, work: int, start: Callable[..., Any], *arguments: Any) -> BaseException | None:
+        if work <= LONG_WORK or threading.current_thread() is not threading.main_thread():
             start(*arguments)  # signals reach the main thread only
             return None
         future = in_background(start, *arguments)
