@@ -491,6 +491,24 @@ def pause(typingctx: Any) -> Any:
 
 
 @intrinsic
+def ticks(typingctx: Any) -> Any:
+    """The core's counter of constant rate (x86 ``rdtsc``, arm64 ``cntvct_el0``; 0 elsewhere), for differences."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        triple = builder.module.triple
+        if triple.startswith(("x86_64", "i686", "amd64")):
+            return builder.call(external(builder, "llvm.readcyclecounter", I64, []), [])
+        if triple.startswith(("aarch64", "arm64")):
+            # not readcyclecounter, which reads a register of the system's; LLVM 20 makes readsteadycounter a 0
+            register = builder.module.add_metadata(["cntvct_el0"])
+            read = external(builder, "llvm.read_volatile_register.i64", I64, [ir.MetaDataType()])
+            return builder.call(read, [register])
+        return ir.Constant(I64, 0)
+
+    return types.int64(), emit
+
+
+@intrinsic
 def flush_denormals(typingctx: Any) -> Any:
     """From here on this thread takes numbers below the least normal one for 0: they cost 100 times as much to compute
     with, and moments that decay end there. Returns what `restore_denormals` needs."""

@@ -97,8 +97,10 @@ OP_COLUMNS = 22
     RESULT,  # predictions (N, O), or the inputs' gradient
     RESULT_ROW,
     BACKWARD,
-) = range(51)
-RUN_COLUMNS = 51
+    PROFILE,  # each worker's ticks: waiting for others, then in each phase; 0 where nobody asks
+    PROFILE_WORKER,
+) = range(53)
+RUN_COLUMNS = 53
 
 # ---- kinds of task
 ROWS, GATHER, FORWARD, OUTPUT, BACK, INPUT_GRADIENT, WEIGHTS, SUM = range(8)

@@ -1,5 +1,6 @@
 """The CPU engine: owns the buffers of one network, resolves its rules, and launches runs of steps."""
 
+import contextlib
 import functools
 import math
 import os
@@ -17,6 +18,7 @@ from fastbp.activations import IDENTITY, RELU
 from fastbp.cpu import rules, worker
 from fastbp.cpu.launch import LAUNCHERS, chain_kernel, in_background
 from fastbp.cpu.tile import geometry
+from fastbp.cpu.watch import Watch
 from fastbp.losses import Loss
 from fastbp.metrics import Metric
 from fastbp.optimizers import Optimizer
@@ -96,6 +98,7 @@ class Prepared:
     threads : workers wanted
     work : floating-point operations
     sums, status : what the workers write
+    plan : the phases and tasks of a step
     kept : what the block points at
     """
 
@@ -104,6 +107,7 @@ class Prepared:
     work: int
     sums: np.ndarray
     status: np.ndarray
+    plan: Plan
     kept: tuple[Any, ...]
 
     def outcome(self, interrupt: BaseException | None) -> Outcome:
@@ -176,6 +180,7 @@ class Engine:
     ----------
     program : the network in this engine's order
     weights : the flat parameters
+    watch : where the time of each run is booked, None (default) where nobody asks
     """
 
     def __init__(self, layers: Sequence[LayerSpec], dtype: np.dtype, threads: int, launcher: str = "threads") -> None:
@@ -187,10 +192,22 @@ class Engine:
         self._snapshot: np.ndarray | None = None
         self._lock = threading.RLock()
         self.stop_flag = np.zeros(8, np.int64)
+        self.watch: Watch | None = None
 
     @property
     def dtype(self) -> np.dtype:
         return self.program.dtype
+
+    def twin(self) -> "Engine":
+        """Another engine for the same network, with the same weights and moments."""
+        other = Engine(self.program.layers, self.dtype, self.threads, self.launcher)
+        other.reserve_moments(self._moments)
+        other.copy_state(self)
+        return other
+
+    def copy_state(self, other: "Engine") -> None:
+        """Take over the weights and moments of an engine for the same network and optimizer."""
+        np.copyto(self._buffer, other._buffer)
 
     # -------------------------------------------------- parameters and moments
 
@@ -353,7 +370,12 @@ class Engine:
             prepared = self.prepare(x, y, **options)
             self.stop_flag[0] = 0
             if held is None:
-                return prepared.outcome(self._launch(prepared))
+                watch = (
+                    contextlib.nullcontext() if self.watch is None else self.watch.launch(prepared.run, prepared.plan)
+                )
+                with watch:
+                    interrupt = self._launch(prepared)
+                return prepared.outcome(interrupt)
             objective = options["objective"]
             check = self.prepare(held.x, held.y, rows=held.rows, batch=EVALUATION_ROWS, objective=objective)
             chain = Chain(prepared, check)
@@ -440,7 +462,8 @@ class Engine:
         run[pg.SHUFFLE], run[pg.SEED] = shuffle, seed
         run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
         work = steps * batch * self.program.flops_per_row
-        return Prepared(run, threads, work, sums, status, (bound, x, y, rows, gradient, result, coefficients, sync))
+        kept = bound, x, y, rows, gradient, result, coefficients, sync
+        return Prepared(run, threads, work, sums, status, bound.plan, kept)
 
     def _gradient_buffer(self) -> np.ndarray:
         if not hasattr(self, "_gradient"):

@@ -21,6 +21,7 @@ from fastbp._vector import (
     restore_denormals,
     store_int,
     store_number,
+    ticks,
 )
 from fastbp.cpu import rows, weights
 from fastbp.cpu.rows import at
@@ -68,6 +69,14 @@ def _wait(run: int, done: int, need: int) -> bool:
 
 
 @helper
+def _book(place: int, since: int) -> int:
+    """Add the ticks since `since` to the counter at `place`, and return the time."""
+    now = ticks()
+    store_int(place, load_int(place) + now - since)
+    return now
+
+
+@helper
 def _perform(kind: Any, run: int, task: int, epoch: int, first: int, count: int, batch_rows: int) -> None:
     """One task of the phases before the last. first: place in the epoch of the slab's first row."""
     samples = 2 * lanes(kind)
@@ -98,6 +107,10 @@ def _share(kind: Any, run: int, me: int) -> int:
     done = at(run, pg.SYNC)
     counters = done + pg.LINE
     scratch = at(run, pg.SCRATCH) + me * at(run, pg.SCRATCH_WORKER)
+    profile = at(run, pg.PROFILE)
+    if profile:
+        profile += me * at(run, pg.PROFILE_WORKER)
+    clock = ticks()
     need = 0
     for s in range(at(run, pg.STEPS)):
         step = at(run, pg.FIRST_STEP) + s
@@ -114,6 +127,8 @@ def _share(kind: Any, run: int, me: int) -> int:
                 first_task = at(run, pg.TASKS) + 8 * pg.TASK_COLUMNS * load_int(bounds)
                 if threads > 1 and not _wait(run, done, need):
                     return s
+                if profile and threads > 1:
+                    clock = _book(profile, clock)
                 if final and at(run, pg.BACKWARD) and not math.isfinite(_loss_of_slab(run, panels)):
                     store_int(at(run, pg.STATUS), DIVERGED)
                     return s
@@ -140,6 +155,8 @@ def _share(kind: Any, run: int, me: int) -> int:
                         if threads > 1:
                             fetch_add(done, 1)
                         i += 1
+                if profile:
+                    clock = _book(profile + 8 * (1 + phase), clock)
                 need += load_int(bounds + 8 * (1 + threads))
                 counters += pg.LINE * threads
     return at(run, pg.STEPS)
