@@ -51,7 +51,12 @@ def parser() -> argparse.ArgumentParser:
     option("--test-fraction", type=_share, default=0.2, metavar="S", help="share of the rows held out (default: 0.2)")
     option("--seed", type=_seed, default=0, metavar="N", help="the same seed gives the same model (default: 0)")
     option("--threads", type=_whole, metavar="N", help="(default: all cores this process may use)")
-    option("--dtype", choices=["float32", "float64"], default="float32", help="(default: float32)")
+    option(
+        "--dtype",
+        choices=["float32", "float64", "bfloat16"],
+        default="float32",
+        help="of the products (default: float32)",
+    )
     option("--out", metavar="FILE", help="save the model, for example as model.fastbp")
     option("--quiet", action="store_true", help="show the score only")
 

@@ -77,7 +77,7 @@ def _train(args: argparse.Namespace) -> int:
     data, train, test = _read(args, say)
     table = Preparation.of(data, train)
     model = _network(args, table)
-    x, y = table.inputs(data.x, args.dtype, train), table.targets(_target(data)[train], args.dtype)
+    x, y = table.inputs(data.x, model.dtype, train), table.targets(_target(data)[train], model.dtype)
     model.build(x.shape[1])
     say.lines(model.summary)
     epochs = args.epochs or _default_epochs(len(x), args.batch_size)
@@ -97,7 +97,7 @@ def _train(args: argparse.Namespace) -> int:
         model.fit(x, y, batch_size=args.batch_size, epochs=epochs, verbose=0 if args.quiet else "auto")
         report["seconds"] = time.perf_counter() - start
         if test is not None:
-            score = table.score(model.predict(table.inputs(test.x, args.dtype)), _target(test))
+            score = table.score(model.predict(table.inputs(test.x, model.dtype)), _target(test))
     except (KeyboardInterrupt, BrokenPipeError) as interrupt:
         if model.history is None:
             raise
@@ -232,6 +232,7 @@ def _info(args: argparse.Namespace) -> int:
 def _info_of_machine(args: argparse.Namespace) -> int:
     import fastbp as fb
     from fastbp import _jit
+    from fastbp.cpu import pairs
 
     say = Voice(args)
     folder = _jit.cache_folder()
@@ -243,10 +244,11 @@ def _info_of_machine(args: argparse.Namespace) -> int:
     say("system", f"{platform.system()} {platform.machine()}")
     say("cpu", _cpu_name())
     say("vectors", f"{bits} bits: {bits // 32} float32 or {bits // 64} float64")
+    say("bfloat16", pairs.arithmetic())
     say("threads", str(threads))
     say("kernels", f"{folder} ({len(files)} files, {size(sum(files))})" if folder else "not kept on disk")
-    peak = {dtype: fb.peak_gflops(dtype) for dtype in ("float32", "float64")}
-    say("fma peak", ", ".join(f"{value:.0f} GFLOP/s {dtype}" for dtype, value in peak.items()) + ", measured now")
+    peak = {dtype: fb.peak_gflops(dtype) for dtype in ("float32", "float64", "bfloat16")}
+    say("peak", ", ".join(f"{value:.0f} GFLOP/s {dtype}" for dtype, value in peak.items()) + ", measured now")
     say.document(
         command="info",
         fastbp=fb.__version__,
@@ -258,6 +260,7 @@ def _info_of_machine(args: argparse.Namespace) -> int:
         threads=threads,
         kernel_cache=None if folder is None else str(folder),
         kernel_cache_bytes=sum(files),
+        bfloat16=pairs.arithmetic(),
         fma_peak_gflops=peak,
     )
     return 0

@@ -67,7 +67,7 @@ class Fit:
         self.total = epochs * self.per_epoch
         self.objective = model._objective()
         self.history = model.history = History(epochs, self.per_epoch)
-        dtype, threads, flops = model.dtype.name, engine.threads, engine.program.flops_per_row
+        dtype, threads, flops = model.compute_dtype, engine.threads, engine.program.flops_per_row
         self.progress = Progress(verbose, epochs, len(data), self.per_epoch, lambda: _peak(dtype, threads), flops)
         self.sums = np.zeros(1 + len(self.objective.metrics))
         self.epoch_seconds = 0.0

@@ -20,6 +20,8 @@ from fastbp.metrics import Metric
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec
 
+DTYPES = ("float32", "float64", "bfloat16")
+
 Array = NDArray[Any]
 
 
@@ -29,7 +31,8 @@ class Model:
     Parameters
     ----------
     layers : `Dense` layers, first to last; an `Input` may stand before them
-    dtype : "float32" (default) or "float64"
+    dtype : "float32" (default), "float64", or "bfloat16": products of bfloat16 numbers, summed in float32; the
+        weights, the optimizer's state and everything else stay float32 (Keras' "mixed_bfloat16")
     seed : of the initial weights and the shuffles; the same seed gives the same bits for any number of threads
     threads : most threads to use; by default those the process may have (affinity, cgroup quota, OMP_NUM_THREADS)
     name : shown in the summary
@@ -38,6 +41,8 @@ class Model:
     ----------
     layers : the layers
     history : `History` of the last fit, None before
+    dtype : of weights, inputs and outputs: float32, unless "float64" was asked for
+    compute_dtype : name of the type that products are computed in: what was asked for
     meta : dict of plain data stored in the model file, for whoever uses the model
     built : whether the weights exist
 
@@ -59,13 +64,14 @@ class Model:
         name: str = "model",
     ) -> None:
         dtype = getattr(dtype, "__name__", str(dtype))  # np.float32 is a name too
-        if dtype not in ("float32", "float64"):
-            raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be {', '.join(map(repr, DTYPES[:-1]))} or {DTYPES[-1]!r}, got {dtype!r}")
         if threads is not None:
             _whole("threads", threads)
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
-        self.dtype = np.dtype(dtype)
+        self.compute_dtype = dtype
+        self.dtype = np.dtype("float32" if dtype == "bfloat16" else dtype)
         self.seed, self.threads, self.name = int(seed), threads or default_threads(), name
         self.layers: list[Dense] = []
         self.history: History | None = None
@@ -139,7 +145,7 @@ class Model:
             kernel, bias = layer.initial(rng, width)
             arrays += [kernel] if bias is None else [kernel, bias]
             width = layer.units
-        engine = Engine(specs, self.dtype, self.threads)
+        engine = Engine(specs, self.dtype, self.threads, half=self.compute_dtype == "bfloat16")
         engine.program.put(engine.weights, arrays)
         self._engine = engine
         self._reset_optimizer()
@@ -466,7 +472,7 @@ class Model:
             for row in rows
         ]
         count = self.count_params()
-        print_fn(f"{self.name}: {self._input} inputs, {self.dtype}, {self.threads} threads")
+        print_fn(f"{self.name}: {self._input} inputs, {self.compute_dtype}, {self.threads} threads")
         for line in (lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0])):
             print_fn(line.rstrip())
         print_fn(f"{count:,} parameters, {count * size:,} bytes, {self.flops_per_sample:,} FLOP to train on one sample")
@@ -503,7 +509,7 @@ class Model:
                 {**layer.config(), "name": name} for layer, name in zip(self.layers, self._names(), strict=True)
             ],
             "input_width": self._input,
-            "dtype": self.dtype.name,
+            "dtype": self.compute_dtype,
             "seed": self.seed,
             "name": self.name,
             "optimizer": self._optimizer.config() if self._optimizer else None,
@@ -582,7 +588,7 @@ class Model:
 
     def __repr__(self) -> str:
         shape = "-".join(str(n) for n in [self._input or "?", *(layer.units for layer in self.layers)])
-        return f"Model({shape}, dtype={self.dtype.name!r}, seed={self.seed}, threads={self.threads})"
+        return f"Model({shape}, dtype={self.compute_dtype!r}, seed={self.seed}, threads={self.threads})"
 
 
 Sequential = Model

@@ -41,8 +41,26 @@ from fastbp.activations import IDENTITY, RELU, Activation
     ACTIVATE,  # rule (address), 0 for linear, for MODE 1 and for the last op (see FINISH)
     DERIVE,  # rule that turns dL/da into dL/dz, 0 for linear, for MODE 1 and for the last op
     PARAMETER,  # address of the activation's parameter
-) = range(22)
-OP_COLUMNS = 22
+    # rules that stand in for the float products, 0 where these serve; what they read (see ``cpu.bfloat16``)
+    FORWARD_RULE,
+    BACKWARD_RULE,
+    TRANSPOSE_RULE,
+    TASK_RULE,
+    PACK,  # rule that packs this op's inputs,
+    PACK_NEXT,  # and the next op's
+    A_PAIRS,
+    A_PAIRS_PANEL,
+    A_PLAIN,
+    A_PLAIN_PANEL,
+    DZ_PAIRS,
+    DZ_PAIRS_PANEL,
+    WF,
+    WF_PANEL,
+    WB,
+    WB_BLOCK,
+    AMX,  # 1: by AMX tiles
+) = range(39)
+OP_COLUMNS = 39
 
 # ---- columns of a run: what one launch of the workers needs to know
 (
@@ -162,10 +180,11 @@ class Program:
     layers : the resolved layers, first to last
     dtype : float32 or float64
     tiles : the engine's tile geometry
+    half : whether products read copies in bfloat16 (of float32 only)
     """
 
-    def __init__(self, layers: Sequence[LayerSpec], dtype: np.dtype, tiles: Tiles) -> None:
-        self.layers, self.dtype, self.tiles = tuple(layers), np.dtype(dtype), tiles
+    def __init__(self, layers: Sequence[LayerSpec], dtype: np.dtype, tiles: Tiles, half: bool = False) -> None:
+        self.layers, self.dtype, self.tiles, self.half = tuple(layers), np.dtype(dtype), tiles, half
         size = self.dtype.itemsize
         self.panel_bytes, self.offsets, end = [], [], 0
         for layer in self.layers:
@@ -174,6 +193,21 @@ class Program:
             self.offsets.append(end)
             end = round_up(end + self.panels(layer.fan_out) * panel, LINE)
         self.parameter_bytes = round_up(end, 4096) + LINE
+        self.copies = np.zeros((len(self.layers), 4), np.int64)
+        self.copy_bytes = self._lay_out_copies() if half else 0
+
+    def _lay_out_copies(self) -> int:
+        """Columns WF, WF_PANEL, WB and WB_BLOCK of the weights' bfloat16 copies, as offsets; returns their bytes."""
+        tiles, end = self.tiles, 0
+        vector = tiles.lanes * self.dtype.itemsize
+        for index, layer in enumerate(self.layers):
+            panel = -(-layer.steps // (2 * tiles.lanes)) * tiles.width * vector
+            block = -(-layer.fan_out // (2 * tiles.lanes)) * tiles.lanes * vector
+            blocks = -(-layer.fan_in // tiles.lanes) if index else 0  # nobody asks for dx in bfloat16
+            # a tile of two panels reads the panel after the last
+            self.copies[index] = end, panel, end + (self.panels(layer.fan_out) + 1) * panel, block
+            end = int(self.copies[index, 2]) + (blocks + 1) * block
+        return round_up(end, 4096) + LINE
 
     def panels(self, neurons: int) -> int:
         return -(-neurons // self.tiles.width)
@@ -283,12 +317,26 @@ class Plan:
                 gradient = reserve(layer.fan_out)
                 op[[DZ, DZ_PANEL]] = gradient
             if backward:
-                op[T_PANEL] = self.panels * tiles.samples * tiles.width * size + LINE
+                numbers = tiles.lanes if program.half else tiles.samples
+                op[T_PANEL] = self.panels * numbers * tiles.width * size + LINE
                 op[T] = self._take(int(op[T_PANEL]) * program.panels(layer.fan_out))
+            if program.half:
+                op[[A_PAIRS, A_PAIRS_PANEL]] = self._pairs(layer.steps)
+                if backward:
+                    op[[DZ_PAIRS, DZ_PAIRS_PANEL]] = self._pairs(layer.fan_out)
+                    distance = _spread(round_up(layer.steps, tiles.lanes) * tiles.lanes * size)
+                    op[[A_PLAIN, A_PLAIN_PANEL]] = self._take(distance * self.panels), distance
         self.index = self._take(self.panels * tiles.samples * 8)
         self.scale = self._take(self.panels * row)
         self.target, self.target_panel = reserve(layers[-1].fan_out)
         self.phases, self.tasks = self._schedule(threads)
+
+    def _pairs(self, numbers: int) -> tuple[int, int]:
+        """(offset, distance of panels) of a buffer with a row for each pair along a sum of so many numbers."""
+        tiles = self.program.tiles
+        row = tiles.samples * self.program.dtype.itemsize
+        distance = _spread(round_up(numbers, 2 * tiles.lanes) // 2 * row)
+        return self._take(distance * self.panels), distance
 
     def _take(self, nbytes: int) -> int:
         offset = self.nbytes
@@ -310,7 +358,7 @@ class Plan:
         final: list[tuple[int, ...]] = [(SUM, 0, 0, 0, 0, 0)]
         if self.backward:
             final += self._weight_tiles(ROWS_OF_TILE)
-            if threads > 1 and len(final) <= FEW_TILES * threads:
+            if threads > 1 and len(final) <= FEW_TILES * threads and not self.program.half:
                 final[1:] = self._weight_tiles(ROWS_OF_TILE // 2)
         phases.append(final)
         starts = np.cumsum([0, *(len(phase) for phase in phases)])
@@ -349,7 +397,7 @@ class Plan:
                 phases.append([(INPUT_GRADIENT, 0, p, p + 1, 0, 0) for p in range(self.panels)])
         return phases
 
-    def bind(self, workspace: int, parameters: int) -> np.ndarray:
+    def bind(self, workspace: int, parameters: int, copies: int = 0) -> np.ndarray:
         """The table with absolute addresses."""
         table = self.table.copy()
         table[:, W] += parameters
@@ -358,6 +406,15 @@ class Plan:
         wanted = np.arange(len(table)) > 0
         wanted[0] = bool(table[0, DA_PANEL])
         table[wanted, DA] += workspace
+        if self.program.half:
+            table[:, WF : WB_BLOCK + 1] = self.program.copies
+            table[:, WF] += copies
+            table[1:, WB] += copies
+            table[0, WB] = 0
+            table[:, A_PAIRS] += workspace
+            if self.backward:
+                table[:, A_PLAIN] += workspace
+                table[:, DZ_PAIRS] += workspace
         return table
 
 

@@ -25,12 +25,15 @@ SHAPES = [([1, 1], 1), ([5, 3], 33), ([17, 33, 1], 31), ([25, 23, 24, 11], 7), (
 
 def check_this_machine() -> None:
     """Losses, gradients and fits against the reference, 1 thread against 2, the border of every buffer."""
+    import test_bfloat16
     import test_memory
 
     engine_module.SERIAL_WORK = 0.0  # two threads whatever the size
     for dtype in ("float32", "float64"):
         for widths, rows in SHAPES:
             check(widths, rows, dtype)
+    for widths, rows in SHAPES:
+        test_bfloat16.check(make(widths, "tanh", "softmax", dtype="bfloat16", threads=2), LOSS, rows)
     if sys.platform == "linux":
         few = [case for case in test_memory.cases() if case[3] == "tanh" and case[4] in (LOSS, "mean_squared_error")]
         test_memory.run_guarded("end", few)

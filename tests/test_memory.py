@@ -211,11 +211,13 @@ OUTPUT = {
     "sparse_categorical_crossentropy": "softmax",
     "binary_crossentropy": "sigmoid",
 }
-SETTINGS = list(itertools.product(("float32", "float64"), ("tanh", "relu", "gelu"), OUTPUT, (True, False), (1, 2)))
+SETTINGS = list(
+    itertools.product(("float32", "float64", "bfloat16"), ("tanh", "relu", "gelu"), OUTPUT, (True, False), (1, 2))
+)
 
 
 def cases() -> Iterator[tuple[Any, ...]]:
-    """Each shape with 7 of the 72 settings, another 7 each time: not all with all, but each with many."""
+    """Each shape with 7 of the 108 settings, another 7 each time: not all with all, but each with many."""
     settings = itertools.cycle(SETTINGS)
     for widths, batch in SHAPES:
         for dtype, hidden, loss, bias, threads in itertools.islice(settings, 7):
@@ -227,8 +229,9 @@ def everything(
 ) -> list[Any]:
     """What fit, evaluate, predict and gradients give for data of an odd number of rows."""
     rng = np.random.default_rng(11)
-    x, y = rng.standard_normal((batch + 3, widths[0])).astype(dtype), targets(loss, batch + 3, widths[-1])
-    y = y.astype(np.int64 if y.ndim == 1 else dtype)
+    number = "float32" if dtype == "bfloat16" else dtype
+    x, y = rng.standard_normal((batch + 3, widths[0])).astype(number), targets(loss, batch + 3, widths[-1])
+    y = y.astype(np.int64 if y.ndim == 1 else number)
     if side:
         x, y = copy(x, side), copy(y, side)
     model = make(widths, hidden, OUTPUT[loss], bias=bias, dtype=dtype, threads=threads)

@@ -367,7 +367,11 @@ def test_each_layer_and_seed_has_its_own_numbers() -> None:
             ValueError,
             r"takes 4 inputs, .* before it gives 3",
         ),
-        (lambda: fb.Model(dtype="float16"), ValueError, r'dtype must be "float32" or "float64", got \'float16\''),
+        (
+            lambda: fb.Model(dtype="float16"),
+            ValueError,
+            r"dtype must be 'float32', 'float64' or 'bfloat16', got 'float16'",
+        ),
         (lambda: fb.Model(dtype=int), ValueError, r"dtype must be"),
         (lambda: fb.Model(seed=-1), ValueError, r"seed must be a whole number from 0 .* got -1"),
         (lambda: fb.Model(seed=0.5), ValueError, r"seed must be .* got 0\.5"),

@@ -15,7 +15,7 @@ import numpy as np
 from fastbp import program as pg
 from fastbp._jit import Kernel, yield_address
 from fastbp.activations import IDENTITY, RELU
-from fastbp.cpu import rules, worker
+from fastbp.cpu import bfloat16, rules, worker
 from fastbp.cpu.launch import LAUNCHERS, chain_kernel, in_background
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.watch import Watch
@@ -175,6 +175,7 @@ class Engine:
     dtype : float32 or float64
     threads : most threads to use; more than twice the cores (or 8) are not
     launcher : "threads" or "prange" (see ``cpu.launch``)
+    half : whether products are of bfloat16 numbers, summed in float32 (see ``cpu.bfloat16``)
 
     Attributes
     ----------
@@ -183,8 +184,17 @@ class Engine:
     watch : where the time of each run is booked, None (default) where nobody asks
     """
 
-    def __init__(self, layers: Sequence[LayerSpec], dtype: np.dtype, threads: int, launcher: str = "threads") -> None:
-        self.program = Program(layers, dtype, geometry(np.dtype(dtype).itemsize))
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        dtype: np.dtype,
+        threads: int,
+        launcher: str = "threads",
+        half: bool = False,
+    ) -> None:
+        self.program = Program(layers, dtype, geometry(np.dtype(dtype).itemsize), half)
+        self._copies = aligned(self.program.copy_bytes) if half else None
+        self._stale = True
         self.threads, self.launcher = min(threads, max(8, 2 * (os.cpu_count() or 1))), launcher
         self._bound: dict[Any, _Bound] = {}
         self._moments = 0
@@ -217,11 +227,12 @@ class Engine:
 
     @property
     def weights(self) -> np.ndarray:
+        self._stale = True  # whoever asks may write
         return self._region(0)
 
     def finite(self) -> bool:
         """Whether every weight is a finite number."""
-        weights = self.weights
+        weights = self._region(0)
         with np.errstate(all="ignore"):
             total = float(np.dot(weights, weights))  # one pass; the second look only where it overflows
         return math.isfinite(total) or bool(math.isfinite(weights.min()) and math.isfinite(weights.max()))
@@ -229,10 +240,11 @@ class Engine:
     def keep_snapshot(self) -> None:
         """Copy the weights aside; the buffer stays with the engine, so that only the first copy touches new memory."""
         if self._snapshot is None:
-            self._snapshot = np.empty_like(self.weights)
-        half = len(self.weights) // 2 if self.threads > 1 else 0
-        other = in_background(np.copyto, self._snapshot[:half], self.weights[:half])
-        np.copyto(self._snapshot[half:], self.weights[half:])
+            self._snapshot = np.empty_like(self._region(0))
+        weights = self._region(0)
+        part = len(weights) // 2 if self.threads > 1 else 0
+        other = in_background(np.copyto, self._snapshot[:part], weights[:part])
+        np.copyto(self._snapshot[part:], weights[part:])
         other.result()
 
     def restore_snapshot(self) -> None:
@@ -250,7 +262,7 @@ class Engine:
             if count != self._moments:
                 fresh = aligned((1 + count) * self.program.parameter_bytes)
                 fresh[: self.program.parameter_bytes] = self._buffer[: self.program.parameter_bytes]
-                self._buffer, self._moments = fresh, count
+                self._buffer, self._moments, self._stale = fresh, count, True
                 self._bound.clear()
             for moment in self.moments():
                 moment.fill(0)
@@ -265,6 +277,9 @@ class Engine:
     def kernels(self, objective: Objective, backward: bool, optimizer: Optimizer | None) -> list[tuple[str, Kernel]]:
         """The kernels that a run needs, with what to call them while they compile."""
         needed = [("training loop", worker_kernel(self.dtype))]
+        if self.program.half:
+            names = ["forward", "pack inputs", "pack weights"]
+            needed += [("bfloat16", bfloat16.rule(n)) for n in (list(bfloat16.RULES) if backward else names)]
         for layer in self.program.layers:
             row = layer.activation
             if row is not IDENTITY and row is not RELU:
@@ -297,7 +312,9 @@ class Engine:
         for offset, count in plan.ones:
             numbers[offset : offset + count] = 1
         base = workspace.ctypes.data
-        table = plan.bind(base, self._buffer.ctypes.data)
+        table = plan.bind(base, self._buffer.ctypes.data, 0 if self._copies is None else self._copies.ctypes.data)
+        if program.half:
+            bfloat16.bind(table, plan.backward)
         layers = program.layers
         constants = aligned(pg.LINE * (len(layers) + 1)).view(dtype)
         stride = pg.LINE // dtype.itemsize
@@ -425,6 +442,8 @@ class Engine:
         steps = per_epoch if steps is None else steps
         backward = optimizer is not None or gradient is not None
         bound = self._bind(batch, objective, backward, backward and result is not None)
+        if self._stale and self.program.half:
+            self._refresh_copies(bound.table)
         run, columns = bound.run, 1 + len(bound.metrics)
         threads = int(run[pg.THREADS])
         epochs = (first_step + steps - 1) // per_epoch - first_step // per_epoch + 1
@@ -465,6 +484,14 @@ class Engine:
         kept = bound, x, y, rows, gradient, result, coefficients, sync
         return Prepared(run, threads, work, sums, status, bound.plan, kept)
 
+    def _refresh_copies(self, table: np.ndarray) -> None:
+        """The weights' copies in bfloat16, after someone else than a step may have written the weights."""
+        pack = bfloat16.rule("pack weights").call
+        for op, row in enumerate(table):
+            panels = self.program.panels(int(row[pg.OUT]))
+            pack(table.ctypes.data + op * table.strides[0], 0, int(row[pg.STEPS_IN]), 0, panels, 0)
+        self._stale = False
+
     def _gradient_buffer(self) -> np.ndarray:
         if not hasattr(self, "_gradient"):
             self._gradient = aligned(self.program.parameter_bytes).view(self.dtype)
@@ -499,3 +526,4 @@ class Engine:
             vectors = self.program.parameter_bytes // (self.program.tiles.lanes * self.dtype.itemsize)
             moments = self.program.parameter_bytes
             update.call(self._buffer.ctypes.data, moments, gradient.ctypes.data, vectors, h.ctypes.data, 0)
+            self._stale = True

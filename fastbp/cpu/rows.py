@@ -34,6 +34,23 @@ def at(row: int, index: int) -> int:
 def forward(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
     """Z (and H) of neurons o0:o1 from A, for the panels p0:p1."""
     size = row_bytes(kind)
+    if at(op, pg.FORWARD_RULE):
+        call_rule(at(op, pg.FORWARD_RULE), op, p0, p1, o0, o1, 0)
+    else:
+        forward_product(kind, op, p0, p1, o0, o1)
+    if at(op, pg.ACTIVATE):
+        for p in range(p0, p1):
+            z = at(op, pg.Z) + p * at(op, pg.Z_PANEL) + o0 * size
+            h = at(op, pg.H) + p * at(op, pg.H_PANEL) + o0 * size
+            call_rule(at(op, pg.ACTIVATE), h, z, 2 * (o1 - o0), at(op, pg.PARAMETER), 0, 0)
+    if at(op, pg.PACK_NEXT):
+        call_rule(at(op, pg.PACK_NEXT), op + 8 * pg.OP_COLUMNS, p0, p1, o0, o1, 0)
+
+
+@helper
+def forward_product(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
+    """Z of neurons o0:o1 from A, rectified where the op says so."""
+    size = row_bytes(kind)
     step = item_bytes(kind)
     width = panel_width(kind)
     steps = at(op, pg.STEPS_IN)
@@ -67,16 +84,30 @@ def forward(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
                         fetch = panel + ahead + ((p - p0) * tiles + o % width // tall) * share * k
                     tile_forward(kind, 16 * rows + 2, a, v, z + o * size, k, k0, mode, share, 0, 0, fetch)
                     o += rows
-    if at(op, pg.ACTIVATE):
-        for p in range(p0, p1):
-            z = at(op, pg.Z) + p * at(op, pg.Z_PANEL) + o0 * size
-            h = at(op, pg.H) + p * at(op, pg.H_PANEL) + o0 * size
-            call_rule(at(op, pg.ACTIVATE), h, z, 2 * (o1 - o0), at(op, pg.PARAMETER), 0, 0)
 
 
 @helper
 def backward(kind: Any, op: int, first: int, p0: int, p1: int, i0: int, i1: int) -> None:
     """DA of the inputs i0:i1 from DZ; unless the op is the first, it becomes DZ of the op before, and T."""
+    size = row_bytes(kind)
+    if at(op, pg.BACKWARD_RULE):
+        call_rule(at(op, pg.BACKWARD_RULE), op, p0, p1, i0, i1, 0)
+    else:
+        backward_product(kind, op, p0, p1, i0, i1)
+    if first == 0:
+        before = op - 8 * pg.OP_COLUMNS
+        if at(before, pg.DERIVE):
+            for p in range(p0, p1):
+                dz = at(before, pg.DZ) + p * at(before, pg.DZ_PANEL) + i0 * size
+                h = at(before, pg.H) + p * at(before, pg.H_PANEL) + i0 * size
+                z = at(before, pg.Z) + p * at(before, pg.Z_PANEL) + i0 * size
+                call_rule(at(before, pg.DERIVE), dz, h, z, 2 * (i1 - i0), at(before, pg.PARAMETER), 0)
+        transpose(kind, before, p0, p1, i0, i1)
+
+
+@helper
+def backward_product(kind: Any, op: int, p0: int, p1: int, i0: int, i1: int) -> None:
+    """DA of the inputs i0:i1 from DZ, masked where the inputs were rectified."""
     size = row_bytes(kind)
     step = item_bytes(kind)
     width = panel_width(kind)
@@ -100,20 +131,14 @@ def backward(kind: Any, op: int, first: int, p0: int, p1: int, i0: int, i1: int)
                     c = da + i * size
                     tile_backward(kind, 16 * rows + 2, a, v, c, k, k0, mode, w_panel, width * size, 0, mask + i * size)
                     i += rows
-    if first == 0:
-        before = op - 8 * pg.OP_COLUMNS
-        if at(before, pg.DERIVE):
-            for p in range(p0, p1):
-                dz = at(before, pg.DZ) + p * at(before, pg.DZ_PANEL) + i0 * size
-                h = at(before, pg.H) + p * at(before, pg.H_PANEL) + i0 * size
-                z = at(before, pg.Z) + p * at(before, pg.Z_PANEL) + i0 * size
-                call_rule(at(before, pg.DERIVE), dz, h, z, 2 * (i1 - i0), at(before, pg.PARAMETER), 0)
-        transpose(kind, before, p0, p1, i0, i1)
 
 
 @helper
 def transpose(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
     """T from DZ for the neurons o0:o1 (o0 a multiple of the vector)."""
+    if at(op, pg.TRANSPOSE_RULE):
+        call_rule(at(op, pg.TRANSPOSE_RULE), op, p0, p1, o0, o1, 0)
+        return
     size = row_bytes(kind)
     n = lanes(kind)
     width = panel_width(kind)
@@ -196,6 +221,8 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
             ones = column(kind, a + inputs * size, 1)
             ones[0] = spread(kind, 1.0)
             ones[1] = spread(kind, 1.0)
+        if at(op, pg.PACK):
+            call_rule(at(op, pg.PACK), op, p, p + 1, 0, inputs, 0)
         if at(run, pg.Y):
             target = at(run, pg.TARGET) + p * at(run, pg.TARGET_PANEL)
             if at(run, pg.LABELS):

@@ -10,6 +10,7 @@ from numba.core import types
 from fastbp import program as pg
 from fastbp._jit import helper
 from fastbp._vector import (
+    call_rule,
     call_yield,
     fetch_add,
     flush_denormals,
@@ -99,6 +100,16 @@ def _perform(kind: Any, run: int, task: int, epoch: int, first: int, count: int,
 
 
 @helper
+def _sum_weights(kind: Any, run: int, task: int, count: int, more: int, last: bool, h: int, scratch: int) -> None:
+    """A task of the weights phase, by the op's own rule where it has one."""
+    op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * load_int(task + 8)
+    if at(op, pg.TASK_RULE):
+        call_rule(at(op, pg.TASK_RULE), run, task, count, 2 * (more > 0) + last, h, scratch)
+    else:
+        weights.task(kind, run, task, count, more, last, h, scratch)
+
+
+@helper
 def _share(kind: Any, run: int, me: int) -> int:
     """Do this worker's share of the run; returns how many steps are finished."""
     samples = 2 * lanes(kind)
@@ -146,7 +157,7 @@ def _share(kind: Any, run: int, me: int) -> int:
                             if load_int(task) == pg.SUM:
                                 _add_sums(run, epoch, panels, batch_rows)
                             else:
-                                weights.task(kind, run, task, count, slab0, slab0 + slab >= batch_rows, h, scratch)
+                                _sum_weights(kind, run, task, count, slab0, slab0 + slab >= batch_rows, h, scratch)
                         else:
                             if load_acquire(at(run, pg.STOP)):
                                 store_int(at(run, pg.STATUS), STOPPED)

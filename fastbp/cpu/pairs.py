@@ -1,0 +1,380 @@
+"""Micro-kernels of bfloat16: products of pairs of 16-bit numbers, summed in float32.
+
+A pair is two bfloat16 in one 32-bit lane, neighbours along the sum of the product; a block is as many pairs as a vector
+has lanes. All three products are one shape: rows of the broadcast side are one vector register long (a block of pairs),
+rows of the vector side hold a pair for each lane::
+
+    c[row][lane] += sum_pairs a[row][pair] . v[pair][lane]
+
+Three ways to compute it: AMX tiles of 16 x 16 sums (x86 servers), the AVX512_BF16 dot product, and two float32
+multiply-adds a pair elsewhere.
+"""
+
+import ctypes
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.errors import RequireLiteralValue
+
+from fastbp._jit import intrinsic, target_machine, vector_bytes, vector_registers
+from fastbp._vector import I32, I64, Vec, external, fused, lanes_of, load, pointer, splat, store
+from fastbp.cpu.tile import VOID, _const, _function, _Loop, _switch
+
+BYTE = ir.IntType(8)
+MATRIX_ROWS = 16  # of an AMX tile
+AMX_BYTES = 64  # of its configuration, and of its rows
+
+
+class _Bfloat(ir.types.Type):
+    """LLVM's bfloat, which llvmlite doesn't name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    __str__ = _to_string
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Bfloat)
+
+    def __hash__(self) -> int:
+        return hash(_Bfloat)
+
+
+BFLOAT = _Bfloat()
+
+
+def _has(feature: str) -> bool:
+    return f"+{feature}" in target_machine()[2].split(",")
+
+
+@functools.cache
+def has_dot() -> bool:
+    """Whether the compiler's target has AVX512_BF16."""
+    return vector_bytes() == 64 and _has("avx512bf16")
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Whether the compiler's target has AMX tiles for bfloat16, and this system can grant them."""
+    return sys.platform == "linux" and vector_bytes() == 64 and _has("amx-tile") and _has("amx-bf16")
+
+
+@functools.cache
+def amx_granted() -> bool:
+    """Ask the system for this process' use of AMX (Linux grants it on request only); False where there is none."""
+    arch_prctl, request, tile_data = 158, 0x1023, 18
+    return has_amx() and ctypes.CDLL(None, use_errno=True).syscall(arch_prctl, request, tile_data) == 0
+
+
+def arithmetic() -> str:
+    """How bfloat16 products are computed on this machine, for people."""
+    if amx_granted():
+        return "AMX tiles"
+    return "AVX512_BF16 dot products" if has_dot() else "float32 multiply-adds (no bfloat16 instructions: slower)"
+
+
+# ---------------------------------------------------------------- float32 to bfloat16
+
+
+def _rounded(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """Bits of a float32 vector plus half a unit of bfloat16, ties to even: the upper half is the rounded number."""
+    kind = ir.VectorType(I32, value.type.count)
+
+    def constant(number: int) -> ir.Constant:
+        return ir.Constant(kind, [number] * kind.count)
+
+    bits = builder.bitcast(value, kind)
+    odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+    return builder.add(bits, builder.add(odd, constant(0x7FFF)))
+
+
+def _pack(typingctx: Any, low: Vec, high: Vec, emit: Callable[..., ir.Value]) -> Any:
+    return low(low, high), lambda context, builder, sig, args: emit(builder, *args)
+
+
+@intrinsic
+def paired(typingctx, low, high):
+    """Two float32 vectors as one of pairs: lane i holds low[i] and high[i] in bfloat16."""
+
+    def emit(builder: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
+        kind = ir.VectorType(I32, low.type.count)
+        lower = builder.lshr(_rounded(builder, low), ir.Constant(kind, [16] * kind.count))
+        upper = builder.and_(_rounded(builder, high), ir.Constant(kind, [0xFFFF0000] * kind.count))
+        return builder.bitcast(builder.or_(lower, upper), low.type)
+
+    return _pack(typingctx, low, high, emit)
+
+
+@intrinsic
+def narrowed(typingctx, first, second):
+    """Two float32 vectors as one of twice as many bfloat16, in order."""
+
+    def emit(builder: ir.IRBuilder, first: ir.Value, second: ir.Value) -> ir.Value:
+        n = first.type.count
+        if has_dot():
+            kind = ir.VectorType(BFLOAT, 2 * n)
+            name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
+            both = builder.call(external(builder, name, kind, [first.type] * 2), [second, first])
+            return builder.bitcast(both, first.type)
+        kind = ir.VectorType(ir.IntType(16), 2 * n)
+        parts = [builder.bitcast(_rounded(builder, value), kind) for value in (first, second)]
+        upper = ir.Constant(ir.VectorType(I32, 2 * n), list(range(1, 4 * n, 2)))
+        return builder.bitcast(builder.shuffle_vector(*parts, upper), first.type)
+
+    return _pack(typingctx, first, second, emit)
+
+
+@intrinsic
+def stack(typingctx, nbytes):
+    """Address of so many bytes (a literal) of this call's own, on a cache line."""
+    if not isinstance(nbytes, types.IntegerLiteral):
+        raise RequireLiteralValue(nbytes)
+    count = nbytes.literal_value
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        place = cgutils.alloca_once(builder, ir.ArrayType(BYTE, count))
+        place.align = 64
+        return builder.ptrtoint(place, I64)
+
+    return types.int64(nbytes), emit
+
+
+# ---------------------------------------------------------------- vectors
+
+
+def dot_pairs(builder: ir.IRBuilder, c: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    """c plus, lane by lane, the dot product of two pairs (`has_dot` only); a and b are vectors of any 32-bit type."""
+    pair = ir.VectorType(BFLOAT, 2 * c.type.count)
+    dot = external(builder, "llvm.x86.avx512bf16.dpbf16ps.512", c.type, [c.type, pair, pair])
+    return builder.call(dot, [c, builder.bitcast(a, pair), builder.bitcast(b, pair)])
+
+
+@functools.cache
+def tallest() -> int:
+    """Rows of the tallest tile of vectors: 8 x 2 sums with the dot product, fewer where pairs are taken apart."""
+    return 8 if has_dot() or vector_registers() == 32 else 4
+
+
+def _write_vectors(module: ir.Module, height: int, vectors: int) -> ir.Function:
+    """The micro-kernel of `height` rows (written once per module); arguments as in `tile_pairs`."""
+    name = f"tile_pairs_{height}x{vectors}"
+    if name in module.globals:
+        return module.globals[name]
+    lanes, bytes_ = lanes_of(4), vector_bytes()
+    vector, word = ir.VectorType(ir.FloatType(), lanes), ir.VectorType(I32, lanes)
+    function, builder = _function(module, name, 14)
+    a, _, a_outer, v, v_step, v_next, v_outer, c, c_row, c_next, n, accumulate, mode, mask = function.args
+    rows = [builder.add(c, builder.mul(c_row, _const(i))) for i in range(height)]
+    places = [builder.add(row, builder.mul(c_next, _const(j))) for row in rows for j in range(vectors)]
+
+    more, begin = function.append_basic_block("more"), function.append_basic_block("begin")
+    entry = builder.block
+    builder.cbranch(builder.icmp_signed("!=", accumulate, _const(0)), more, begin)
+    builder.position_at_end(more)
+    earlier = [load(builder, place, vector, align=bytes_) for place in places]
+    builder.branch(begin)
+    builder.position_at_end(begin)
+    zero = ir.Constant(vector, [0.0] * lanes)
+    sums: list[ir.Value] = []
+    for value in earlier:
+        phi = builder.phi(vector)
+        phi.add_incoming(value, more)
+        phi.add_incoming(zero, entry)
+        sums.append(phi)
+
+    def halves(value: ir.Value) -> tuple[ir.Value, ir.Value]:
+        kind = value.type
+        shift = ir.Constant(kind, 16 if kind == I32 else [16] * lanes)
+        keep = ir.Constant(kind, 0xFFFF0000 if kind == I32 else [0xFFFF0000] * lanes)
+        to = ir.FloatType() if kind == I32 else vector
+        return builder.bitcast(builder.shl(value, shift), to), builder.bitcast(builder.and_(value, keep), to)
+
+    def step(a: ir.Value, v: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        vs = [load(builder, builder.add(v, builder.mul(v_next, _const(j))), word, align=bytes_) for j in range(vectors)]
+        out = list(sums)
+        if has_dot():
+            for i in range(height):
+                spread = splat(builder, load(builder, a, I32, i * bytes_), lanes)
+                for j in range(vectors):
+                    out[i * vectors + j] = dot_pairs(builder, out[i * vectors + j], spread, vs[j])
+            return out
+        parts = [halves(value) for value in vs]
+        for i in range(height):
+            for k, number in enumerate(halves(load(builder, a, I32, i * bytes_))):
+                spread = splat(builder, number, lanes)
+                for j in range(vectors):
+                    out[i * vectors + j] = fused(builder, spread, parts[j][k], out[i * vectors + j])
+        return out
+
+    outer = _Loop(builder, n, [a, v, *sums])
+    a_block, v_block, *now = outer.values
+    inner = _Loop(builder, _const(lanes), [a_block, v_block, *now])
+    at, vt, *now = inner.values
+    now = step(at, vt, now)
+    _, _, *now = inner.end([builder.add(at, _const(4)), builder.add(vt, v_step), *now])
+    _, _, *sums = outer.end([builder.add(a_block, a_outer), builder.add(v_block, v_outer), *now])
+
+    def write(values: Sequence[ir.Value]) -> None:
+        for value, place in zip(values, places, strict=True):
+            store(builder, value, place, align=bytes_)
+        builder.ret_void()
+
+    blocks = [function.append_basic_block(name) for name in ("plain", "rectify", "mask")]
+    switch = builder.switch(mode, blocks[0])
+    for number, block in enumerate(blocks[1:], start=1):
+        switch.add_case(_const(number), block)
+    builder.position_at_end(blocks[0])
+    write(sums)
+    builder.position_at_end(blocks[1])
+    write([builder.select(builder.fcmp_ordered("<", s, zero), zero, s) for s in sums])
+    builder.position_at_end(blocks[2])
+    masks = [load(builder, builder.add(mask, builder.sub(place, c)), vector, align=bytes_) for place in places]
+    write([builder.select(builder.fcmp_ordered(">", m, zero), s, zero) for m, s in zip(masks, sums, strict=True)])
+    return function
+
+
+@intrinsic
+def tallest_pairs(typingctx):
+    """Rows of the tallest tile of `tile_pairs`."""
+    return types.int64(), lambda context, builder, sig, args: _const(tallest())
+
+
+@intrinsic
+def tile_pairs(
+    typingctx, key, a, a_second, a_outer, v, v_step, v_next, v_outer, c, c_row, c_next, n, accumulate, mode, mask
+):
+    """A tile of sums in vector registers.
+
+    key: 4 * rows + vectors (1 or 2); a: the broadcast side, rows one vector register apart, a_outer bytes to the next
+    block; v: the vector side, v_step bytes to the next pair, v_next to the next vector, v_outer to the next block;
+    c: the sums, c_row and c_next bytes between rows and vectors; n: blocks; accumulate: 0 begins at zero; mode: 1
+    rectifies the sums, 2 sets those to zero where `mask`, laid out as c, isn't positive; a_second: unused.
+    """
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        heights = [n for n in (8, 4, 2, 1) if n <= tallest()]
+        cases = {
+            4 * height + vectors: functools.partial(_write_vectors, builder.module, height, vectors)
+            for height in heights
+            for vectors in (1, 2)
+        }
+        _switch(builder, args[0], cases, args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 15), emit
+
+
+# ---------------------------------------------------------------- AMX tiles
+
+
+def _amx(builder: ir.IRBuilder, name: str, kinds: Sequence[ir.Type], arguments: Sequence[ir.Value]) -> None:
+    builder.call(external(builder, f"llvm.x86.{name}", VOID, list(kinds)), list(arguments))
+
+
+def _tile_number(number: int) -> ir.Constant:
+    return ir.Constant(BYTE, number)
+
+
+def _write_matrix(module: ir.Module, tall: int, wide: int) -> ir.Function:
+    """`tall` x `wide` AMX tiles of sums (each 1 or 2; written once per module); arguments as in `tile_matrix`."""
+    name = f"tile_matrix_{tall}x{wide}"
+    if name in module.globals:
+        return module.globals[name]
+    function, builder = _function(module, name, 12)
+    a, a_second, a_outer, v, v_step, v_next, v_outer, c, c_row, c_next, n, accumulate = function.args
+    address = [BYTE, BYTE.as_pointer(), I64]
+    sums = {(i, j): 2 * i + j for i in range(tall) for j in range(wide)}
+    second = builder.mul(c_row, _const(MATRIX_ROWS))
+    places = {(i, j): builder.add(c, builder.mul(c_next, _const(j))) for i, j in sums}
+    places = {(i, j): builder.add(place, second) if i else place for (i, j), place in places.items()}
+
+    def access(name: str, number: int, place: ir.Value, row: ir.Value) -> None:
+        _amx(builder, name, address, [_tile_number(number), pointer(builder, place, BYTE), row])
+
+    more, zero, begin = (function.append_basic_block(name) for name in ("more", "zero", "begin"))
+    builder.cbranch(builder.icmp_signed("!=", accumulate, _const(0)), more, zero)
+    builder.position_at_end(more)
+    for key, number in sums.items():
+        access("tileloadd64", number, places[key], c_row)
+    builder.branch(begin)
+    builder.position_at_end(zero)
+    for number in sums.values():
+        _amx(builder, "tilezero", [BYTE], [_tile_number(number)])
+    builder.branch(begin)
+    builder.position_at_end(begin)
+    loop = _Loop(builder, n, [a, v])
+    at, vt = loop.values
+    for i in range(tall):
+        access("tileloadd64", 4 + i, builder.add(at, a_second) if i else at, _const(AMX_BYTES))
+    for j in range(wide):
+        access("tileloadd64", 6 + j, builder.add(vt, v_next) if j else vt, v_step)
+    for (i, j), number in sums.items():
+        _amx(builder, "tdpbf16ps", [BYTE] * 3, [_tile_number(k) for k in (number, 4 + i, 6 + j)])
+    loop.end([builder.add(at, a_outer), builder.add(vt, v_outer)])
+    for key, number in sums.items():
+        access("tilestored64", number, places[key], c_row)
+    builder.ret_void()
+    return function
+
+
+@intrinsic
+def tile_matrix(typingctx, key, a, a_second, a_outer, v, v_step, v_next, v_outer, c, c_row, c_next, n, accumulate):
+    """Sums in AMX tiles: key = 4 * (1 or 2 tiles of 16 rows) + (1 or 2 vectors); a_second: bytes from the first tile's
+    rows of `a` to the second's; the rest as in `tile_pairs`. Between `amx_begin` and `amx_end`."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        if has_amx():
+            cases = {4 * i + j: functools.partial(_write_matrix, builder.module, i, j) for i in (1, 2) for j in (1, 2)}
+            _switch(builder, args[0], cases, args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 13), emit
+
+
+@intrinsic
+def multiply_tiles(typingctx, turns):
+    """Products of AMX tiles in registers, four sums in turn; the result is dropped."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        if has_amx():
+            for number in range(8):
+                _amx(builder, "tilezero", [BYTE], [_tile_number(number)])
+            loop = _Loop(builder, args[0], [])
+            for number in range(4):
+                tiles = [_tile_number(k) for k in (number, 4 + number // 2, 6 + number % 2)]
+                _amx(builder, "tdpbf16ps", [BYTE] * 3, tiles)
+            loop.end([])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+@intrinsic
+def amx_begin(typingctx):
+    """Configure this thread's tiles: eight of 16 rows of 64 bytes."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        if has_amx():
+            shape = [1] + [0] * 15 + [AMX_BYTES, 0] * 8 + [0] * 16 + [MATRIX_ROWS] * 8 + [0] * 8
+            kind = ir.ArrayType(BYTE, AMX_BYTES)
+            place = cgutils.global_constant(builder.module, "amx_tiles", ir.Constant(kind, shape))
+            _amx(builder, "ldtilecfg", [BYTE.as_pointer()], [builder.bitcast(place, BYTE.as_pointer())])
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
+def amx_end(typingctx):
+    """Give the tiles back."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        if has_amx():
+            _amx(builder, "tilerelease", [], [])
+        return context.get_dummy_value()
+
+    return types.void(), emit
