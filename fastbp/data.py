@@ -34,6 +34,12 @@ class Sample:
     def __len__(self) -> int:
         return len(self.x if self.rows is None else self.rows)
 
+    def first(self, count: int | None) -> "Sample":
+        """The first rows of it, all by default."""
+        if self.rows is not None:
+            return Sample(self.x, self.y, self.rows[:count])
+        return Sample(self.x[:count], None if self.y is None else self.y[:count])
+
 
 class _Table(NamedTuple):
     """What the user passed, still in its own memory: one array, or the columns of a frame."""

@@ -1,16 +1,22 @@
-"""Floor 4: one call of ``Model.fit``: chunks of steps in the engine, bookkeeping between them."""
+"""Floor 4: one call of ``Model.fit``: chunks of steps in the engine, bookkeeping and callbacks between them."""
 
 import time
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp.callbacks import History, Progress
-from fastbp.cpu.engine import Engine, Outcome
+from fastbp._checks import number, whole
+from fastbp.callbacks import CallbackList, Logs
+from fastbp.cpu.engine import EVALUATION_ROWS, Engine, Outcome
 from fastbp.cpu.peak import peak_gflops
 from fastbp.data import Sample
+from fastbp.feeds import ArrayFeed
+from fastbp.history import VALIDATION, History
 from fastbp.optimizers import Optimizer
+from fastbp.progress import Progress
 
 if TYPE_CHECKING:
     from fastbp.model import Model
@@ -31,7 +37,7 @@ class DivergenceError(FloatingPointError):
 
     Attributes
     ----------
-    epoch, step : where it happened, counted from 1 in this fit and in the epoch
+    epoch, step : where it happened, counted from 1: the epoch's number and the step in it
     """
 
     def __init__(self, epoch: int, step: int, what: str, rate: float) -> None:
@@ -44,36 +50,109 @@ class DivergenceError(FloatingPointError):
         )
 
 
+@dataclass(frozen=True)
+class Held:
+    """Rows held out for validation.
+
+    Attributes
+    ----------
+    sample : the rows
+    batch : rows of an evaluation's step
+    epochs : the epochs (from 1) after which they are evaluated: every so many, or those of a set
+    """
+
+    sample: Sample
+    batch: int = EVALUATION_ROWS
+    epochs: int | Container[int] = 1
+
+    def due(self, epoch: int) -> bool:
+        """Whether epoch `epoch` (from 0) ends with a validation."""
+        return (epoch + 1) % self.epochs == 0 if isinstance(self.epochs, int) else epoch + 1 in self.epochs
+
+
+def held_rows(
+    batch: int, steps: int | None, batch_size: int | None, freq: int | Iterable[int]
+) -> Callable[[Sample], Held]:
+    """What makes a `Held` of a sample, by the options of ``Model.fit``, which are checked here."""
+    size = None if batch_size is None else whole("validation_batch_size", batch_size)
+    most = None if steps is None else whole("validation_steps", steps) * (size or batch)
+    epochs: int | frozenset[int]
+    if isinstance(freq, Iterable) and not isinstance(freq, str):
+        epochs = frozenset(whole("validation_freq", number) for number in freq)
+    else:
+        epochs = whole("validation_freq", freq)
+    return lambda sample: Held(sample.first(most), size or EVALUATION_ROWS, epochs)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long a fit goes and what it shows: see ``Model.fit``."""
+
+    epochs: int = 1
+    initial_epoch: int = 0
+    verbose: int = 0
+    max_time: float | None = None
+    on_interrupt: str = "raise"
+
+    def checked(self) -> "Settings":
+        """The settings themselves, if they make sense."""
+        whole("epochs", self.epochs)
+        whole("initial_epoch", self.initial_epoch, least=0)
+        if self.initial_epoch >= self.epochs:
+            raise ValueError(
+                f"initial_epoch={self.initial_epoch} with epochs={self.epochs} leaves nothing to train: epochs is the "
+                "number of the last epoch, so it must be greater"
+            )
+        if self.max_time is not None and number("max_time", self.max_time) <= 0:
+            raise ValueError(f"max_time must be a number of seconds above 0, got {self.max_time!r}")
+        if self.on_interrupt not in ("raise", "return"):
+            raise ValueError(f'on_interrupt must be "raise" or "return", got {self.on_interrupt!r}')
+        return self
+
+
 class Fit:
-    """One call of `Model.fit`: chunks of steps in the engine, bookkeeping between them."""
+    """One call of `Model.fit`: chunks of steps in the engine, bookkeeping and callbacks between them.
+
+    Attributes
+    ----------
+    epoch : epochs finished in this fit
+    step, sums : finished steps of the running epoch, and their sums of loss and metrics
+    """
 
     def __init__(
         self,
         model: "Model",
         engine: Engine,
-        optimizer: Optimizer,
-        data: Sample,
-        validation: Sample | None,
-        batch: int,
-        epochs: int,
-        verbose: int,
-        shuffle: bool,
+        feed: ArrayFeed,
+        settings: Settings,
+        held: Held | None = None,
+        callbacks: Any = None,
     ) -> None:
-        self.model, self.engine, self.optimizer = model, engine, optimizer
-        self.data, self.validation = data, validation
-        self.batch = min(batch, len(data))
-        self.per_epoch = -(-len(data) // self.batch)
-        self.epochs, self.shuffle = epochs, bool(shuffle)
-        self.total = epochs * self.per_epoch
+        self.model, self.engine, self.feed, self.settings, self.held = model, engine, feed, settings, held
         self.objective = model._objective()
-        self.history = model.history = History(epochs, self.per_epoch)
+        self.names = model.metrics_names
+        reported = [*self.names, *(VALIDATION + name for name in self.names if held is not None)]
+        params = {"epochs": settings.epochs, "steps": feed.steps, "verbose": settings.verbose, "metrics": reported}
+        self.callbacks = CallbackList(callbacks, model, **params)
+        self.callbacks.check_monitors(reported)
+        self.epochs = settings.epochs - settings.initial_epoch
+        self.history = model.history = History(settings.epochs, feed.steps)
         dtype, threads, flops = model.compute_dtype, engine.threads, engine.program.flops_per_row
-        self.progress = Progress(verbose, epochs, len(data), self.per_epoch, lambda: _peak(dtype, threads), flops)
+        self.progress = Progress(
+            settings.verbose, self.epochs, feed.rows(1, 0), feed.steps, lambda: _peak(dtype, threads), flops
+        )
+        # the kernels validate after every epoch themselves, if nobody looks at the batches of it
+        watched = self.callbacks.watches_tests or feed.steps != feed.per_pass
+        plain = held is not None and held.epochs == 1 and held.batch == EVALUATION_ROWS and not watched
+        chains = plain and held is not None and engine.chains(feed.batch, len(held.sample))
+        self.chained = held.sample if held is not None and chains else None
+        self.one_epoch = self.callbacks.watches_epochs or not feed.spans_epochs or (held is not None and not chains)
+        self.epoch = self.step = 0
         self.sums = np.zeros(1 + len(self.objective.metrics))
         self.epoch_seconds = 0.0
-        self.done = 0
-        self._steps = max(1, int(CHUNK_SECONDS * CAUTIOUS_RATE / (self.batch * flops)))
-        start = time.perf_counter()
+        self.passes = model._epochs_seen
+        self._steps = max(1, int(CHUNK_SECONDS * CAUTIOUS_RATE / (feed.batch * flops)))
+        self._begun = start = time.perf_counter()
         engine.keep_snapshot()
         self.snapshot_cost, self.since_snapshot = time.perf_counter() - start, 0.0
         self.snapshot_epoch = 0
@@ -81,15 +160,41 @@ class Fit:
     def run(self) -> History:
         """All of it."""
         try:
-            while self.done < self.total:
+            self.start()
+            while not self.finished:
                 self.chunk()
-            self.check_weights()
+            self.finish()
         except KeyboardInterrupt:
             self.history.interrupted = True
-            raise
+            if self.settings.on_interrupt == "raise":
+                raise
+            self.callbacks.call("on_train_end", self._last())
         finally:
             self.progress.close()
         return self.history
+
+    def start(self) -> None:
+        """What precedes the first chunk."""
+        self.model.stop_training = False
+        self._begun = time.perf_counter()
+        self.callbacks.call("on_train_begin")
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or a callback or the time ends the fit."""
+        return self.epoch >= self.epochs or self.model.stop_training or bool(self.history.stopped)
+
+    def finish(self) -> None:
+        """What follows the last chunk: the end of an epoch that was cut short, and a look at the weights.
+
+        Raises
+        ------
+        DivergenceError : the model holds its last finite snapshot
+        """
+        if self.step:
+            self._end_epochs(self.sums[None], None, np.array([self.epoch_seconds]))
+        self.check_weights()
+        self.callbacks.call("on_train_end", self._last())
 
     def chunk(self) -> None:
         """Some of the steps that are left, as many as take a moment.
@@ -99,72 +204,109 @@ class Fit:
         DivergenceError : the model holds its last finite snapshot
         KeyboardInterrupt : what was finished is booked
         """
-        steps = min(self._steps, self.total - self.done, self.engine.steps_per_run(self.batch))
-        held = self.validation
-        if held is not None and not self.engine.chains(self.batch, len(held)):
-            held, steps = None, min(steps, self.per_epoch - self.done % self.per_epoch)
+        if self.step == 0:
+            self.callbacks.call("on_epoch_begin", self.settings.initial_epoch + self.epoch)
+        batch = self.step if self.callbacks.watches_batches else None
+        if batch is not None:
+            self.callbacks.call("on_train_batch_begin", batch, {})
+        piece, model = self.feed.piece(self.epoch, self.step), self.model
+        left = self.feed.steps - self.step + (0 if self.one_epoch else (self.epochs - 1 - self.epoch) * self.feed.steps)
+        most = self._steps if batch is None else 1
+        steps = min(most, left, piece.steps, self.engine.steps_per_run(piece.batch))
         start = time.perf_counter()
         outcome = self.engine.run(
-            self.data.x,
-            self.data.y,
-            rows=self.data.rows,
-            held=held,
-            batch=self.batch,
-            first_step=self.model._epochs_seen * self.per_epoch + self.done % self.per_epoch,
+            piece.sample.x,
+            piece.sample.y,
+            rows=piece.sample.rows,
+            held=self.chained,
+            batch=piece.batch,
+            first_step=piece.first_step,
             steps=steps,
             objective=self.objective,
-            optimizer=self.optimizer,
-            updates=self.model._updates,
+            optimizer=self._optimizer,
+            updates=model._updates,
             carried=self.sums,
-            shuffle=self.shuffle,
-            seed=self.model.seed,
+            shuffle=piece.shuffle,
+            seed=piece.seed,
         )
         seconds = time.perf_counter() - start
-        self._account(outcome, seconds)
+        self._account(outcome, seconds, batch)
         outcome.completed()
         if outcome.diverged:
             self._diverged("the loss")
         self._keep(seconds)
         self._steps = max(1, min(8 * self._steps, int(steps * CHUNK_SECONDS / max(seconds, 1e-6))))
+        limit = self.settings.max_time
+        if limit is not None and time.perf_counter() - self._begun >= limit:
+            self.history.stopped = f"stopped after max_time={limit:g} s"
 
-    def _account(self, outcome: Outcome, seconds: float) -> None:
-        """Book the steps that are finished, and the epochs that they end."""
-        first, self.done = self.done, self.done + outcome.steps
-        epoch, ended = first // self.per_epoch, self.done // self.per_epoch - first // self.per_epoch
+    @property
+    def _optimizer(self) -> Optimizer:
+        """The model's optimizer now: callbacks may have set its learning rate."""
+        assert self.model.optimizer is not None
+        return self.model.optimizer
+
+    def _account(self, outcome: Outcome, seconds: float, batch: int | None) -> None:
+        """Book the steps that are finished, the batch that a callback watches, and the epochs that they end."""
+        first, length, seen = self.step, self.feed.steps, self.feed.rows(self.epoch, self.step)
+        self.step += outcome.steps
+        ended = self.step // length
         self.model._updates += outcome.steps
-        borders = self.per_epoch * np.arange(epoch, epoch + len(outcome.sums) + 1)
-        shares = np.diff(borders.clip(first, self.done)) * (seconds / max(1, outcome.steps))
+        shares = np.diff((length * np.arange(len(outcome.sums) + 1)).clip(first, self.step))
+        shares = shares * (seconds / max(1, outcome.steps))
         shares[0] += self.epoch_seconds
+        if batch is not None and outcome.steps:
+            self.sums = outcome.sums[0]
+            self.callbacks.call("on_train_batch_end", batch, self._means())
         if ended:
-            self._end_epochs(epoch, outcome.sums[:ended], outcome.held, shares[:ended])
-            self.sums, self.epoch_seconds = np.zeros_like(self.sums), 0.0
+            self._end_epochs(outcome.sums[:ended], outcome.held, shares[:ended])
         if ended < len(outcome.sums):
             self.sums, self.epoch_seconds = outcome.sums[ended], float(shares[ended])
-        self.progress.advance(outcome.steps, self._rows(self.done) - self._rows(first), seconds)
+        self.progress.advance(outcome.steps, self.feed.rows(self.epoch, self.step) - seen, seconds)
 
-    def _rows(self, step: int) -> int:
-        """Rows seen in the first `step` steps."""
-        return step // self.per_epoch * len(self.data) + min(len(self.data), step % self.per_epoch * self.batch)
+    def _means(self) -> Logs:
+        """Loss and metrics over the epoch so far."""
+        rows = self.feed.rows(self.epoch, self.step) - self.feed.rows(self.epoch, 0)
+        return dict(zip(self.names, self.model._means(self.sums, rows).tolist(), strict=True))
 
-    def _end_epochs(self, first: int, sums: Array, held: Array | None, seconds: Array) -> None:
-        """Write the epochs from `first` on into the history, with their validation (made here, where it wasn't)."""
-        model = self.model
-        model._epochs_seen += len(sums)
-        names, columns = model.metrics_names, {}
-        if self.validation is not None:
-            held = model._evaluated(self.validation) if held is None else held
-            columns = _columns([f"val_{name}" for name in names], model._means(held, len(self.validation)))
+    def _last(self) -> Logs:
+        return {name: values[-1] for name, values in self.history.history.items()}
+
+    def _end_epochs(self, sums: Array, held: Array | None, seconds: Array) -> None:
+        """Report epochs that are over (the last perhaps cut short), with their validation, made here if it is due."""
+        model, epoch, length = self.model, self.epoch, self.feed.steps
+        first, cut = self.settings.initial_epoch + epoch, min(self.step, length)
+        numbers = np.arange(epoch, epoch + len(sums))
+        rows = self.feed.rows(numbers, cut) - self.feed.rows(numbers, 0)
+        model._epochs_seen = self.passes + self.feed.passes(epoch + len(sums) - 1, cut)
+        self.epoch, self.step = epoch + len(sums), max(0, self.step - length * len(sums))
+        self.sums, self.epoch_seconds = np.zeros_like(self.sums), 0.0
+        rate, columns = self._optimizer.learning_rate, {}
+        if self.held is not None and (held is not None or self.held.due(first)):
+            if held is None:
+                held = evaluated(model, self.held.sample, self.held.batch, self.callbacks)
+            columns = _columns([VALIDATION + name for name in self.names], model._means(held, len(self.held.sample)))
             sums = sums[: len(held)]  # Ctrl-C may have stopped the last epoch's validation
-        columns = _columns(names, model._means(sums, len(self.data))) | columns
-        self.history.extend(columns)
-        self.progress.extend(first, columns, seconds[: len(sums)].tolist())
+        if len(sums) == 0:
+            return
+        columns = _columns(self.names, model._means(sums, rows[: len(sums), None])) | columns
+        if self.callbacks.watches_epochs:
+            logs = {name: values[0] for name, values in columns.items()}
+            try:
+                self.callbacks.call("on_epoch_end", first, logs)
+            finally:
+                columns = {name: [float(value)] for name, value in logs.items()}
+                self.history.extend(columns, first=first, learning_rate=rate, seconds=seconds[:1].tolist())
+        else:
+            self.history.extend(columns, first=first, learning_rate=rate, seconds=seconds[: len(sums)].tolist())
+        self.progress.extend(epoch, columns, seconds[: len(sums)].tolist())
 
     def _keep(self, seconds: float) -> None:
         """Snapshot the weights at the end of an epoch, or of a while, when its cost doesn't matter."""
         self.since_snapshot += seconds
-        due = self.done // self.per_epoch > self.snapshot_epoch or self.since_snapshot > SNAPSHOT_SECONDS
+        due = self.epoch > self.snapshot_epoch or self.since_snapshot > SNAPSHOT_SECONDS
         if due and self.snapshot_cost <= SNAPSHOT_SHARE * self.since_snapshot:
-            self.snapshot_epoch = self.done // self.per_epoch
+            self.snapshot_epoch = self.epoch
             start = time.perf_counter()
             self.check_weights()
             self.engine.keep_snapshot()
@@ -178,8 +320,49 @@ class Fit:
     def _diverged(self, what: str) -> None:
         self.engine.restore_snapshot()
         self.model._reset_optimizer()
-        epoch, step = divmod(self.done, self.per_epoch)
-        raise DivergenceError(epoch + 1, step + 1, what, self.optimizer.learning_rate)
+        epoch, rate = self.settings.initial_epoch + self.epoch, self._optimizer.learning_rate
+        error = DivergenceError(epoch + 1, self.step + 1, what, rate)
+        self.callbacks.call("on_divergence", error)
+        if not self.model.stop_training:
+            raise error
+        self.history.stopped = f"stopped by NaN in epoch {error.epoch}, step {error.step}"
+
+
+def evaluated(model: "Model", sample: Sample, batch: int, callbacks: CallbackList) -> Array:
+    """The sums of the loss and the metrics over the rows, (1, 1 + metrics).
+
+    Runs batch by batch where a callback watches the batches.
+    """
+    objective = model._objective()
+    engine = model._ready(objective, False, None, False)
+    rows, names = len(sample), model.metrics_names
+    steps, sums = -(-rows // batch), np.zeros((1, 1 + len(objective.metrics)))
+
+    def logs(seen: int) -> Logs:
+        return dict(zip(names, model._means(sums[0], seen).tolist(), strict=True))
+
+    callbacks.call("on_test_begin")
+    for step in range(steps if callbacks.watches_test_batches else 1):
+        if callbacks.watches_test_batches:
+            callbacks.call("on_test_batch_begin", step, {})
+        sums = (
+            engine.run(
+                sample.x,
+                sample.y,
+                rows=sample.rows,
+                batch=batch,
+                first_step=step,
+                steps=1 if callbacks.watches_test_batches else steps,
+                objective=objective,
+                carried=sums[0],
+            )
+            .completed()
+            .sums
+        )
+        if callbacks.watches_test_batches:
+            callbacks.call("on_test_batch_end", step, logs(min(rows, (step + 1) * batch)))
+    callbacks.call("on_test_end", logs(rows))
+    return sums
 
 
 def _columns(names: list[str], means: Array) -> dict[str, list[float]]:

@@ -1,5 +1,6 @@
 """Floor 4: `Model` owns the layers, the engine and the optimizer's state, and speaks Keras' words."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -9,16 +10,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbp import data, losses, metrics, optimizers, storage
+from fastbp._checks import whole
 from fastbp._jit import default_threads
-from fastbp.callbacks import CompileNotice, History, resolve_verbose
+from fastbp.callbacks import Callback, CallbackList
 from fastbp.cpu.engine import EVALUATION_ROWS, Engine, Objective, aligned
 from fastbp.data import Sample
-from fastbp.fit import DivergenceError, Fit
+from fastbp.feeds import ArrayFeed
+from fastbp.fit import DivergenceError, Fit, Settings, evaluated, held_rows
+from fastbp.history import History
 from fastbp.layers import Dense, Input
 from fastbp.losses import Loss
 from fastbp.metrics import Metric
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec
+from fastbp.progress import CompileNotice, resolve_verbose
 
 DTYPES = ("float32", "float64", "bfloat16")
 
@@ -43,6 +48,7 @@ class Model:
     history : `History` of the last fit, None before
     dtype : of weights, inputs and outputs: float32, unless "float64" was asked for
     compute_dtype : name of the type that products are computed in: what was asked for
+    stop_training : a callback sets it to end the fit after the running batch or epoch
     meta : dict of plain data stored in the model file, for whoever uses the model
     built : whether the weights exist
 
@@ -67,7 +73,7 @@ class Model:
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be {', '.join(map(repr, DTYPES[:-1]))} or {DTYPES[-1]!r}, got {dtype!r}")
         if threads is not None:
-            _whole("threads", threads)
+            whole("threads", threads)
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
         self.compute_dtype = dtype
@@ -76,6 +82,7 @@ class Model:
         self.layers: list[Dense] = []
         self.history: History | None = None
         self.meta: dict[str, Any] = {}
+        self.stop_training = False
         self._input: int | None = None
         self._engine: Engine | None = None
         self._optimizer: Optimizer | None = None
@@ -127,7 +134,7 @@ class Model:
 
     def build(self, input_width: int | None = None) -> None:
         """Make the weights for inputs of `input_width` columns (by default what the first layer says)."""
-        width = self._input if input_width is None else _whole("input_width", input_width)
+        width = self._input if input_width is None else whole("input_width", input_width)
         self.output_width  # noqa: B018 (refuses a model without layers)
         if width is None:
             raise RuntimeError(
@@ -204,6 +211,19 @@ class Model:
         return self._optimizer
 
     @property
+    def learning_rate(self) -> float:
+        """The optimizer's learning rate; setting it keeps the optimizer's state."""
+        if self._optimizer is None:
+            raise RuntimeError("learning_rate: the model isn't compiled; call model.compile first")
+        return self._optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self.learning_rate  # noqa: B018 (refuses a model that isn't compiled)
+        assert self._optimizer is not None
+        self._optimizer = dataclasses.replace(self._optimizer, learning_rate=rate)
+
+    @property
     def metrics_names(self) -> list[str]:
         """What `evaluate` returns, in order: "loss" and the metrics."""
         return ["loss", *self._metric_requests]
@@ -248,10 +268,18 @@ class Model:
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: str | int = "auto",
-        *,
+        callbacks: Callback | Iterable[Callback] | None = None,
         validation_split: float = 0.0,
         validation_data: tuple[ArrayLike, ArrayLike] | None = None,
         shuffle: bool = True,
+        *,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | Iterable[int] = 1,
+        max_time: float | None = None,
+        on_interrupt: str = "raise",
     ) -> History:
         """Train for `epochs` passes over the data.
 
@@ -260,11 +288,19 @@ class Model:
         x : (N, I) numbers: array, list or DataFrame
         y : targets: (N, O) or (N,) numbers, or (N,) class numbers for the sparse loss
         batch_size : rows of a step, default 32; at most N
-        epochs : default 1
+        epochs : number of the last epoch, default 1
         verbose : 0 silent, 1 a progress bar, 2 a line an epoch, "auto" a bar where someone watches, else lines
+        callbacks : one or several of ``fb.callbacks``, called in the order given
         validation_split : share of the rows, the last ones, kept for validation
         validation_data : (x, y) for validation instead
         shuffle : whether each epoch has its own order of the rows, named by the model's seed
+        initial_epoch : epochs done before, from which the numbers go on, default 0
+        steps_per_epoch : steps that make an epoch; by default one pass over the data
+        validation_steps : batches of the validation data to use, from its beginning; by default all
+        validation_batch_size : rows of a step of the validation; speed depends on it, values only in their last digits
+        validation_freq : epochs between validations, or the numbers (from 1) of the epochs that end with one
+        max_time : seconds after which the fit ends; the epoch that runs is reported as far as it came
+        on_interrupt : what follows Ctrl-C: "raise" the KeyboardInterrupt, or "return" the history
 
         Returns
         -------
@@ -276,9 +312,11 @@ class Model:
         DivergenceError : the loss became NaN or infinite
         KeyboardInterrupt : passed on; what was learned stays, ``model.history.interrupted`` is True
         """
-        batch_size = 32 if batch_size is None else _whole("batch_size", batch_size)
-        _whole("epochs", epochs)
-        verbose = resolve_verbose(verbose)
+        batch = 32 if batch_size is None else whole("batch_size", batch_size)
+        settings = Settings(
+            whole("epochs", epochs), initial_epoch, resolve_verbose(verbose), max_time, on_interrupt
+        ).checked()
+        held_options = held_rows(batch, validation_steps, validation_batch_size, validation_freq)
         if self._loss is None:
             self._compiled("fit")
         rows, targets = self._staged(x, y)
@@ -290,12 +328,20 @@ class Model:
                 raise ValueError("validation_data must be a pair (x, y)") from None
             validation = Sample(*self._staged(vx, vy, ("validation x", "validation y")))
         elif validation_split:
-            rows, targets, *held = data.train_validation_split(rows, targets, validation_split)
-            validation = Sample(*held)
+            rows, targets, *parts = data.train_validation_split(rows, targets, validation_split)
+            validation = Sample(*parts)
         _, _, optimizer = self._compiled("fit")
+        feed = ArrayFeed(
+            Sample(rows, targets),
+            batch=batch,
+            shuffle=bool(shuffle),
+            seed=self.seed,
+            first_pass=self._epochs_seen,
+            steps=None if steps_per_epoch is None else whole("steps_per_epoch", steps_per_epoch),
+        )
+        held = None if validation is None else held_options(validation)
         engine = self._ready(self._objective(), True, optimizer, bool(verbose))
-        sample = Sample(rows, targets)
-        return Fit(self, engine, optimizer, sample, validation, batch_size, epochs, verbose, shuffle).run()
+        return Fit(self, engine, feed, settings, held, callbacks).run()
 
     def train_on_batch(self, x: ArrayLike, y: ArrayLike) -> float | list[float]:
         """One step over the rows given; returns the loss before it, or [loss, *metrics]."""
@@ -365,25 +411,23 @@ class Model:
             means[..., 0] = sums[..., 0]
         return means
 
-    def _evaluated(self, sample: Sample, batch: int = EVALUATION_ROWS) -> Array:
-        """The sums of the loss and the metrics over the rows, (1, 1 + metrics)."""
-        objective = self._objective()
-        engine = self._ready(objective, False, None, False)
-        return engine.run(sample.x, sample.y, rows=sample.rows, batch=batch, objective=objective).completed().sums
-
     def evaluate(
         self,
         x: ArrayLike,
         y: ArrayLike,
         batch_size: int | None = None,
         verbose: str | int = 0,
+        *,
+        callbacks: Callback | Iterable[Callback] | None = None,
         return_dict: bool = False,
     ) -> Any:
         """Loss and metrics over the data: a number, [loss, *metrics], or with ``return_dict`` a dict by name."""
         rows, targets = self._ready_batch(x, y, "evaluate")
         self._compiled("evaluate")
-        batch = EVALUATION_ROWS if batch_size is None else _whole("batch_size", batch_size)
-        values = self._means(self._evaluated(Sample(rows, targets), batch)[0], len(rows)).tolist()
+        batch = EVALUATION_ROWS if batch_size is None else whole("batch_size", batch_size)
+        watching = CallbackList(callbacks, self, epochs=1, steps=-(-len(rows) // batch), metrics=self.metrics_names)
+        sums = evaluated(self, Sample(rows, targets), batch, watching)
+        values = self._means(sums[0], len(rows)).tolist()
         named = dict(zip(self.metrics_names, values, strict=True))
         if resolve_verbose(verbose):
             print("  ".join(f"{name} {value:.4g}" for name, value in named.items()), file=sys.stderr)
@@ -395,7 +439,7 @@ class Model:
         """Outputs (N, O) of the model's dtype; a row's are the same bits whatever rows are around it."""
         resolve_verbose(verbose)
         rows = self._inputs(x, "predict")
-        batch = EVALUATION_ROWS if batch_size is None else _whole("batch_size", batch_size)
+        batch = EVALUATION_ROWS if batch_size is None else whole("batch_size", batch_size)
         engine = self._ready(Objective(), False, None, False)
         result = np.empty((len(rows), self.output_width), self.dtype)
         engine.run(rows, batch=batch, result=result).completed()
@@ -488,18 +532,24 @@ class Model:
             names.append(name)
         return names
 
-    # -------------------------------------------------- files
-
-    def _state(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """(tensors, plain data) of the whole model."""
-        self.build()
-        assert self._engine is not None
-        labels = [
+    def _labels(self) -> list[str]:
+        return [
             f"{name}.{part}"
             for name, layer in zip(self._names(), self.layers, strict=True)
             for part in (("kernel", "bias") if layer.use_bias else ("kernel",))
         ]
-        tensors = dict(zip(labels, self.get_weights(), strict=True))
+
+    def named_weights(self) -> dict[str, Array]:
+        """The arrays of `get_weights` by the names they have in files: ``<layer>.kernel``, ``<layer>.bias``."""
+        return dict(zip(self._labels(), self.get_weights(), strict=True))
+
+    # -------------------------------------------------- files
+
+    def _state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """(tensors, plain data) of the whole model."""
+        tensors = self.named_weights()
+        labels = list(tensors)
+        assert self._engine is not None
         for slot, moment in enumerate(self._engine.moments(), start=1):
             arrays = self._engine.program.take(moment)
             tensors |= {f"optimizer.{slot}.{label}": array for label, array in zip(labels, arrays, strict=True)}
@@ -529,6 +579,27 @@ class Model:
         """
         storage.write(path, *self._state())
 
+    def save_weights(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights alone, without network and optimizer, as `save` writes them; `load_weights` reads them."""
+        storage.write(path, self.named_weights(), {"weights": self._labels()})
+
+    def load_weights(self, path: str | os.PathLike[str]) -> None:
+        """Put the weights of a file that `save_weights` or `save` wrote into this network of the same shape.
+
+        Raises
+        ------
+        ValueError : a file of another kind, or weights of another network
+        """
+        tensors, _ = storage.read(path)
+        given = {name: array for name, array in tensors.items() if not name.startswith("optimizer.")}
+        first = next((array for name, array in given.items() if name.endswith(".kernel")), None)
+        if not self.built and first is not None:
+            self.build(self._input or len(first))
+        labels = self._labels()
+        if sorted(given) != sorted(labels):
+            raise ValueError(f"{os.fspath(path)} holds the weights {sorted(given)}; this network has {labels}")
+        self.set_weights([given[label] for label in labels])
+
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None) -> "Model":
         """The model that `save` wrote.
@@ -538,7 +609,7 @@ class Model:
         ValueError : a truncated, foreign or newer file
         """
         if threads is not None:
-            _whole("threads", threads)
+            whole("threads", threads)
         tensors, content = storage.read(path)
         try:
             return cls._restored(tensors, content, threads)
@@ -558,11 +629,7 @@ class Model:
         model._metric_requests = [str(request) for request in content["metrics"]]
         model.build(content["input_width"])
         assert model._engine is not None
-        ordered = [
-            f"{name}.{part}"
-            for name, layer in zip(model._names(), model.layers, strict=True)
-            for part in (("kernel", "bias") if layer.use_bias else ("kernel",))
-        ]
+        ordered = model._labels()
         slots = range(1, 1 + len(model._engine.moments()))
         labels = [*ordered, *(f"optimizer.{slot}.{label}" for slot in slots for label in ordered)]
         if sorted(tensors) != sorted(labels):
@@ -598,12 +665,6 @@ Sequential = Model
 def load_model(path: str | os.PathLike[str], *, threads: int | None = None) -> Model:
     """The model that ``model.save(path)`` wrote."""
     return Model.load(path, threads=threads)
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return int(value)
 
 
 def _metric(request: str, loss: Loss, outputs: int) -> Metric:

@@ -14,7 +14,7 @@ from helpers import ROOT, python
 
 import fastbp
 from fastbp import _jit
-from fastbp.callbacks import CompileNotice
+from fastbp.progress import CompileNotice
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="modes and owners of folders are POSIX's")
 
@@ -119,7 +119,7 @@ def test_another_network_compiles_nothing(home: Path) -> None:
 
 def test_a_second_process_says_nothing_of_compiling(home: Path) -> None:
     """The notice waits 0.6 s before it speaks; a slow machine may need longer than that for a warm start."""
-    code = "import sys, fastbp.callbacks\nsys.stderr = sys.stdout\nfastbp.callbacks.CompileNotice.DELAY = 5.0\n"
+    code = "import sys, fastbp.progress\nsys.stderr = sys.stdout\nfastbp.progress.CompileNotice.DELAY = 5.0\n"
     said = python(code + TRAIN, FASTBP_CACHE_DIR=str(home / "kernels"))
     assert "compiling" not in said
     assert "epoch 3/3" in said

@@ -18,9 +18,10 @@ from helpers import inputs, make, targets
 import fastbp as fb
 from fastbp import storage
 from fastbp._jit import Kernel
-from fastbp.callbacks import History, resolve_verbose
 from fastbp.cpu.engine import Engine
+from fastbp.history import History
 from fastbp.layers import INITIALIZERS
+from fastbp.progress import resolve_verbose
 
 SPARSE = "sparse_categorical_crossentropy"
 X, Y = inputs(40, 4), targets("mean_squared_error", 40, 2)

@@ -1,0 +1,106 @@
+"""Floor 4: what a fit shows while it runs: its bar or lines, and the notice that kernels are being compiled."""
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+from tqdm.auto import tqdm
+
+BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}"
+
+
+def resolve_verbose(verbose: str | int) -> int:
+    """0 silent, 1 bar, 2 a line an epoch; "auto" is the bar where someone watches, else lines."""
+    if verbose == "auto":
+        return 1 if sys.stderr.isatty() else 2
+    if verbose in (0, 1, 2):
+        return int(verbose)
+    raise ValueError(f'verbose must be "auto", 0 (silent), 1 (bar) or 2 (a line an epoch), got {verbose!r}')
+
+
+class Progress:
+    """Shows a fit on stderr: a bar of all its steps, or a plain line an epoch.
+
+    Parameters
+    ----------
+    verbose : 0, 1 or 2
+    epochs, rows, steps : of the fit, of the data, and of an epoch
+    peak : gives the machine's peak in GFLOP/s; asked only when something is shown
+    flops_per_row : of a training step
+    """
+
+    def __init__(
+        self, verbose: int, epochs: int, rows: int, steps: int, peak: Callable[[], float], flops_per_row: int
+    ) -> None:
+        self.verbose, self.epochs, self.rows = verbose, epochs, rows
+        self.flops_per_row = flops_per_row
+        self.stream: TextIO = sys.stderr
+        self._peak = peak() * 1e9 if verbose else 0.0
+        self._rows_seen, self._seconds = 0, 0.0
+        self._values: Mapping[str, float] = {}
+        self._bar: Any = None
+        if verbose == 1:
+            columns, lines = shutil.get_terminal_size()  # tqdm's own look at a terminal of unknown size hides the bar
+            self._bar = tqdm(total=epochs * steps, file=self.stream, bar_format=BAR, ncols=columns, nrows=lines)
+            self._bar.set_description_str(f"epoch 1/{epochs}")
+
+    def advance(self, steps: int, rows: int, seconds: float) -> None:
+        """`steps` more are done, over `rows` rows in `seconds` of computing."""
+        self._rows_seen += rows
+        self._seconds += seconds
+        if self._bar is not None:
+            self._bar.bar_format = f"{BAR}  {self._text(rows, seconds)}"
+            self._bar.update(steps)
+
+    def extend(self, first: int, columns: Mapping[str, Sequence[float]], seconds: Sequence[float]) -> None:
+        """The epochs from `first` (counted from 0) on are over: a column of each value, and the computing time."""
+        for number, (duration, *values) in enumerate(zip(seconds, *columns.values(), strict=True), first + 1):
+            self._values = dict(zip(columns, values, strict=True))
+            if self._bar is not None:
+                self._bar.set_description_str(f"epoch {min(number + 1, self.epochs)}/{self.epochs}", refresh=False)
+            elif self.verbose == 2:
+                width = len(str(self.epochs))
+                line = f"epoch {number:{width}d}/{self.epochs}  {self._text(self.rows, duration)}"
+                print(line, file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """Leave the last values and the speed of the whole fit."""
+        if self._bar is not None:
+            self._bar.bar_format = f"{BAR}  {self._text(self._rows_seen, self._seconds)}"
+            self._bar.refresh()
+            self._bar.close()
+
+    def _text(self, rows: int, seconds: float) -> str:
+        values = [f"{name} {value:.4g}" for name, value in self._values.items()]
+        rate = rows / max(seconds, 1e-9)
+        speed = [f"{rate:,.0f} samples/s", f"{rate * self.flops_per_row / self._peak:.0%} of peak"]
+        return "  ".join(values + speed)
+
+
+class CompileNotice:
+    """Says that kernels are being compiled, if that takes longer than a moment."""
+
+    DELAY = 0.6
+
+    def __init__(self, shown: bool) -> None:
+        self.shown, self._said = shown, False
+        self._start = time.perf_counter()
+        self._timer = threading.Timer(self.DELAY, self._say)
+        self._timer.daemon = True
+
+    def _say(self) -> None:
+        self._said = True
+        print("fastbp: compiling kernels, once per machine (some 10 seconds) ...", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "CompileNotice":
+        if self.shown:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._timer.cancel()
+        if self._said:
+            print(f"fastbp: kernels ready after {time.perf_counter() - self._start:.1f} s", file=sys.stderr, flush=True)
