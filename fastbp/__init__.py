@@ -10,12 +10,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fastbp import activations as activations
-    from fastbp import callbacks as callbacks
     from fastbp import losses as losses
     from fastbp import optimizers as optimizers
+    from fastbp.callbacks import History as History
     from fastbp.cpu.peak import peak_gflops as peak_gflops
     from fastbp.fit import DivergenceError as DivergenceError
-    from fastbp.history import History as History
     from fastbp.layers import Dense as Dense
     from fastbp.layers import Input as Input
     from fastbp.losses import BinaryCrossentropy as BinaryCrossentropy
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from fastbp.losses import MeanAbsoluteError as MeanAbsoluteError
     from fastbp.losses import MeanSquaredError as MeanSquaredError
     from fastbp.losses import Poisson as Poisson
+    from fastbp.losses import PoissonDeviance as PoissonDeviance
     from fastbp.losses import SparseCategoricalCrossentropy as SparseCategoricalCrossentropy
     from fastbp.model import Model as Model
     from fastbp.model import Sequential as Sequential
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fastbp.optimizers import AdamW as AdamW
 
 _CONTENTS = {
+    "fastbp.callbacks": ("History",),
     "fastbp.cpu.peak": ("peak_gflops",),
     "fastbp.layers": ("Dense", "Input"),
     "fastbp.losses": (
@@ -44,10 +45,10 @@ _CONTENTS = {
         "MeanAbsoluteError",
         "MeanSquaredError",
         "Poisson",
+        "PoissonDeviance",
         "SparseCategoricalCrossentropy",
     ),
     "fastbp.fit": ("DivergenceError",),
-    "fastbp.history": ("History",),
     "fastbp.model": ("Model", "Sequential", "load_model"),
     "fastbp.optimizers": ("SGD", "Adam", "AdamW"),
 }

@@ -82,6 +82,13 @@ def poisson(a: Any, y: Any, p: Any) -> Any:
 
 
 @formula
+def poisson_deviance(z: Any, y: Any, p: Any) -> Any:
+    rate = exp(z)
+    seen = maximum(y, 1e-30)
+    return rate - y * z + where(y > 0.0, y * log(seen) - y, 0.0), rate - y
+
+
+@formula
 def categorical_crossentropy(dz: Any, z: Any, y: Any, n: int, weight: Any) -> Any:
     peak = z[0]
     for c in range(1, n):
@@ -127,6 +134,7 @@ LOSSES = {
             coupled=True,
         ),
         Loss("poisson", poisson),
+        Loss("poisson_deviance", poisson_deviance, fused_with="exponential"),
     )
 }
 
@@ -207,3 +215,8 @@ def SparseCategoricalCrossentropy(from_logits: bool = False) -> Loss:
 def Poisson() -> Loss:
     """a - y log(a + 1e-7), mean over outputs and rows, for counts y >= 0 and a rate a >= 0."""
     return LOSSES["poisson"]
+
+
+def PoissonDeviance(from_logits: bool = False) -> Loss:
+    """Half the deviance, y log(y / a) - y + a, mean over outputs and rows, for counts y >= 0; from log a inside."""
+    return replace(LOSSES["poisson_deviance"], from_logits=from_logits)

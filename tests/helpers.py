@@ -15,7 +15,7 @@ from fastbp.losses import LOSSES
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = {"binary_crossentropy": "sigmoid", "categorical_crossentropy": "softmax", "poisson": "softplus"}
-OUTPUT["sparse_categorical_crossentropy"] = "softmax"
+OUTPUT |= {"sparse_categorical_crossentropy": "softmax", "poisson_deviance": "exponential"}
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 ELEMENTWISE = [name for name, row in ACTIVATIONS.items() if not row.coupled]
 
@@ -43,7 +43,7 @@ def targets(loss: str, rows: int, outputs: int, seed: int = 3) -> np.ndarray:
         return np.eye(outputs)[rng.integers(0, outputs, rows)]
     if kind == "probabilities":
         return rng.integers(0, 2, (rows, outputs)).astype(float)
-    if loss == "poisson":
+    if loss in ("poisson", "poisson_deviance"):
         return rng.poisson(2.0, (rows, outputs)).astype(float)
     return rng.standard_normal((rows, outputs))
 

@@ -53,7 +53,7 @@ def targets(loss: str, rows: int, outputs: int, rng: np.random.Generator) -> np.
         return rng.integers(outputs, size=rows)
     if loss == "categorical_crossentropy":
         return rng.dirichlet(np.ones(outputs), size=rows)
-    if loss == "poisson":
+    if loss in ("poisson", "poisson_deviance"):
         return rng.poisson(2.0, size=(rows, outputs)).astype(float)
     return rng.random((rows, outputs))
 
@@ -125,6 +125,7 @@ def test_activation_aliases(alias: str, name: str) -> None:
         ("mean_absolute_error", [[1, 2], [3, 4]], [[0, 2], [1, 1]], 6 / 4),
         ("huber", [[1, 2], [3, 4]], [[0.5, 2], [1, 1]], (0.125 + 0 + 1.5 + 2.5) / 4),
         ("poisson", [[1.0], [math.e]], [[5], [2]], (1 + math.e - 2) / 2),
+        ("poisson_deviance", [[0.0], [1.0]], [[0], [1]], (1 + math.e - 2) / 2),
         ("binary_crossentropy", [[math.log(3)], [0.0]], [[1], [0]], (math.log(4 / 3) + math.log(2)) / 2),
         ("categorical_crossentropy", np.log([[1, 2, 5], [1, 1, 2]]), [[0, 1, 0], [0.5, 0, 0.5]], 1.75 * math.log(2)),
         ("sparse_categorical_crossentropy", np.log([[1, 2, 5], [1, 1, 2]]), [1, 2], math.log(8) / 2),
