@@ -10,11 +10,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fastbp import activations as activations
+    from fastbp import callbacks as callbacks
     from fastbp import losses as losses
     from fastbp import optimizers as optimizers
-    from fastbp.callbacks import History as History
     from fastbp.cpu.peak import peak_gflops as peak_gflops
     from fastbp.fit import DivergenceError as DivergenceError
+    from fastbp.history import History as History
     from fastbp.layers import Dense as Dense
     from fastbp.layers import Input as Input
     from fastbp.losses import BinaryCrossentropy as BinaryCrossentropy
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from fastbp.optimizers import AdamW as AdamW
 
 _CONTENTS = {
-    "fastbp.callbacks": ("History",),
     "fastbp.cpu.peak": ("peak_gflops",),
     "fastbp.layers": ("Dense", "Input"),
     "fastbp.losses": (
@@ -49,6 +49,7 @@ _CONTENTS = {
         "SparseCategoricalCrossentropy",
     ),
     "fastbp.fit": ("DivergenceError",),
+    "fastbp.history": ("History",),
     "fastbp.model": ("Model", "Sequential", "load_model"),
     "fastbp.optimizers": ("SGD", "Adam", "AdamW"),
 }

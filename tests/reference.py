@@ -248,13 +248,30 @@ def without_biases(weights: Weights) -> list[Array]:
     return [array for array in weights if array is not None]
 
 
-def forward_layers(weights: Weights, activations: Sequence[str], x: ArrayLike) -> tuple[list[Array], list[Array]]:
-    """Pre-activations z (B, O) of every layer, and x followed by every layer's activations (B, O)."""
+def bfloat16(a: Array) -> Array:
+    """Each number rounded to the nearest bfloat16 (ties to even): float32 with the lower 16 bits gone."""
+    bits = np.asarray(a, np.float32).view(np.uint32)
+    kept = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+    return kept.view(np.float32).astype(np.float64)
+
+
+def exact(a: Array) -> Array:
+    """The number itself."""
+    return a
+
+
+def forward_layers(
+    weights: Weights, activations: Sequence[str], x: ArrayLike, rounded: Callable[[Array], Array] = exact
+) -> tuple[list[Array], list[Array]]:
+    """Pre-activations z (B, O) of every layer, and x followed by every layer's activations (B, O).
+
+    `rounded` is applied to both sides of every product.
+    """
     z: list[Array] = []
     a = [np.asarray(x, np.float64)]
     for kernel, bias, activation in zip(weights[::2], weights[1::2], activations, strict=True):
         assert kernel is not None
-        z.append(a[-1] @ kernel + (0 if bias is None else bias))
+        z.append(rounded(a[-1]) @ rounded(kernel) + (0 if bias is None else rounded(bias)))
         a.append(activate(activation, z[-1]))
     return z, a
 
@@ -265,13 +282,19 @@ def forward(weights: Weights, activations: Sequence[str], x: ArrayLike) -> Array
 
 
 def loss_and_gradients(
-    weights: Weights, activations: Sequence[str], loss: str | Loss, x: ArrayLike, y: ArrayLike
+    weights: Weights,
+    activations: Sequence[str],
+    loss: str | Loss,
+    x: ArrayLike,
+    y: ArrayLike,
+    rounded: Callable[[Array], Array] = exact,
 ) -> tuple[float, Weights, Array]:
     """Loss, gradients in the order of the weights (None for a missing bias), and dx (B, I).
 
     A callable `loss` is one of the outputs, not of logits, for example ``partial(huber, delta=2.0)``.
+    `rounded` is applied to both sides of every product but that of dx.
     """
-    z, a = forward_layers(weights, activations, x)
+    z, a = forward_layers(weights, activations, x, rounded)
     if isinstance(loss, str):
         loss = LOSS_ALIASES.get(loss, loss)
         paired = PAIRED_ACTIVATION.get(loss)
@@ -289,8 +312,9 @@ def loss_and_gradients(
     for layer in reversed(range(len(z))):
         kernel, bias = weights[2 * layer], weights[2 * layer + 1]
         assert kernel is not None
-        gradients = [a[layer].T @ dz, None if bias is None else dz.sum(axis=0), *gradients]
-        da = dz @ kernel.T
+        db = None if bias is None else rounded(dz).sum(axis=0)
+        gradients = [rounded(a[layer]).T @ rounded(dz), db, *gradients]
+        da = rounded(dz) @ rounded(kernel).T if layer > 0 else dz @ kernel.T
         if layer > 0:
             dz = activate_backward(activations[layer - 1], z[layer - 1], da)
     return value, gradients, da
