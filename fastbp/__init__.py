@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from fastbp.optimizers import SGD as SGD
     from fastbp.optimizers import Adam as Adam
     from fastbp.optimizers import AdamW as AdamW
+    from fastbp.profiling import Profile as Profile
+    from fastbp.profiling import profile as profile
 
 _CONTENTS = {
     "fastbp.cpu.peak": ("peak_gflops",),
@@ -52,6 +54,7 @@ _CONTENTS = {
     "fastbp.history": ("History",),
     "fastbp.model": ("Model", "Sequential", "load_model"),
     "fastbp.optimizers": ("SGD", "Adam", "AdamW"),
+    "fastbp.profiling": ("Profile", "profile"),
 }
 _MODULES = ("activations", "callbacks", "layers", "losses", "metrics", "optimizers")
 _HOME = {name: module for module, names in _CONTENTS.items() for name in names}

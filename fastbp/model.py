@@ -642,6 +642,17 @@ class Model:
         model.meta = dict(content["meta"])
         return model
 
+    def _twin(self, task: str) -> "Model":
+        """A model with buffers of its own, in the same state, for work that must leave this one alone."""
+        if self._loss is None:
+            self._compiled(task)
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.layers = list(self.layers)
+        if self._engine is not None:
+            twin._engine = self._engine.twin()
+        return twin
+
     def __getstate__(self) -> dict[str, Any]:
         if self.layers and self._input is not None:
             return {"state": self._state(), "threads": self.threads, "history": self.history}

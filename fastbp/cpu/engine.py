@@ -210,7 +210,7 @@ class Engine:
 
     def twin(self) -> "Engine":
         """Another engine for the same network, with the same weights and moments."""
-        other = Engine(self.program.layers, self.dtype, self.threads, self.launcher)
+        other = Engine(self.program.layers, self.dtype, self.threads, self.launcher, self.program.half)
         other.reserve_moments(self._moments)
         other.copy_state(self)
         return other
@@ -218,6 +218,7 @@ class Engine:
     def copy_state(self, other: "Engine") -> None:
         """Take over the weights and moments of an engine for the same network and optimizer."""
         np.copyto(self._buffer, other._buffer)
+        self._stale = True
 
     # -------------------------------------------------- parameters and moments
 
