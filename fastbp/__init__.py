@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastbp import callbacks as callbacks
     from fastbp import losses as losses
     from fastbp import optimizers as optimizers
+    from fastbp import schedules as schedules
     from fastbp.cpu.peak import peak_gflops as peak_gflops
     from fastbp.fit import DivergenceError as DivergenceError
     from fastbp.history import History as History
@@ -31,8 +32,14 @@ if TYPE_CHECKING:
     from fastbp.model import Sequential as Sequential
     from fastbp.model import load_model as load_model
     from fastbp.optimizers import SGD as SGD
+    from fastbp.optimizers import Adadelta as Adadelta
+    from fastbp.optimizers import Adagrad as Adagrad
     from fastbp.optimizers import Adam as Adam
     from fastbp.optimizers import AdamW as AdamW
+    from fastbp.optimizers import Lion as Lion
+    from fastbp.optimizers import Nadam as Nadam
+    from fastbp.optimizers import RAdam as RAdam
+    from fastbp.optimizers import RMSprop as RMSprop
     from fastbp.profiling import Profile as Profile
     from fastbp.profiling import profile as profile
 
@@ -53,10 +60,10 @@ _CONTENTS = {
     "fastbp.fit": ("DivergenceError",),
     "fastbp.history": ("History",),
     "fastbp.model": ("Model", "Sequential", "load_model"),
-    "fastbp.optimizers": ("SGD", "Adam", "AdamW"),
+    "fastbp.optimizers": ("SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "Nadam", "RAdam", "RMSprop"),
     "fastbp.profiling": ("Profile", "profile"),
 }
-_MODULES = ("activations", "callbacks", "layers", "losses", "metrics", "optimizers")
+_MODULES = ("activations", "callbacks", "layers", "losses", "metrics", "optimizers", "schedules")
 _HOME = {name: module for module, names in _CONTENTS.items() for name in names}
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         help="widths of the hidden layers, or none (default: 128)",
     )
     option("--activation", default="relu", metavar="F", help="of the hidden layers (default: relu)")
-    option("--optimizer", default="adam", metavar="O", help="adam, adamw or sgd (default: adam)")
+    option("--optimizer", default="adam", metavar="O", help="sgd, rmsprop, adamw, lion ... (default: adam)")
     option("--learning-rate", type=float, metavar="R", help="(default: the optimizer's)")
     option("--batch-size", type=_whole, default=32, metavar="N", help="rows per step (default: 32)")
     option("--epochs", type=_whole, metavar="N", help="passes over the rows (default: 50; 10 to 200 by their number)")

@@ -54,7 +54,16 @@ def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastbp"
 
 
-KERNEL_SOURCES = ("_*.py", "activations.py", "losses.py", "metrics.py", "optimizers.py", "program.py", "cpu/*.py")
+KERNEL_SOURCES = (
+    "_*.py",
+    "activations.py",
+    "losses.py",
+    "metrics.py",
+    "optimizers.py",
+    "schedules.py",
+    "program.py",
+    "cpu/*.py",
+)
 """Every source that a compiled kernel can depend on (a test compares this with the imports)."""
 
 

@@ -333,16 +333,64 @@ def _lower_set(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
+def _constant_of(argument: Any) -> int:
+    """The value of an integer argument that must be known while compiling."""
+    if not isinstance(argument, types.IntegerLiteral):
+        from numba.core.errors import RequireLiteralValue
+
+        raise RequireLiteralValue(argument)
+    return int(argument.literal_value)
+
+
 @intrinsic
 def column(typingctx: Any, kind: Any, address: Any, step: Any) -> Any:
     """``column(np.float32, address, step)``: vectors `step` registers apart, beginning at an aligned address."""
-    dtype = kind.instance_type
-    result = Column(dtype, step.literal_value * vector_bytes()) if isinstance(step, types.IntegerLiteral) else None
-    if result is None:
-        from numba.core.errors import RequireLiteralValue
-
-        raise RequireLiteralValue(step)
+    result = Column(kind.instance_type, _constant_of(step) * vector_bytes())
     return result(kind, types.int64, step), lambda context, builder, sig, args: args[1]
+
+
+@intrinsic
+def load_vectors(typingctx: Any, kind: Any, address: Any, distance: Any, count: Any) -> Any:
+    """``load_vectors(np.float32, address, distance, 3)``: a tuple of vectors, `distance` bytes apart."""
+    vec = vec_of(kind.instance_type)
+    result = types.UniTuple(vec, _constant_of(count))
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        values, place = [], args[1]
+        for _ in range(len(result)):
+            values.append(load(builder, place, context.get_value_type(vec), align=vector_bytes()))
+            place = builder.add(place, args[2])
+        return context.make_tuple(builder, sig.return_type, values)
+
+    return result(kind, types.int64, types.int64, count), emit
+
+
+@intrinsic
+def store_vectors(typingctx: Any, address: Any, distance: Any, values: Any) -> Any:
+    """``store_vectors(address, distance, values)``: write a tuple of vectors, `distance` bytes apart."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        place = args[0]
+        for value in cgutils.unpack_tuple(builder, args[2], len(values)):
+            store(builder, value, place, align=vector_bytes())
+            place = builder.add(place, args[1])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, values), emit
+
+
+@intrinsic
+def spread_numbers(typingctx: Any, kind: Any, address: Any, count: Any) -> Any:
+    """``spread_numbers(np.float32, address, 8)``: a tuple of the numbers that follow each other there, each spread."""
+    dtype = kind.instance_type
+    vec, size = vec_of(dtype), dtype.bitwidth // 8
+    result = types.UniTuple(vec, _constant_of(count))
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        numbers = [load(builder, args[1], llvm_type(dtype), i * size, align=size) for i in range(len(result))]
+        return context.make_tuple(builder, sig.return_type, [splat(builder, n, vec.lanes) for n in numbers])
+
+    return result(kind, types.int64, count), emit
 
 
 @intrinsic

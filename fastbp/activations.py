@@ -233,8 +233,9 @@ ACTIVATIONS = {
 def unknown(kind: str, name: object, names: Iterable[str]) -> ValueError:
     """The error for a name that no table has: lists the valid ones and the nearest."""
     valid = sorted(names)
-    near = difflib.get_close_matches(str(name).lower(), valid, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    lower = {entry.lower(): entry for entry in valid}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1)
+    hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
     return ValueError(f"unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}")
 
 

@@ -194,6 +194,8 @@ class Fit:
         if self.step:
             self._end_epochs(self.sums[None], None, np.array([self.epoch_seconds]))
         self.check_weights()
+        if self._optimizer.use_ema:
+            self.engine.use_average()
         self.callbacks.call("on_train_end", self._last())
 
     def chunk(self) -> None:
@@ -281,7 +283,7 @@ class Fit:
         model._epochs_seen = self.passes + self.feed.passes(epoch + len(sums) - 1, cut)
         self.epoch, self.step = epoch + len(sums), max(0, self.step - length * len(sums))
         self.sums, self.epoch_seconds = np.zeros_like(self.sums), 0.0
-        rate, columns = self._optimizer.learning_rate, {}
+        rates, columns = self._optimizer.rates(model._updates - self.step - length * numbers[::-1] + length * epoch), {}
         if self.held is not None and (held is not None or self.held.due(first)):
             if held is None:
                 held = evaluated(model, self.held.sample, self.held.batch, self.callbacks)
@@ -296,9 +298,10 @@ class Fit:
                 self.callbacks.call("on_epoch_end", first, logs)
             finally:
                 columns = {name: [float(value)] for name, value in logs.items()}
-                self.history.extend(columns, first=first, learning_rate=rate, seconds=seconds[:1].tolist())
+                self.history.extend(columns, first=first, rates=rates[:1].tolist(), seconds=seconds[:1].tolist())
         else:
-            self.history.extend(columns, first=first, learning_rate=rate, seconds=seconds[: len(sums)].tolist())
+            done = slice(len(sums))
+            self.history.extend(columns, first=first, rates=rates[done].tolist(), seconds=seconds[done].tolist())
         self.progress.extend(epoch, columns, seconds[: len(sums)].tolist())
 
     def _keep(self, seconds: float) -> None:
@@ -318,9 +321,10 @@ class Fit:
             self._diverged("the weights")
 
     def _diverged(self, what: str) -> None:
+        updates = self.model._updates
         self.engine.restore_snapshot()
         self.model._reset_optimizer()
-        epoch, rate = self.settings.initial_epoch + self.epoch, self._optimizer.learning_rate
+        epoch, rate = self.settings.initial_epoch + self.epoch, self._optimizer.rate(updates)
         error = DivergenceError(epoch + 1, self.step + 1, what, rate)
         self.callbacks.call("on_divergence", error)
         if not self.model.stop_training:

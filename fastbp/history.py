@@ -50,14 +50,14 @@ class History:
     ) -> None:
         """Add an epoch: by default the number after the last."""
         columns = {name: [float(value)] for name, value in values.items()}
-        self.extend(columns, first=epoch, learning_rate=float(learning_rate), seconds=[float(seconds)])
+        self.extend(columns, first=epoch, rates=[float(learning_rate)], seconds=[float(seconds)])
 
     def extend(
         self,
         columns: Mapping[str, Sequence[float]],
         *,
         first: int | None = None,
-        learning_rate: float = float("nan"),
+        rates: Sequence[float] | None = None,
         seconds: Sequence[float] | None = None,
     ) -> None:
         """Add epochs, by default from the number after the last on: a column of each value."""
@@ -65,7 +65,7 @@ class History:
         if first is None:
             first = self.epoch[-1] + 1 if self.epoch else 0
         self.epoch.extend(range(first, first + count))
-        self.learning_rate.extend([learning_rate] * count)
+        self.learning_rate.extend([float("nan")] * count if rates is None else rates)
         self.seconds.extend([float("nan")] * count if seconds is None else seconds)
         for name, values in columns.items():
             self.history.setdefault(name, []).extend(values)

@@ -160,7 +160,7 @@ class Model:
     def _reset_optimizer(self) -> None:
         self._updates = 0
         if self._engine is not None and self._optimizer is not None:
-            self._engine.reserve_moments(self._optimizer.slots)
+            self._engine.reserve_moments(self._optimizer)
 
     def compile(
         self, optimizer: str | Optimizer = "adam", loss: str | Loss | None = None, metrics: Sequence[str] | None = None
@@ -169,7 +169,7 @@ class Model:
 
         Parameters
         ----------
-        optimizer : a name ("sgd", "adam", "adamw") or an object such as ``fb.SGD(0.01, momentum=0.9)``
+        optimizer : a name (see ``fb.optimizers.OPTIMIZERS``) or an object such as ``fb.SGD(0.01, momentum=0.9)``
         loss : a name (see ``fb.losses.LOSSES``) or an object such as ``fb.Huber(delta=2.0)``
         metrics : names: "accuracy", "mse", "mae" ...
 
@@ -212,15 +212,20 @@ class Model:
 
     @property
     def learning_rate(self) -> float:
-        """The optimizer's learning rate; setting it keeps the optimizer's state."""
+        """The learning rate of the next step; setting it keeps the optimizer's state, and a schedule can't be set."""
         if self._optimizer is None:
             raise RuntimeError("learning_rate: the model isn't compiled; call model.compile first")
-        return self._optimizer.learning_rate
+        return self._optimizer.rate(self._updates)
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
         self.learning_rate  # noqa: B018 (refuses a model that isn't compiled)
         assert self._optimizer is not None
+        if callable(self._optimizer.learning_rate):
+            raise TypeError(
+                f"learning_rate: the optimizer follows {self._optimizer.learning_rate!r}, so its rate can't be set; "
+                "compile with a number to set it, by a callback or by hand"
+            )
         self._optimizer = dataclasses.replace(self._optimizer, learning_rate=rate)
 
     @property
@@ -352,7 +357,7 @@ class Model:
             rows, targets, batch=len(rows), objective=self._objective(), optimizer=optimizer, updates=self._updates
         ).completed()
         if outcome.diverged:
-            raise DivergenceError(1, 1, "the loss", optimizer.learning_rate)
+            raise DivergenceError(1, 1, "the loss", optimizer.rate(self._updates))
         self._updates += 1
         return self._values(outcome.sums[0], len(rows))
 
@@ -562,7 +567,7 @@ class Model:
             "dtype": self.compute_dtype,
             "seed": self.seed,
             "name": self.name,
-            "optimizer": self._optimizer.config() if self._optimizer else None,
+            "optimizer": self._optimizer.config(self._updates) if self._optimizer else None,
             "loss": {"name": loss.name, "parameter": loss.parameter, "from_logits": loss.from_logits} if loss else None,
             "metrics": self._metric_requests,
             "updates": self._updates,

@@ -1,65 +1,180 @@
 """Floor 1: optimizers. A class is what a user configures, a formula is the update of one element, for every engine.
 
-A formula takes the weight, its moments, the gradient and h, the step's coefficients (h[0], h[1] ...), and returns the
-new weight and moments. The coefficients of many steps are computed at once on the host, bias corrections included.
+A formula takes the weight, a tuple of its moments, the gradient and h, the step's coefficients (h[0], h[1] ...), and
+returns the new weight and the tuple of new moments. The coefficients of many steps are computed at once on the host,
+schedules and bias corrections included. Decoupled weight decay and the average of the weights are options of all rules.
 """
 
+import functools
+import math
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from numbers import Real
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from fastbp import schedules
 from fastbp._math import formula
-from fastbp._vector import fma, sqrt
+from fastbp._settings import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, is_fraction, is_not_negative, is_positive
+from fastbp._vector import copysign, fma, maximum, sqrt, where
 from fastbp.activations import unknown
+from fastbp.schedules import Schedule
 
 COEFFICIENTS = 8
-"""Coefficients that every formula may use."""
+"""Coefficients that every formula may use; those of the options follow."""
+KEEP, AVERAGE_KEEP, OVERWRITE = range(COEFFICIENTS, COEFFICIENTS + 3)
+COLUMNS = 16
+
+Rate = float | Schedule | Callable[[int], float]
+
+
+# ---------------------------------------------------------------- formulas: (w, s, g, h) -> (w, s)
 
 
 @formula
-def descend(w: Any, g: Any, h: Any) -> Any:
-    return fma(g, -h[0], w)
+def descend(w: Any, s: Any, g: Any, h: Any) -> Any:
+    return fma(g, -h[0], w), ()
 
 
 @formula
-def momentum(w: Any, v: Any, g: Any, h: Any) -> Any:
-    v = fma(v, h[1], g * -h[0])
-    return w + v, v
+def momentum(w: Any, s: Any, g: Any, h: Any) -> Any:
+    v = fma(s[0], h[1], g * -h[0])
+    return w + v, (v,)
 
 
 @formula
-def nesterov(w: Any, v: Any, g: Any, h: Any) -> Any:
+def nesterov(w: Any, s: Any, g: Any, h: Any) -> Any:
     step = g * -h[0]
-    v = fma(v, h[1], step)
-    return w + fma(v, h[1], step), v
+    v = fma(s[0], h[1], step)
+    return w + fma(v, h[1], step), (v,)
 
 
 @formula
-def adam(w: Any, m: Any, v: Any, g: Any, h: Any) -> Any:
-    m = fma(m, h[1], g * h[2])
-    v = fma(v, h[3], g * g * h[4])
-    return fma(w, h[6], -h[0] * m / (sqrt(v) + h[5])), m, v
+def _decayed(average: Any, keep: Any, value: Any, take: Any) -> Any:
+    return fma(average, keep, value * take)
 
 
-@dataclass(frozen=True)
-class Optimizer:
-    """What all optimizers share: `moments` (arrays beside the weights), `formula` and the coefficients of each step."""
+@formula
+def rmsprop(w: Any, s: Any, g: Any, h: Any) -> Any:
+    v = _decayed(s[0], h[1], g * g, h[2])
+    return w - h[0] * g / sqrt(v + h[3]), (v,)
 
-    learning_rate: float = 0.01
 
-    moments: ClassVar[int] = 0
+@formula
+def rmsprop_momentum(w: Any, s: Any, g: Any, h: Any) -> Any:
+    v = _decayed(s[0], h[1], g * g, h[2])
+    b = fma(s[1], h[4], h[0] * g / sqrt(v + h[3]))
+    return w - b, (v, b)
+
+
+@formula
+def rmsprop_centered(w: Any, s: Any, g: Any, h: Any) -> Any:
+    v = _decayed(s[0], h[1], g * g, h[2])
+    m = _decayed(s[1], h[1], g, h[2])
+    # rounding can make the variance of a steady gradient negative
+    return w - h[0] * g / sqrt(maximum(fma(-m, m, v), 0.0) + h[3]), (v, m)
+
+
+@formula
+def rmsprop_centered_momentum(w: Any, s: Any, g: Any, h: Any) -> Any:
+    v = _decayed(s[0], h[1], g * g, h[2])
+    m = _decayed(s[1], h[1], g, h[2])
+    b = fma(s[2], h[4], h[0] * g / sqrt(maximum(fma(-m, m, v), 0.0) + h[3]))
+    return w - b, (v, m, b)
+
+
+@formula
+def adagrad(w: Any, s: Any, g: Any, h: Any) -> Any:
+    v = fma(g, g, s[0])
+    return w - h[0] * g / sqrt(v + h[1]), (v,)
+
+
+@formula
+def adadelta(w: Any, s: Any, g: Any, h: Any) -> Any:
+    v = _decayed(s[0], h[1], g * g, h[2])
+    step = g * sqrt((s[1] + h[3]) / (v + h[3]))
+    return fma(step, -h[0], w), (v, _decayed(s[1], h[1], step * step, h[2]))
+
+
+@formula
+def adam(w: Any, s: Any, g: Any, h: Any) -> Any:
+    m = _decayed(s[0], h[1], g, h[2])
+    v = _decayed(s[1], h[3], g * g, h[4])
+    return w - h[0] * m / (sqrt(v) + h[5]), (m, v)
+
+
+@formula
+def amsgrad(w: Any, s: Any, g: Any, h: Any) -> Any:
+    m = _decayed(s[0], h[1], g, h[2])
+    v = _decayed(s[1], h[3], g * g, h[4])
+    most = maximum(s[2], v)
+    return w - h[0] * m / (sqrt(most) + h[5]), (m, v, most)
+
+
+@formula
+def nadam(w: Any, s: Any, g: Any, h: Any) -> Any:
+    m = _decayed(s[0], h[1], g, h[2])
+    v = _decayed(s[1], h[3], g * g, h[4])
+    return w - fma(h[0], m, h[6] * g) / (sqrt(v) + h[5]), (m, v)
+
+
+@formula
+def radam(w: Any, s: Any, g: Any, h: Any) -> Any:
+    m = _decayed(s[0], h[1], g, h[2])
+    v = _decayed(s[1], h[3], g * g, h[4])
+    return w - h[0] * m / fma(sqrt(v), h[6], h[5]), (m, v)
+
+
+@formula
+def lion(w: Any, s: Any, g: Any, h: Any) -> Any:
+    c = _decayed(s[0], h[1], g, h[2])
+    return fma(where(c == 0.0, c, copysign(1.0, c)), -h[0], w), (_decayed(s[0], h[3], g, h[4]),)
+
+
+# ---------------------------------------------------------------- what users configure
+
+
+def _option(default: Any) -> Any:
+    return field(default=default, kw_only=True)
+
+
+@dataclass(frozen=True, repr=False)
+class Optimizer(Settings):
+    """What all optimizers share.
+
+    Parameters
+    ----------
+    learning_rate : a number, a schedule (``fb.schedules``), or a function of the step (from 0) that returns a number
+    weight_decay : every step takes learning_rate * weight_decay of each weight away from it, apart from the gradient
+        (Loshchilov and Hutter 2019); None for none
+    use_ema : keep an exponential moving average of the weights; it replaces them when `fit` is through
+    ema_momentum : share of the average that a step keeps, default 0.99
+    ema_overwrite_frequency : also replace the weights by their average after so many steps each; None for not
+    """
+
+    learning_rate: Rate = 0.01
+    weight_decay: float | None = _option(None)
+    use_ema: bool = _option(False)
+    ema_momentum: float = _option(0.99)
+    ema_overwrite_frequency: int | None = _option(None)
 
     def __post_init__(self) -> None:
-        self._check("learning_rate", lambda rate: 0 < rate < float("inf"), "a positive number")
+        self._check_rate("learning_rate", is_positive, POSITIVE)
+        if self.weight_decay is not None:
+            self._check("weight_decay", is_not_negative, NOT_NEGATIVE)
+        self._check("ema_momentum", is_fraction, FRACTION)
+        if self.ema_overwrite_frequency is not None:
+            self._check_whole("ema_overwrite_frequency")
+            if not self.use_ema:
+                raise ValueError(f"{type(self).__name__}: ema_overwrite_frequency needs use_ema=True")
 
-    def _check(self, setting: str, fits: Callable[[Any], bool], wanted: str) -> None:
+    def _check_rate(self, setting: str, fits: Callable[[Any], bool], wanted: str) -> None:
         value = getattr(self, setting)
-        if isinstance(value, bool) or not isinstance(value, Real) or not fits(value):
-            raise ValueError(f"{type(self).__name__}: {setting} must be {wanted}, got {value!r}")
-        object.__setattr__(self, setting, float(value))  # NumPy's numbers become plain ones, as files hold them
+        if (isinstance(value, Settings) and not isinstance(value, Schedule)) or isinstance(value, type):
+            raise self._refusal(setting, f"{wanted}, a schedule or a function of the step")
+        if not callable(value):
+            self._check(setting, fits, f"{wanted}, a schedule or a function of the step")
 
     @property
     def name(self) -> str:
@@ -67,58 +182,111 @@ class Optimizer:
         return type(self).__name__.lower()
 
     @property
-    def slots(self) -> int:
-        """Moment arrays that this configuration keeps."""
-        return self.moments
-
-    @property
     def formula(self) -> Callable[..., Any]:
         """The update of one element."""
         raise NotImplementedError(f"{type(self).__name__} names no formula")
 
-    def coefficients(self, steps: np.ndarray) -> np.ndarray:
-        """h of each step, (len(steps), COEFFICIENTS) float64; steps count from 1."""
+    @property
+    def initials(self) -> tuple[float, ...]:
+        """What each of the formula's moments holds before the first step."""
+        return ()
+
+    @property
+    def slots(self) -> int:
+        """Arrays that this configuration keeps beside the weights: the moments, then the average of the weights."""
+        return len(self.initials) + bool(self.use_ema)
+
+    @property
+    def width(self) -> int:
+        """Coefficients of a step: the formula's, and those of the options where one is used."""
+        return COLUMNS if self.weight_decay or self.use_ema else COEFFICIENTS
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return float(self.rates(np.array([step + 1.0]))[0])
+
+    def rates(self, steps: np.ndarray) -> np.ndarray:
+        """The learning rate of each step, float64; steps count from 1."""
+        return self._values("learning_rate", steps)
+
+    def _values(self, setting: str, steps: np.ndarray) -> np.ndarray:
+        """A setting that may follow a schedule, for each step; steps count from 1."""
+        value: Any = getattr(self, setting)
+        if isinstance(value, Schedule):
+            values = value.at(steps - 1.0)
+        elif callable(value):
+            values = np.array([_number(value(int(step) - 1)) for step in steps])
+        else:
+            return np.full(len(steps), value)
+        wrong = ~(values >= 0) | (values >= (math.inf if setting == "learning_rate" else 1.0))
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            wanted = NOT_NEGATIVE if setting == "learning_rate" else FRACTION
+            raise ValueError(
+                f"{type(self).__name__}: {setting} is to be {wanted}, but {value!r} gave {values[place]:g} for step "
+                f"{int(steps[place]) - 1}"
+            )
+        return values
+
+    def coefficients(self, steps: np.ndarray, multiplier: float = 1.0) -> np.ndarray:
+        """h of each step, (len(steps), `width`) float64; steps count from 1, `multiplier` is of the learning rate."""
+        rates = self.rates(steps) * multiplier
+        table = np.zeros((len(steps), self.width))
+        for i, column in enumerate(self._columns(steps, rates)):
+            table[:, i] = column
+        if self.width == COEFFICIENTS:
+            return table
+        table[:, KEEP] = 1.0 - rates * (self.weight_decay or 0.0)
+        table[:, AVERAGE_KEEP] = np.where(steps > 1, self.ema_momentum, 0.0)
+        if self.ema_overwrite_frequency is not None:
+            table[:, OVERWRITE] = steps % self.ema_overwrite_frequency == 0
+        return table
+
+    def _columns(self, steps: np.ndarray, rates: np.ndarray) -> Sequence[Any]:
+        """What the formula finds in h[0], h[1] ...: an array over the steps or a number each."""
         raise NotImplementedError(f"{type(self).__name__} gives no coefficients")
 
-    def config(self) -> dict[str, Any]:
-        """The settings as plain data: ``optimizers.from_config`` makes the optimizer again."""
-        return {"name": self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}
+    def config(self, step: int = 0) -> dict[str, Any]:
+        """The settings as plain data; of a function of the step its name is kept, and its value at `step`."""
+        config = super().config()
+        for setting, value in config.items():
+            if callable(value):
+                number = float(self._values(setting, np.array([step + 1.0]))[0])
+                config[setting] = {"function": getattr(value, "__qualname__", repr(value)), "value": number}
+        return config
 
 
-def _columns(steps: np.ndarray, columns: Sequence[Any]) -> np.ndarray:
-    table = np.zeros((len(steps), COEFFICIENTS))
-    for i, column in enumerate(columns):
-        table[:, i] = column
-    return table
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
-def _is_fraction(value: Any) -> bool:
-    return bool(0 <= value < 1)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum: v = momentum * v - learning_rate * g; w += v (as in Keras).
 
     Parameters
     ----------
     learning_rate : step size, default 0.01
-    momentum : share of the last step kept, in [0, 1), default 0
+    momentum : share of the last step kept, in [0, 1), or a schedule of it, default 0
     nesterov : look ahead, w += momentum * v - learning_rate * g (Sutskever et al. 2013)
+    weight_decay, use_ema ... : see `Optimizer`
     """
 
-    momentum: float = 0.0
+    momentum: Rate = 0.0
     nesterov: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("momentum", _is_fraction, "in [0, 1)")
+        self._check_rate("momentum", is_fraction, FRACTION)
         if self.nesterov and not self.momentum:
             raise ValueError("SGD: nesterov=True needs a momentum above 0, for example momentum=0.9")
 
     @property
-    def slots(self) -> int:
-        return 1 if self.momentum else 0
+    def initials(self) -> tuple[float, ...]:
+        return (0.0,) if self.momentum else ()
 
     @property
     def formula(self) -> Callable[..., Any]:
@@ -126,59 +294,172 @@ class SGD(Optimizer):
             return descend
         return nesterov if self.nesterov else momentum
 
-    def coefficients(self, steps: np.ndarray) -> np.ndarray:
-        return _columns(steps, [self.learning_rate, self.momentum])
+    def _columns(self, steps: np.ndarray, rates: np.ndarray) -> Sequence[Any]:
+        return rates, self._values("momentum", steps)
 
 
-class _AdamRule(Optimizer):
-    """What Adam and AdamW share: the formula and its coefficients."""
+@dataclass(frozen=True, repr=False)
+class RMSprop(Optimizer):
+    """RMSprop (Hinton 2012), epsilon inside the root as in Keras: w -= learning_rate * g / sqrt(v + epsilon).
 
-    beta_1: float
-    beta_2: float
-    epsilon: float
-    moments: ClassVar[int] = 2
-    _decay: float = 0.0
+    Parameters
+    ----------
+    learning_rate : step size, default 0.001
+    rho : decay of v, the mean of g * g, in [0, 1), default 0.9
+    momentum : share of the last step kept, in [0, 1), or a schedule of it, default 0
+    epsilon : default 1e-7
+    centered : divide by the deviation, v minus the square of the gradient's own mean (Graves 2013), default False
+    weight_decay, use_ema ... : see `Optimizer`
+    """
+
+    learning_rate: Rate = 0.001
+    rho: float = 0.9
+    momentum: Rate = 0.0
+    epsilon: float = 1e-7
+    centered: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("beta_1", _is_fraction, "in [0, 1)")
-        self._check("beta_2", _is_fraction, "in [0, 1)")
-        self._check("epsilon", lambda epsilon: 0 < epsilon < float("inf"), "a positive number")
+        self._check("rho", is_fraction, FRACTION)
+        self._check_rate("momentum", is_fraction, FRACTION)
+        self._check("epsilon", is_positive, POSITIVE)
+
+    @property
+    def initials(self) -> tuple[float, ...]:
+        return (0.0,) * (1 + bool(self.centered) + bool(self.momentum))
 
     @property
     def formula(self) -> Callable[..., Any]:
-        return adam
+        if self.centered:
+            return rmsprop_centered_momentum if self.momentum else rmsprop_centered
+        return rmsprop_momentum if self.momentum else rmsprop
 
-    def coefficients(self, steps: np.ndarray) -> np.ndarray:
+    def _columns(self, steps: np.ndarray, rates: np.ndarray) -> Sequence[Any]:
+        return rates, self.rho, 1 - self.rho, self.epsilon, self._values("momentum", steps)
+
+
+@dataclass(frozen=True, repr=False)
+class Adagrad(Optimizer):
+    """Adagrad (Duchi, Hazan and Singer 2011): v += g * g; w -= learning_rate * g / sqrt(v + epsilon).
+
+    Parameters
+    ----------
+    learning_rate : step size, default 0.001
+    initial_accumulator_value : v before the first step, at least 0, default 0.1
+    epsilon : default 1e-7
+    weight_decay, use_ema ... : see `Optimizer`
+    """
+
+    learning_rate: Rate = 0.001
+    initial_accumulator_value: float = 0.1
+    epsilon: float = 1e-7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("initial_accumulator_value", is_not_negative, NOT_NEGATIVE)
+        self._check("epsilon", is_positive, POSITIVE)
+
+    @property
+    def initials(self) -> tuple[float, ...]:
+        return (self.initial_accumulator_value,)
+
+    @property
+    def formula(self) -> Callable[..., Any]:
+        return adagrad
+
+    def _columns(self, steps: np.ndarray, rates: np.ndarray) -> Sequence[Any]:
+        return rates, self.epsilon
+
+
+@dataclass(frozen=True, repr=False)
+class Adadelta(Optimizer):
+    """Adadelta (Zeiler 2012): steps in the ratio of the root mean squares of past steps and of past gradients.
+
+    Parameters
+    ----------
+    learning_rate : factor of the step, default 0.001 as in Keras (the paper's is 1)
+    rho : decay of both means, in [0, 1), default 0.95
+    epsilon : added to both means, default 1e-7
+    weight_decay, use_ema ... : see `Optimizer`
+    """
+
+    learning_rate: Rate = 0.001
+    rho: float = 0.95
+    epsilon: float = 1e-7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("rho", is_fraction, FRACTION)
+        self._check("epsilon", is_positive, POSITIVE)
+
+    @property
+    def initials(self) -> tuple[float, ...]:
+        return 0.0, 0.0
+
+    @property
+    def formula(self) -> Callable[..., Any]:
+        return adadelta
+
+    def _columns(self, steps: np.ndarray, rates: np.ndarray) -> Sequence[Any]:
+        return rates, self.rho, 1 - self.rho, self.epsilon
+
+
+def _correction(beta: Any, steps: np.ndarray) -> np.ndarray:
+    """1 - beta ** step, without cancellation."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(-np.expm1(steps * np.log(beta)))
+
+
+class _AdamRule(Optimizer):
+    """What Adam and its relatives share: two moments, their decays, and most of the coefficients."""
+
+    beta_1: Rate
+    beta_2: float
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_rate("beta_1", is_fraction, FRACTION)
+        self._check("beta_2", is_fraction, FRACTION)
+        self._check("epsilon", is_positive, POSITIVE)
+
+    @property
+    def initials(self) -> tuple[float, ...]:
+        return (0.0,) * (3 if getattr(self, "amsgrad", False) else 2)
+
+    @property
+    def formula(self) -> Callable[..., Any]:
+        return amsgrad if getattr(self, "amsgrad", False) else adam
+
+    def _columns(self, steps: np.ndarray, rates: np.ndarray) -> Sequence[Any]:
         # m_hat / (sqrt(v_hat) + epsilon) = c2 / c1 * m / (sqrt(v) + c2 * epsilon)
-        c1 = -np.expm1(steps * np.log(self.beta_1)) if self.beta_1 else np.ones(len(steps))
-        c2 = np.sqrt(-np.expm1(steps * np.log(self.beta_2))) if self.beta_2 else np.ones(len(steps))
-        rate = self.learning_rate
-        keep = 1 - rate * self._decay
-        return _columns(
-            steps,
-            [rate * c2 / c1, self.beta_1, 1 - self.beta_1, self.beta_2, 1 - self.beta_2, c2 * self.epsilon, keep],
-        )
+        beta = self._values("beta_1", steps)
+        c1, c2 = _correction(beta, steps), np.sqrt(_correction(self.beta_2, steps))
+        return rates * c2 / c1, beta, 1 - beta, self.beta_2, 1 - self.beta_2, c2 * self.epsilon
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Adam(_AdamRule):
     """Adam (Kingma and Ba 2015, algorithm 1): w -= learning_rate * m_hat / (sqrt(v_hat) + epsilon).
 
     Parameters
     ----------
     learning_rate : step size, default 0.001
-    beta_1, beta_2 : decay of the first and second moment, in [0, 1), default 0.9 and 0.999
+    beta_1 : decay of the first moment, in [0, 1), or a schedule of it, default 0.9
+    beta_2 : decay of the second moment, in [0, 1), default 0.999
     epsilon : added to the root of the second moment, default 1e-7
+    amsgrad : divide by the largest second moment so far (Reddi, Kale and Kumar 2018), default False
+    weight_decay, use_ema ... : see `Optimizer`
     """
 
-    learning_rate: float = 0.001
-    beta_1: float = 0.9
+    learning_rate: Rate = 0.001
+    beta_1: Rate = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-7
+    amsgrad: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AdamW(_AdamRule):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019): w -= learning_rate * weight_decay * w as well.
 
@@ -186,25 +467,140 @@ class AdamW(_AdamRule):
     ----------
     learning_rate : step size, default 0.001
     weight_decay : default 0.004
-    beta_1, beta_2, epsilon : as in `Adam`
+    beta_1, beta_2, epsilon, amsgrad : as in `Adam`
+    use_ema ... : see `Optimizer`
     """
 
-    learning_rate: float = 0.001
-    weight_decay: float = 0.004
+    learning_rate: Rate = 0.001
+    weight_decay: float | None = 0.004
+    beta_1: Rate = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+    amsgrad: bool = False
+
+
+@functools.lru_cache(maxsize=8)
+def _log_products(beta: float, decay: float) -> np.ndarray:
+    """log of the product of Nadam's momenta over steps 1..n, until 1 minus the product is 1."""
+    count = 1 if beta == 0 else 2 + int(-40.0 / math.log(beta))
+    steps = np.arange(1.0, count + 1.0)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.cumsum(np.log(beta * (1.0 - 0.5 * 0.96 ** (steps * decay)))))
+
+
+@dataclass(frozen=True, repr=False)
+class Nadam(_AdamRule):
+    """Adam with Nesterov's momentum (Dozat 2016), its momentum warmed up as in the paper and in PyTorch's ``NAdam``.
+
+    Parameters
+    ----------
+    learning_rate : step size, default 0.001
+    beta_1, beta_2 : decay of the first and second moment, in [0, 1), default 0.9 and 0.999
+    epsilon : added to the root of the second moment, default 1e-7
+    momentum_decay : how fast the momentum rises to `beta_1`, default 0.004 (Keras has 1)
+    weight_decay, use_ema ... : see `Optimizer`
+    """
+
+    learning_rate: Rate = 0.001
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-7
+    momentum_decay: float = 0.004
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("weight_decay", lambda decay: 0 <= decay < float("inf"), "a number of at least 0")
+        self._check("beta_1", is_fraction, FRACTION)
+        self._check("momentum_decay", is_not_negative, NOT_NEGATIVE)
 
     @property
-    def _decay(self) -> float:  # type: ignore[override]
-        return self.weight_decay
+    def formula(self) -> Callable[..., Any]:
+        return nadam
+
+    def _columns(self, steps: np.ndarray, rates: np.ndarray) -> Sequence[Any]:
+        _, beta, take, beta_2, take_2, epsilon = super()._columns(steps, rates)
+        c2 = np.sqrt(_correction(beta_2, steps))
+        now = beta * (1.0 - 0.5 * 0.96 ** (steps * self.momentum_decay))
+        following = beta * (1.0 - 0.5 * 0.96 ** ((steps + 1.0) * self.momentum_decay))
+        products = _log_products(self.beta_1, self.momentum_decay)
+        places = np.minimum(steps.astype(np.int64), len(products))
+        product, longer = products[places - 1], products[np.minimum(places, len(products) - 1)]
+        of_m = rates * c2 * following / -np.expm1(longer)
+        of_g = rates * c2 * (1.0 - now) / -np.expm1(product)
+        return of_m, beta, take, beta_2, take_2, epsilon, of_g
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+@dataclass(frozen=True, repr=False)
+class RAdam(_AdamRule):
+    """Adam whose adaptive step waits until the second moment can be trusted (Liu et al. 2020), as in PyTorch.
+
+    Parameters
+    ----------
+    learning_rate : step size, default 0.001
+    beta_1 : decay of the first moment, in [0, 1), or a schedule of it, default 0.9
+    beta_2 : decay of the second moment, in [0, 1), default 0.999
+    epsilon : added to the root of the second moment before its correction, default 1e-7
+    weight_decay, use_ema ... : see `Optimizer`
+    """
+
+    learning_rate: Rate = 0.001
+    beta_1: Rate = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+
+    @property
+    def formula(self) -> Callable[..., Any]:
+        return radam
+
+    def _columns(self, steps: np.ndarray, rates: np.ndarray) -> Sequence[Any]:
+        _, beta, take, beta_2, take_2, _ = super()._columns(steps, rates)
+        correction = _correction(beta_2, steps)
+        longest = 2.0 / (1.0 - beta_2) - 1.0
+        length = longest - 2.0 * steps * (1.0 - correction) / correction
+        adaptive = length > 5.0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+            rectified = np.where(adaptive, np.sqrt(correction * share), 1.0)
+        epsilon = np.where(adaptive, self.epsilon, 1.0)
+        return rates / _correction(beta, steps) * rectified, beta, take, beta_2, take_2, epsilon, adaptive
+
+
+@dataclass(frozen=True, repr=False)
+class Lion(Optimizer):
+    """Lion (Chen et al. 2023): w -= learning_rate * sign(beta_1 * m + (1 - beta_1) * g); m decays by beta_2.
+
+    Parameters
+    ----------
+    learning_rate : step size, default 0.001; 3 to 10 times smaller than Adam's suits
+    beta_1 : share of m in the step, in [0, 1), or a schedule of it, default 0.9
+    beta_2 : decay of m, in [0, 1), default 0.99
+    weight_decay, use_ema ... : see `Optimizer`
+    """
+
+    learning_rate: Rate = 0.001
+    beta_1: Rate = 0.9
+    beta_2: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_rate("beta_1", is_fraction, FRACTION)
+        self._check("beta_2", is_fraction, FRACTION)
+
+    @property
+    def initials(self) -> tuple[float, ...]:
+        return (0.0,)
+
+    @property
+    def formula(self) -> Callable[..., Any]:
+        return lion
+
+    def _columns(self, steps: np.ndarray, rates: np.ndarray) -> Sequence[Any]:
+        beta = self._values("beta_1", steps)
+        return rates, beta, 1 - beta, self.beta_2, 1 - self.beta_2
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    cls.__name__.lower(): cls for cls in (SGD, RMSprop, Adagrad, Adadelta, Adam, AdamW, Nadam, RAdam, Lion)
+}
 
 
 def get(optimizer: str | Optimizer) -> Optimizer:
@@ -222,4 +618,17 @@ def from_config(config: dict[str, Any]) -> Optimizer:
     name = settings.pop("name", None)
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
-    return OPTIMIZERS[name](**settings)
+    return OPTIMIZERS[name](**{key: _restored(key, value) for key, value in settings.items()})
+
+
+def _restored(setting: str, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "function" not in value:
+        return schedules.from_config(value)
+    warnings.warn(
+        f"{setting} was the function {value['function']}, which a model file can't hold: it stays at "
+        f"{value['value']:g} from here on; compile the model again, or use one of fb.schedules",
+        stacklevel=2,
+    )
+    return value["value"]

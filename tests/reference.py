@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -323,65 +323,213 @@ def loss_and_gradients(
 # --- optimizers: update() changes the parameters in place ------------------------------------------------------------
 
 
-class Optimizer(Protocol):
-    def update(self, parameters: list[Array], gradients: list[Array]) -> None: ...
-
-
-class SGD:
-    """Plain, with momentum, and Nesterov's in Keras' form."""
-
-    def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0, nesterov: bool = False) -> None:
-        self.learning_rate, self.momentum, self.nesterov = learning_rate, momentum, nesterov
-        self.velocities: list[Array] = []
-
-    def update(self, parameters: list[Array], gradients: list[Array]) -> None:
-        self.velocities = self.velocities or [np.zeros_like(w) for w in parameters]
-        for w, g, v in zip(parameters, gradients, self.velocities, strict=True):
-            v[...] = self.momentum * v - self.learning_rate * g
-            w += self.momentum * v - self.learning_rate * g if self.nesterov else v
-
-
-class Adam:
-    """Kingma and Ba 2015, algorithm 1: both moments corrected, epsilon added outside the square root."""
+class Base:
+    """Decoupled weight decay and the average of the weights, around the `change` of each parameter."""
 
     def __init__(
-        self, learning_rate: float = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7
+        self,
+        learning_rate: float | Callable[[int], float],
+        *,
+        weight_decay: float = 0.0,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
     ) -> None:
-        self.learning_rate, self.beta_1, self.beta_2, self.epsilon = learning_rate, beta_1, beta_2, epsilon
-        self.weight_decay = 0.0
+        self.rate = learning_rate if callable(learning_rate) else lambda step: learning_rate
+        self.weight_decay, self.use_ema, self.ema_momentum = weight_decay, use_ema, ema_momentum
+        self.ema_overwrite_frequency = ema_overwrite_frequency
         self.step = 0
-        self.means: list[Array] = []
-        self.squares: list[Array] = []
+        self.state: list[list[Array]] = []
+        self.averages: list[Array] = []
+        self.initials: tuple[float, ...] = ()
 
     def update(self, parameters: list[Array], gradients: list[Array]) -> None:
-        self.means = self.means or [np.zeros_like(w) for w in parameters]
-        self.squares = self.squares or [np.zeros_like(w) for w in parameters]
+        self.state = self.state or [[np.full_like(w, value) for value in self.initials] for w in parameters]
+        self.learning_rate = self.rate(self.step)
         self.step += 1
-        for w, g, m, v in zip(parameters, gradients, self.means, self.squares, strict=True):
-            m[...] = self.beta_1 * m + (1 - self.beta_1) * g
-            v[...] = self.beta_2 * v + (1 - self.beta_2) * g**2
-            m_hat = m / (1 - self.beta_1**self.step)
-            v_hat = v / (1 - self.beta_2**self.step)
+        for w in parameters:
             w -= self.learning_rate * self.weight_decay * w
-            w -= self.learning_rate * m_hat / (np.sqrt(v_hat) + self.epsilon)
+        for w, g, state in zip(parameters, gradients, self.state, strict=True):
+            w += self.change(g, *state)
+        if self.use_ema:
+            self.averages = self.averages or [w.copy() for w in parameters]
+            for w, average in zip(parameters, self.averages, strict=True):
+                average[...] = self.ema_momentum * average + (1 - self.ema_momentum) * w
+                if self.ema_overwrite_frequency and self.step % self.ema_overwrite_frequency == 0:
+                    w[...] = average
+
+    def change(self, g: Array, *state: Array) -> Array:
+        raise NotImplementedError
+
+
+class SGD(Base):
+    """Plain, with momentum, and Nesterov's in Keras' form."""
+
+    def __init__(self, learning_rate: Any = 0.01, momentum: Any = 0.0, nesterov: bool = False, **options: Any) -> None:
+        super().__init__(learning_rate, **options)
+        self.momentum, self.nesterov = momentum if callable(momentum) else lambda step: momentum, nesterov
+        self.initials = (0.0,)
+
+    def change(self, g: Array, v: Array) -> Array:  # type: ignore[override]
+        momentum = self.momentum(self.step - 1)
+        v[...] = momentum * v - self.learning_rate * g
+        return momentum * v - self.learning_rate * g if self.nesterov else v
+
+
+class RMSprop(Base):
+    """Hinton 2012; centred, Graves 2013; in Keras' form, epsilon inside the root."""
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        rho: float = 0.9,
+        momentum: float = 0.0,
+        epsilon: float = 1e-7,
+        centered: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(learning_rate, **options)
+        self.rho, self.momentum, self.epsilon, self.centered = rho, momentum, epsilon, centered
+        self.initials = (0.0, 0.0, 0.0)
+
+    def change(self, g: Array, v: Array, m: Array, b: Array) -> Array:  # type: ignore[override]
+        v[...] = self.rho * v + (1 - self.rho) * g**2
+        m[...] = self.rho * m + (1 - self.rho) * g
+        b[...] = self.momentum * b + self.learning_rate * g / np.sqrt(v - self.centered * m**2 + self.epsilon)
+        return -b
+
+
+class Adagrad(Base):
+    """Duchi, Hazan and Singer 2011."""
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        initial_accumulator_value: float = 0.1,
+        epsilon: float = 1e-7,
+        **options: Any,
+    ) -> None:
+        super().__init__(learning_rate, **options)
+        self.epsilon = epsilon
+        self.initials = (initial_accumulator_value,)
+
+    def change(self, g: Array, v: Array) -> Array:  # type: ignore[override]
+        v += g**2
+        return -self.learning_rate * g / np.sqrt(v + self.epsilon)
+
+
+class Adadelta(Base):
+    """Zeiler 2012, algorithm 1, with a factor before the step."""
+
+    def __init__(self, learning_rate: Any = 0.001, rho: float = 0.95, epsilon: float = 1e-7, **options: Any) -> None:
+        super().__init__(learning_rate, **options)
+        self.rho, self.epsilon = rho, epsilon
+        self.initials = (0.0, 0.0)
+
+    def change(self, g: Array, v: Array, d: Array) -> Array:  # type: ignore[override]
+        v[...] = self.rho * v + (1 - self.rho) * g**2
+        step = -np.sqrt(d + self.epsilon) / np.sqrt(v + self.epsilon) * g
+        d[...] = self.rho * d + (1 - self.rho) * step**2
+        return self.learning_rate * step
+
+
+class Adam(Base):
+    """Kingma and Ba 2015, algorithm 1: both moments corrected, epsilon added outside the square root.
+
+    With amsgrad (Reddi, Kale and Kumar 2018) the largest second moment so far, before its correction, takes its place.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(learning_rate, **options)
+        self.beta_1, self.beta_2, self.epsilon, self.amsgrad = beta_1, beta_2, epsilon, amsgrad
+        self.initials = (0.0, 0.0, 0.0)
+
+    def averages_of(self, g: Array, m: Array, v: Array) -> tuple[Array, Array]:
+        """Both moments, updated, and corrected for their start at 0."""
+        m[...] = self.beta_1 * m + (1 - self.beta_1) * g
+        v[...] = self.beta_2 * v + (1 - self.beta_2) * g**2
+        return m / (1 - self.beta_1**self.step), v / (1 - self.beta_2**self.step)
+
+    def change(self, g: Array, m: Array, v: Array, most: Array) -> Array:  # type: ignore[override]
+        m_hat, v_hat = self.averages_of(g, m, v)
+        most[...] = np.maximum(most, v)
+        if self.amsgrad:
+            v_hat = most / (1 - self.beta_2**self.step)
+        return -self.learning_rate * m_hat / (np.sqrt(v_hat) + self.epsilon)
 
 
 class AdamW(Adam):
     """Loshchilov and Hutter 2019: every parameter first decays by learning_rate * weight_decay of itself."""
 
-    def __init__(self, learning_rate: float = 0.001, weight_decay: float = 0.004, **adam: float) -> None:
+    def __init__(self, learning_rate: Any = 0.001, weight_decay: float = 0.004, **adam: Any) -> None:
+        super().__init__(learning_rate, weight_decay=weight_decay, **adam)
+
+
+class Nadam(Adam):
+    """Dozat 2016, algorithm 8, with the paper's warm-up of the momentum."""
+
+    def __init__(self, learning_rate: Any = 0.001, momentum_decay: float = 0.004, **adam: Any) -> None:
         super().__init__(learning_rate, **adam)
-        self.weight_decay = weight_decay
+        self.momentum_decay = momentum_decay
+
+    def momentum_of(self, step: int) -> float:
+        return float(self.beta_1 * (1 - 0.5 * 0.96 ** (step * self.momentum_decay)))
+
+    def change(self, g: Array, m: Array, v: Array, most: Array) -> Array:
+        _, v_hat = self.averages_of(g, m, v)
+        product = math.prod(self.momentum_of(step) for step in range(1, self.step + 1))
+        following = self.momentum_of(self.step + 1)
+        m_hat = following * m / (1 - product * following) + (1 - self.momentum_of(self.step)) * g / (1 - product)
+        return -self.learning_rate * m_hat / (np.sqrt(v_hat) + self.epsilon)
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+class RAdam(Adam):
+    """Liu et al. 2020, algorithm 2, with PyTorch's place for epsilon."""
+
+    def change(self, g: Array, m: Array, v: Array, most: Array) -> Array:
+        m_hat, _ = self.averages_of(g, m, v)
+        longest = 2 / (1 - self.beta_2) - 1
+        length = longest - 2 * self.step * self.beta_2**self.step / (1 - self.beta_2**self.step)
+        if length <= 5:
+            return -self.learning_rate * m_hat
+        above = (length - 4) * (length - 2) * longest
+        rectified = math.sqrt(above / ((longest - 4) * (longest - 2) * length))
+        adaptive = math.sqrt(1 - self.beta_2**self.step) / (np.sqrt(v) + self.epsilon)
+        return -self.learning_rate * m_hat * rectified * adaptive
+
+
+class Lion(Base):
+    """Chen et al. 2023, algorithm 2."""
+
+    def __init__(self, learning_rate: Any = 0.001, beta_1: float = 0.9, beta_2: float = 0.99, **options: Any) -> None:
+        super().__init__(learning_rate, **options)
+        self.beta_1, self.beta_2 = beta_1, beta_2
+        self.initials = (0.0,)
+
+    def change(self, g: Array, m: Array) -> Array:  # type: ignore[override]
+        step = -self.learning_rate * np.sign(self.beta_1 * m + (1 - self.beta_1) * g)
+        m[...] = self.beta_2 * m + (1 - self.beta_2) * g
+        return step
+
+
+OPTIMIZERS: dict[str, Callable[..., Base]] = {
+    cls.__name__.lower(): cls for cls in (SGD, RMSprop, Adagrad, Adadelta, Adam, AdamW, Nadam, RAdam, Lion)
+}
 
 
 def train(
     weights: Weights,
     activations: Sequence[str],
     loss: str | Loss,
-    optimizer: Optimizer,
+    optimizer: Base,
     x: ArrayLike,
     y: ArrayLike,
     *,

@@ -310,7 +310,7 @@ def test_train_follows_the_orders_and_a_short_last_batch() -> None:
         ),
     ],
 )
-def test_optimizers_by_hand(optimizer: reference.Optimizer, trace: list[float]) -> None:
+def test_optimizers_by_hand(optimizer: reference.Base, trace: list[float]) -> None:
     """One parameter from 1, with the gradients 1 and 2."""
     w = np.array([1.0])
     for gradient, expected in zip([1.0, 2.0], trace, strict=True):
@@ -347,7 +347,7 @@ def test_optimizers_keep_a_state_per_parameter(name: str) -> None:
         ({"solver": "adam", "epsilon": 1e-30}, Adam(0.05, epsilon=1e-30)),
     ],
 )
-def test_parity_with_scikit_learn(settings: dict[str, Any], optimizer: reference.Optimizer) -> None:
+def test_parity_with_scikit_learn(settings: dict[str, Any], optimizer: reference.Base) -> None:
     networks = pytest.importorskip("sklearn.neural_network", reason="scikit-learn is not installed")
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(50, 4)), rng.integers(3, size=50)

@@ -4,6 +4,7 @@ import itertools
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,20 @@ OPTIMIZER_CASES: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {"learning_rate": 0.05, "momentum": 0.8, "nesterov": True}),
     ("adam", {"learning_rate": 0.01, "beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3}),
     ("adam", {"beta_1": 0.0, "beta_2": 0.0}),
+    ("adam", {"learning_rate": 0.01, "beta_2": 0.5, "amsgrad": True}),
     ("adamw", {"learning_rate": 0.01, "weight_decay": 0.5}),
+    ("rmsprop", {"learning_rate": 0.01, "rho": 0.8, "momentum": 0.5}),
+    ("rmsprop", {"learning_rate": 0.01, "epsilon": 1e-4, "centered": True}),
+    ("rmsprop", {"learning_rate": 0.01, "epsilon": 1e-4, "centered": True, "momentum": 0.5, "weight_decay": 0.1}),
+    ("adagrad", {"learning_rate": 0.1, "initial_accumulator_value": 0.01}),
+    ("adadelta", {"learning_rate": 1.0, "rho": 0.9, "epsilon": 1e-6}),
+    ("nadam", {"learning_rate": 0.01, "beta_1": 0.8, "beta_2": 0.9, "momentum_decay": 0.5, "weight_decay": 0.1}),
+    ("radam", {"learning_rate": 0.01, "beta_2": 0.9, "weight_decay": 0.1}),
+    ("lion", {"learning_rate": 0.01, "beta_1": 0.8, "weight_decay": 0.1}),
+    ("sgd", {"learning_rate": 0.05, "use_ema": True, "ema_momentum": 0.8}),
+    ("adam", {"amsgrad": True, "use_ema": True, "ema_overwrite_frequency": 3, "weight_decay": 0.1}),
+    ("sgd", {"learning_rate": fb.schedules.OneCycle(0.1, 16), "momentum": fb.schedules.OneCycleMomentum(16)}),
+    ("adam", {"learning_rate": lambda step: 0.01 / (1 + step)}),
 ]
 
 
@@ -35,19 +49,36 @@ def test_every_optimizer_against_its_formula(name: str, settings: dict[str, Any]
     weights = [w.astype(np.float64) for w in model.get_weights()]
     history = model.fit(x, y, batch_size=16, epochs=4, shuffle=False, verbose=0)
     rounded = x.astype(dtype).astype(np.float64)
+    optimizer, names = reference.OPTIMIZERS[name](**settings), ["tanh", "softmax"]
     truth, curve = reference.train(
-        weights,
-        ["tanh", "softmax"],
-        "sparse_categorical_crossentropy",
-        reference.OPTIMIZERS[name](**settings),
-        rounded,
-        y,
-        batch_size=16,
-        epochs=4,
+        weights, names, "sparse_categorical_crossentropy", optimizer, rounded, y, batch_size=16, epochs=4
     )
+    if optimizer.use_ema:
+        truth = optimizer.averages
     for got, wanted in zip(model.get_weights(), truth, strict=True):
         assert error(got, wanted) < 20 * TOLERANCE[dtype]
     np.testing.assert_allclose(history.history["loss"], curve, rtol=20 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(("name", "settings"), OPTIMIZER_CASES)
+def test_every_optimizer_goes_on_from_a_file_with_the_same_bits(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    if callable(settings.get("learning_rate")) and not isinstance(settings["learning_rate"], fb.schedules.Schedule):
+        pytest.skip("a function is not kept in a file")
+    x, y = inputs(300, 33), targets("sparse_categorical_crossentropy", 300, 3)
+    found = []
+    for threads in (1, 2):
+        model = make([33, 97, 41, 3], "relu", "softmax", threads=threads)
+        model.compile(OPTIMIZERS[name](**settings), "sparse_categorical_crossentropy")
+        model.fit(x, y, batch_size=100, epochs=2, verbose=0)
+        if threads == 2:
+            model.save(tmp_path / "half.fastbp")
+            model = fb.load_model(tmp_path / "half.fastbp", threads=2)
+        model.fit(x, y, batch_size=100, epochs=2, verbose=0)
+        found.append(model.get_weights())
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -211,7 +211,7 @@ class Engine:
     def twin(self) -> "Engine":
         """Another engine for the same network, with the same weights and moments."""
         other = Engine(self.program.layers, self.dtype, self.threads, self.launcher, self.program.half)
-        other.reserve_moments(self._moments)
+        other._reserve(self._moments)
         other.copy_state(self)
         return other
 
@@ -257,16 +257,26 @@ class Engine:
         """The optimizer's arrays, in the order of the weights."""
         return [self._region(1 + i) for i in range(self._moments)]
 
-    def reserve_moments(self, count: int) -> None:
-        """Room for `count` arrays beside the weights, zeroed; the weights stay."""
+    def _reserve(self, count: int) -> None:
+        """Room for `count` arrays beside the weights, which stay."""
+        if count != self._moments:
+            fresh = aligned((1 + count) * self.program.parameter_bytes)
+            fresh[: self.program.parameter_bytes] = self._buffer[: self.program.parameter_bytes]
+            self._buffer, self._moments, self._stale = fresh, count, True
+            self._bound.clear()
+
+    def reserve_moments(self, optimizer: Optimizer) -> None:
+        """Room for the optimizer's arrays beside the weights, as they are before the first step; the weights stay."""
         with self._lock:
-            if count != self._moments:
-                fresh = aligned((1 + count) * self.program.parameter_bytes)
-                fresh[: self.program.parameter_bytes] = self._buffer[: self.program.parameter_bytes]
-                self._buffer, self._moments, self._stale = fresh, count, True
-                self._bound.clear()
-            for moment in self.moments():
-                moment.fill(0)
+            self._reserve(optimizer.slots)
+            for moment, initial in zip(self.moments(), optimizer.initials, strict=False):
+                moment.fill(initial)
+            if optimizer.use_ema:
+                np.copyto(self.moments()[-1], self._region(0))
+
+    def use_average(self) -> None:
+        """Put the average of the weights, which the optimizer keeps last, in their place."""
+        np.copyto(self.weights, self.moments()[-1])
 
     # -------------------------------------------------- binding
 

@@ -6,7 +6,7 @@ A rule takes six int64 arguments (addresses and counts) and returns a float64, s
 * derivative   (da, a, z, n, parameter, -)             dL/da becomes dL/dz
 * loss         (dz, a, y, n, parameters, scale)        n columns; returns the panel's loss
 * metric       (a, y, n, scale, -, -)                  n columns; returns the panel's sum
-* update       (w, moments, g, n, coefficients, -)     n vectors; moments is the distance from w to each array
+* update       (w, moments, g, n, coefficients, -)     n vectors; moments is the distance from array to array
 """
 
 import functools
@@ -17,11 +17,11 @@ import numpy as np
 from numba.core import types
 
 from fastbp._jit import Kernel, vector_bytes
-from fastbp._vector import column, load_number, spread, total, where
+from fastbp._vector import column, fma, load_number, load_vectors, spread, spread_numbers, store_vectors, total, where
 from fastbp.activations import Activation
 from fastbp.losses import Loss
 from fastbp.metrics import Metric
-from fastbp.optimizers import Optimizer
+from fastbp.optimizers import AVERAGE_KEEP, KEEP, OVERWRITE, Optimizer
 
 SIGNATURE = types.float64(*[types.int64] * 6)
 
@@ -111,47 +111,26 @@ def _metric(function: Callable[..., Any], kind: Any, step: int) -> Callable[...,
     return metric
 
 
-def _update_plain(function: Callable[..., Any], kind: Any, size: int) -> Callable[..., float]:
+def _update(
+    function: Callable[..., Any], kind: Any, step: int, width: int, slots: int, decays: bool, averages: bool
+) -> Callable[..., float]:
     def update(w: int, moments: int, g: int, n: int, coefficients: int, _f: int) -> float:
-        h = (spread(kind, load_number(kind, coefficients)),)
+        h = spread_numbers(kind, coefficients, width)
         weight, gradient = column(kind, w, 1), column(kind, g, 1)
+        average = column(kind, w + (1 + slots) * moments, 1)
         for i in range(n):
-            weight[i] = function(weight[i], gradient[i], h)
-        return 0.0
-
-    return update
-
-
-def _update_one(function: Callable[..., Any], kind: Any, size: int) -> Callable[..., float]:
-    def update(w: int, moments: int, g: int, n: int, coefficients: int, _f: int) -> float:
-        h = (
-            spread(kind, load_number(kind, coefficients)),
-            spread(kind, load_number(kind, coefficients + size)),
-        )
-        weight, gradient, first = column(kind, w, 1), column(kind, g, 1), column(kind, w + moments, 1)
-        for i in range(n):
-            weight[i], first[i] = function(weight[i], first[i], gradient[i], h)
-        return 0.0
-
-    return update
-
-
-def _update_two(function: Callable[..., Any], kind: Any, size: int) -> Callable[..., float]:
-    def update(w: int, moments: int, g: int, n: int, coefficients: int, _f: int) -> float:
-        h = (
-            spread(kind, load_number(kind, coefficients)),
-            spread(kind, load_number(kind, coefficients + size)),
-            spread(kind, load_number(kind, coefficients + 2 * size)),
-            spread(kind, load_number(kind, coefficients + 3 * size)),
-            spread(kind, load_number(kind, coefficients + 4 * size)),
-            spread(kind, load_number(kind, coefficients + 5 * size)),
-            spread(kind, load_number(kind, coefficients + 6 * size)),
-            spread(kind, load_number(kind, coefficients + 7 * size)),
-        )
-        weight, gradient = column(kind, w, 1), column(kind, g, 1)
-        first, second = column(kind, w + moments, 1), column(kind, w + 2 * moments, 1)
-        for i in range(n):
-            weight[i], first[i], second[i] = function(weight[i], first[i], second[i], gradient[i], h)
+            place = w + i * step + moments
+            state = load_vectors(kind, place, moments, slots)
+            old = weight[i]
+            if decays:
+                old = old * h[KEEP]
+            new, state = function(old, state, gradient[i], h)
+            store_vectors(place, moments, state)
+            if averages:
+                mean = fma(average[i], h[AVERAGE_KEEP], new * (1.0 - h[AVERAGE_KEEP]))
+                average[i] = mean
+                new = where(h[OVERWRITE] > 0.0, mean, new)
+            weight[i] = new
         return 0.0
 
     return update
@@ -195,5 +174,5 @@ def metric(row: Metric, dtype: np.dtype) -> Kernel:
 
 def update(optimizer: Optimizer, dtype: np.dtype) -> Kernel:
     """The rule that moves weights by their gradient."""
-    factory = (_update_plain, _update_one, _update_two)[optimizer.slots]
-    return _kernel(factory, optimizer.formula, dtype, dtype.itemsize)
+    slots, decays, averages = len(optimizer.initials), bool(optimizer.weight_decay), bool(optimizer.use_ema)
+    return _kernel(_update, optimizer.formula, dtype, vector_bytes(), optimizer.width, slots, decays, averages)
