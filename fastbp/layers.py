@@ -1,7 +1,7 @@
 """Floor 2: what a user writes. A layer is a description; it holds no arrays."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,23 +9,40 @@ from numpy.typing import ArrayLike
 
 from fastbp import activations
 from fastbp.activations import Activation, unknown
+from fastbp.program import Piece, pieces_of, row_blocks
 
-Initializer = Callable[[np.random.Generator, int, int, tuple[int, ...]], np.ndarray]
+Initializer = Callable[[np.random.Generator, int, int, tuple[int, int]], Iterator[Piece]]
+"""(rng, I, O, shape) -> float64 pieces of a matrix of that shape: a large layer is never held in float64."""
 
 
 def _uniform(scale: Callable[[int, int], float]) -> Initializer:
-    return lambda rng, i, o, shape: rng.uniform(-1.0, 1.0, shape) * math.sqrt(3.0 * scale(i, o))
+    def draw(rng: np.random.Generator, i: int, o: int, shape: tuple[int, int]) -> Iterator[Piece]:
+        for first, count in row_blocks(*shape):
+            yield first, None, rng.uniform(-1.0, 1.0, (count, shape[1])) * math.sqrt(3.0 * scale(i, o))
+
+    return draw
 
 
 def _normal(scale: Callable[[int, int], float]) -> Initializer:
     # a normal cut at two deviations, widened so that the deviation is what the formula says (as Keras does)
-    def draw(rng: np.random.Generator, i: int, o: int, shape: tuple[int, ...]) -> np.ndarray:
-        values = rng.standard_normal(shape)
-        while (wild := np.abs(values) > 2.0).any():
-            values[wild] = rng.standard_normal(int(wild.sum()))
-        return values * (math.sqrt(scale(i, o)) / 0.87962566103423978)
+    def draw(rng: np.random.Generator, i: int, o: int, shape: tuple[int, int]) -> Iterator[Piece]:
+        factor = math.sqrt(scale(i, o)) / 0.87962566103423978
+        wild = []
+        for first, count in row_blocks(*shape):
+            values = rng.standard_normal((count, shape[1]))
+            wild.append(first * shape[1] + np.flatnonzero(np.abs(values) > 2.0))
+            yield first, None, values * factor
+        places = np.concatenate(wild)
+        while len(places):
+            values = rng.standard_normal(len(places))
+            yield places // shape[1], places % shape[1], values * factor
+            places = places[np.abs(values) > 2.0]
 
     return draw
+
+
+def _constant(value: float) -> Initializer:
+    return lambda rng, i, o, shape: pieces_of(np.broadcast_to(value, shape))
 
 
 def _glorot(i: int, o: int) -> float:
@@ -47,8 +64,8 @@ INITIALIZERS: dict[str, Initializer] = {
     "he_normal": _normal(_he),
     "lecun_uniform": _uniform(_lecun),
     "lecun_normal": _normal(_lecun),
-    "zeros": lambda rng, i, o, shape: np.zeros(shape),
-    "ones": lambda rng, i, o, shape: np.ones(shape),
+    "zeros": _constant(0.0),
+    "ones": _constant(1.0),
 }
 """Glorot and Bengio 2010, He et al. 2015, LeCun et al. 1998; fan-in and fan-out are the kernel's rows and columns."""
 
@@ -116,14 +133,14 @@ class Dense:
         bias = "" if self.use_bias else ", use_bias=False"
         return f"Dense({self.units}, activation={self.activation.name!r}{bias})"
 
-    def initial(self, rng: np.random.Generator, fan_in: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Fresh kernel (I, O) and bias (O,), float64."""
+    def initial(self, rng: np.random.Generator, fan_in: int) -> list[Iterator[Piece]]:
+        """Fresh kernel (I, O) and, where the layer has one, bias (1, O), in pieces that are drawn as they are asked for."""
         shape = (fan_in, self.units)
-        kernel = _draw(self.kernel_initializer, rng, fan_in, self.units, shape, f"kernel_initializer of {self!r}")
-        if not self.use_bias:
-            return kernel, None
-        label = f"bias_initializer of {self!r}"
-        return kernel, _draw(self.bias_initializer, rng, fan_in, self.units, (self.units,), label)
+        drawn = [_draw(self.kernel_initializer, rng, shape, shape, f"kernel_initializer of {self!r}")]
+        if self.use_bias:
+            label = f"bias_initializer of {self!r}"
+            drawn.append(_draw(self.bias_initializer, rng, shape, (self.units,), label))
+        return drawn
 
     def config(self) -> dict[str, Any]:
         """The layer as plain data: ``Dense.from_config`` makes it again (given arrays are not part of it)."""
@@ -167,18 +184,21 @@ def _checked_initializer(initializer: str | ArrayLike, label: str) -> Any:
         if initializer not in INITIALIZERS:
             raise unknown(label, initializer, INITIALIZERS)
         return initializer
-    return np.asarray(initializer, dtype=np.float64)
+    given = np.asarray(initializer)
+    return given if given.dtype in (np.float32, np.float64) else given.astype(np.float64)
 
 
 def _initializer_name(initializer: Any) -> str:
     return initializer if isinstance(initializer, str) else "zeros"
 
 
-def _draw(initializer: Any, rng: np.random.Generator, i: int, o: int, shape: tuple[int, ...], label: str) -> np.ndarray:
+def _draw(
+    initializer: Any, rng: np.random.Generator, fans: tuple[int, int], shape: tuple[int, ...], label: str
+) -> Iterator[Piece]:
     if isinstance(initializer, str):
-        return INITIALIZERS[initializer](rng, i, o, shape)
+        return INITIALIZERS[initializer](rng, *fans, (math.prod(shape[:-1]), shape[-1]))
     if initializer.shape != shape:
         raise ValueError(f"{label}: wanted an array of shape {shape}, got {initializer.shape}")
-    if not np.isfinite(initializer).all():
+    if not math.isfinite(initializer.min()) or not math.isfinite(initializer.max()):
         raise ValueError(f"{label}: the array holds NaN or infinity")
-    return initializer.copy()
+    return pieces_of(initializer)

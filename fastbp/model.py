@@ -149,8 +149,7 @@ class Model:
         for index, layer in enumerate(self.layers):
             specs.append(LayerSpec(width, layer.units, layer.use_bias, layer.activation))
             rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
-            kernel, bias = layer.initial(rng, width)
-            arrays += [kernel] if bias is None else [kernel, bias]
+            arrays += layer.initial(rng, width)
             width = layer.units
         engine = Engine(specs, self.dtype, self.threads, half=self.compute_dtype == "bfloat16")
         engine.program.put(engine.weights, arrays)
@@ -470,13 +469,13 @@ class Model:
         given = [np.asarray(array) for array in arrays]
         if len(given) != len(wanted):
             raise ValueError(f"{task}: wanted {len(wanted)} arrays ({wanted}), got {len(given)}")
-        limit = np.float64(np.finfo(self.dtype).max)
+        limit = float(np.finfo(self.dtype).max)
         for index, (array, shape) in enumerate(zip(given, wanted, strict=True)):
             if array.shape != shape:
                 raise ValueError(f"{task}: array {index} must have the shape {shape}, got {array.shape}")
             if array.dtype.kind not in "fiub":
                 raise TypeError(f"{task}: array {index} must hold numbers, got dtype {array.dtype}")
-            if not (np.abs(array) <= limit).all():
+            if not -limit <= array.min() <= array.max() <= limit:  # no copy; NaN is not above any limit
                 raise ValueError(f"{task}: array {index} holds NaN, infinity or numbers beyond {limit:.2g}")
         return given
 

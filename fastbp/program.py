@@ -9,9 +9,9 @@ for each neuron and a row of ones that multiplies the biases.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -162,6 +162,26 @@ class LayerSpec:
         return self.steps * self.fan_out
 
 
+Piece = tuple[Any, Any, np.ndarray]
+"""Part of a matrix: (first row, None, rows of it), or (row numbers, column numbers, as many values)."""
+
+PIECE = 1 << 17  # numbers: a piece in float64 is 1 MB, and stays in cache on its way into the panels
+
+
+def pieces_of(array: np.ndarray) -> Iterator[Piece]:
+    """A matrix, or one row of it, in pieces of whole rows."""
+    matrix = np.atleast_2d(array)
+    for first, count in row_blocks(*matrix.shape):
+        yield first, None, matrix[first : first + count]
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """(first row, rows) of the blocks that a matrix is drawn and copied in."""
+    step = max(1, PIECE // columns)
+    for first in range(0, rows, step):
+        yield first, min(step, rows - first)
+
+
 def round_up(n: int, multiple: int) -> int:
     """The least multiple that is at least n."""
     return -(-n // multiple) * multiple
@@ -232,26 +252,44 @@ class Program:
         start = self.offsets[index] // size
         return flat[start : start + int(np.prod(shape))].reshape(shape)
 
-    def put(self, flat: np.ndarray, arrays: Sequence[np.ndarray]) -> None:
-        """Write kernels (I, O) and biases (O,), in turn, into the engine's flat array."""
+    def put(self, flat: np.ndarray, arrays: Iterable[np.ndarray | Iterable[Piece]]) -> None:
+        """Write kernels (I, O) and biases (O,), in turn, into the engine's flat array; an array may come in pieces."""
         queue = iter(arrays)
         for index, layer in enumerate(self.layers):
             view = self._view(flat, index)
-            full = np.zeros((layer.steps, view.shape[0] * self.tiles.width), self.dtype)
-            full[: layer.fan_in, : layer.fan_out] = next(queue)
+            view[-1, :, layer.fan_out - (len(view) - 1) * self.tiles.width :] = 0
+            self._write(view[:, : layer.fan_in], next(queue))
             if layer.bias:
-                full[layer.fan_in, : layer.fan_out] = next(queue)
-            view[:] = full.reshape(layer.steps, -1, self.tiles.width).transpose(1, 0, 2)
+                self._write(view[:, layer.fan_in :], next(queue))
+
+    def _write(self, view: np.ndarray, source: np.ndarray | Iterable[Piece]) -> None:
+        """Fill panels (panels, rows, width) with a matrix, some rows at a time: no copy of the whole is made."""
+        width, by_rows = self.tiles.width, view.transpose(1, 0, 2)
+        for rows, columns, values in pieces_of(source) if isinstance(source, np.ndarray) else source:
+            if columns is None:
+                count, outs = values.shape
+                full, target = outs // width, by_rows[rows : rows + count]
+                target[:, :full] = values[:, : full * width].reshape(count, full, width)
+                if outs > full * width:
+                    target[:, full, : outs - full * width] = values[:, full * width :]
+            else:
+                by_rows[rows, columns // width, columns % width] = values
 
     def take(self, flat: np.ndarray) -> list[np.ndarray]:
         """Kernels (I, O) and biases (O,), in turn, copied out of the engine's flat array."""
         arrays = []
         for index, layer in enumerate(self.layers):
-            full = self._view(flat, index).transpose(1, 0, 2).reshape(layer.steps, -1)[:, : layer.fan_out]
-            arrays.append(full[: layer.fan_in].copy())
+            view = self._view(flat, index)
+            arrays.append(self._read(view[:, : layer.fan_in], layer.fan_out))
             if layer.bias:
-                arrays.append(full[layer.fan_in].copy())
+                arrays.append(self._read(view[:, layer.fan_in :], layer.fan_out)[0])
         return arrays
+
+    def _read(self, view: np.ndarray, outs: int) -> np.ndarray:
+        matrix = np.empty((view.shape[1], outs), self.dtype)
+        for panel, start in zip(view, range(0, outs, self.tiles.width), strict=True):
+            matrix[:, start : start + self.tiles.width] = panel[:, : outs - start]
+        return matrix
 
     # -------------------------------------------------- a step's table
 
