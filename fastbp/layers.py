@@ -134,7 +134,7 @@ class Dense:
         return f"Dense({self.units}, activation={self.activation.name!r}{bias})"
 
     def initial(self, rng: np.random.Generator, fan_in: int) -> list[Iterator[Piece]]:
-        """Fresh kernel (I, O) and, where the layer has one, bias (1, O), in pieces that are drawn as they are asked for."""
+        """Fresh kernel (I, O) and, where the layer has one, bias (1, O), in pieces drawn when they are asked for."""
         shape = (fan_in, self.units)
         drawn = [_draw(self.kernel_initializer, rng, shape, shape, f"kernel_initializer of {self!r}")]
         if self.use_bias:

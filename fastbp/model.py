@@ -475,7 +475,7 @@ class Model:
                 raise ValueError(f"{task}: array {index} must have the shape {shape}, got {array.shape}")
             if array.dtype.kind not in "fiub":
                 raise TypeError(f"{task}: array {index} must hold numbers, got dtype {array.dtype}")
-            if not -limit <= array.min() <= array.max() <= limit:  # no copy; NaN is not above any limit
+            if not -limit <= float(array.min()) <= float(array.max()) <= limit:  # without a copy; NaN is refused too
                 raise ValueError(f"{task}: array {index} holds NaN, infinity or numbers beyond {limit:.2g}")
         return given
 

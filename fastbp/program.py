@@ -282,7 +282,7 @@ class Program:
             view = self._view(flat, index)
             arrays.append(self._read(view[:, : layer.fan_in], layer.fan_out))
             if layer.bias:
-                arrays.append(self._read(view[:, layer.fan_in :], layer.fan_out)[0])
+                arrays.append(self._read(view[:, layer.fan_in :], layer.fan_out)[0].copy())
         return arrays
 
     def _read(self, view: np.ndarray, outs: int) -> np.ndarray:
@@ -336,6 +336,15 @@ class Plan:
             return offset, distance
 
         layers = program.layers
+        # a layer's dZ is read for the last time when that of the layer before is written: two places in turn do. Not
+        # for the float products of layers whose last vector isn't full: what is beyond their neurons must stay zero
+        turning = [backward and (program.half or layer.fan_out % tiles.lanes == 0) for layer in layers]
+        turns = [layer.fan_out for layer, turn in zip(layers, turning, strict=True) if turn]
+        places = [reserve(max(turns)) for _ in turns[:2]]
+
+        def gradients(index: int) -> tuple[int, int]:
+            return places[index % len(places)] if turning[index] else reserve(layers[index].fan_out)
+
         self.table = np.zeros((len(layers), OP_COLUMNS), np.int64)
         inputs = activations(layers[0].fan_in, layers[0].bias)
         gradient = reserve(layers[0].fan_in) if input_gradient else (0, 0)
@@ -352,7 +361,7 @@ class Plan:
             op[[H, H_PANEL]] = inputs
             op[[Z, Z_PANEL]] = reserve(layer.fan_out) if kept else inputs
             if backward or last:
-                gradient = reserve(layer.fan_out)
+                gradient = gradients(index)
                 op[[DZ, DZ_PANEL]] = gradient
             if backward:
                 numbers = tiles.lanes if program.half else tiles.samples

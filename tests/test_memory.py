@@ -193,7 +193,7 @@ def guards(side: str) -> Iterator[None]:
         for module in (engine_module, model_module, program_module):
             patch.setattr(module, "np", GuardedNumpy(side))
         for module in (engine_module, model_module):
-            patch.setattr(module, "aligned", lambda nbytes: guarded(nbytes, side))
+            patch.setattr(module, "aligned", lambda nbytes, used=None: guarded(nbytes, side))
         patch.setattr(Plan, "_take", lambda plan, nbytes: take(plan, nbytes, side))
         patch.setattr(Engine, "_make", make_forbidding)
         yield

@@ -32,6 +32,9 @@ POLL_SECONDS = 0.1
 EVALUATION_ROWS = 4096
 LONG_WORK = 1e8
 """Above so many floating-point operations a run leaves the calling thread free to notice signals."""
+ROOM = 5
+"""Arrays beside each other that memory is reserved for, not taken: the weights, three moments, an average."""
+WORKSPACES = 16 << 20
 SYNC_BYTES = 4 << 20
 SERIAL_STEPS = 1 << 15
 """Most steps of a run on one thread: their coefficients are computed beforehand."""
@@ -45,12 +48,15 @@ def worker_kernel(dtype: np.dtype) -> Kernel:
     return Kernel(worker.make(dtype.type), worker.SIGNATURE)
 
 
-def aligned(nbytes: int) -> np.ndarray:
-    """Zeroed bytes on a cache line, large ones on a huge page: np.empty asks the system for those, np.zeros doesn't."""
+def aligned(nbytes: int, used: int | None = None) -> np.ndarray:
+    """Zeroed bytes on a cache line, large ones on a huge page: np.empty asks the system for those, np.zeros doesn't.
+
+    used : how many are wanted now (default all); the others aren't touched, so that the system needn't provide them yet
+    """
     border = 1 << 21 if nbytes > 1 << 21 else pg.LINE
     raw = np.empty(nbytes + border, np.uint8)
-    raw.fill(0)
     start = -raw.ctypes.data % border
+    raw[start : start + (nbytes if used is None else used)].fill(0)
     return raw[start : start + nbytes]
 
 
@@ -157,6 +163,7 @@ class _Bound:
     """A plan with its workspace and addresses, ready to run."""
 
     plan: Plan
+    buffer: np.ndarray
     workspace: np.ndarray
     table: np.ndarray
     partial: np.ndarray
@@ -198,7 +205,7 @@ class Engine:
         self.threads, self.launcher = min(threads, max(8, 2 * (os.cpu_count() or 1))), launcher
         self._bound: dict[Any, _Bound] = {}
         self._moments = 0
-        self._buffer = aligned(self.program.parameter_bytes)
+        self._buffer = self._room(1)
         self._snapshot: np.ndarray | None = None
         self._lock = threading.RLock()
         self.stop_flag = np.zeros(8, np.int64)
@@ -217,10 +224,23 @@ class Engine:
 
     def copy_state(self, other: "Engine") -> None:
         """Take over the weights and moments of an engine for the same network and optimizer."""
-        np.copyto(self._buffer, other._buffer)
+        for index in range(1 + self._moments):
+            np.copyto(self._region(index), other._region(index))
         self._stale = True
 
     # -------------------------------------------------- parameters and moments
+
+    def _room(self, arrays: int) -> np.ndarray:
+        """Bytes for the weights and moments, those for `arrays` zeroed.
+
+        Where the system provides memory when it is touched, there is room for more: moments that come later stand
+        beside the weights at once, and nothing is held twice.
+        """
+        nbytes = self.program.parameter_bytes
+        if os.name == "posix":
+            with contextlib.suppress(MemoryError):  # addresses may be limited too (ulimit -v)
+                return aligned(max(arrays, ROOM) * nbytes, arrays * nbytes)
+        return aligned(arrays * nbytes)
 
     def _region(self, index: int) -> np.ndarray:
         nbytes = self.program.parameter_bytes
@@ -259,11 +279,13 @@ class Engine:
 
     def _reserve(self, count: int) -> None:
         """Room for `count` arrays beside the weights, which stay."""
-        if count != self._moments:
-            fresh = aligned((1 + count) * self.program.parameter_bytes)
-            fresh[: self.program.parameter_bytes] = self._buffer[: self.program.parameter_bytes]
-            self._buffer, self._moments, self._stale = fresh, count, True
+        nbytes = self.program.parameter_bytes
+        if count < self._moments or (1 + count) * nbytes > len(self._buffer):
+            fresh = self._room(1 + count)
+            fresh[:nbytes] = self._buffer[:nbytes]
+            self._buffer, self._stale = fresh, True
             self._bound.clear()
+        self._moments = count
 
     def reserve_moments(self, optimizer: Optimizer) -> None:
         """Room for the optimizer's arrays beside the weights, as they are before the first step; the weights stay."""
@@ -309,12 +331,19 @@ class Engine:
         samples = self.program.tiles.samples
         key = (-(-batch // samples), threads, objective, backward, input_gradient)
         if key not in self._bound:
-            if len(self._bound) >= 4:
-                self._bound.pop(next(iter(self._bound)))
             rows = -(-batch // samples) * samples
             plan = self.program.plan(rows, threads, backward=backward, input_gradient=input_gradient)
+            while len(self._bound) >= 4 or (self._bound and plan.nbytes + self._workspaces() > self._most_workspaces()):
+                self._bound.pop(next(iter(self._bound)))
             self._bound[key] = self._make(plan, threads, objective)
         return self._bound[key]
+
+    def _workspaces(self) -> int:
+        return sum(len(bound.workspace) for bound in self._bound.values())
+
+    def _most_workspaces(self) -> int:
+        """Bytes that workspaces may take together: a fit of a large network gives its own up for its validation."""
+        return max(WORKSPACES, (1 + self._moments) * self.program.parameter_bytes // 8)
 
     def _make(self, plan: Plan, threads: int, objective: Objective) -> _Bound:
         program, dtype = self.program, self.dtype
@@ -353,7 +382,7 @@ class Engine:
         run[pg.STOP], run[pg.YIELD] = self.stop_flag.ctypes.data, yield_address()
         run[pg.BACKWARD] = plan.backward
         self._bind_output(run, objective, plan.backward, constants[len(layers) * stride :])
-        return _Bound(plan, workspace, table, partial, constants, metrics, run, scratch)
+        return _Bound(plan, self._buffer, workspace, table, partial, constants, metrics, run, scratch)
 
     def _bind_output(self, run: np.ndarray, objective: Objective, backward: bool, parameters: np.ndarray) -> None:
         """The last activation, the loss and how the two meet."""
