@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from fastbp.optimizers import RMSprop as RMSprop
     from fastbp.profiling import Profile as Profile
     from fastbp.profiling import profile as profile
+    from fastbp.warming import warmup as warmup
 
 _CONTENTS = {
     "fastbp.cpu.peak": ("peak_gflops",),
@@ -62,6 +63,7 @@ _CONTENTS = {
     "fastbp.model": ("Model", "Sequential", "load_model"),
     "fastbp.optimizers": ("SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "Nadam", "RAdam", "RMSprop"),
     "fastbp.profiling": ("Profile", "profile"),
+    "fastbp.warming": ("warmup",),
 }
 _MODULES = ("activations", "callbacks", "layers", "losses", "metrics", "optimizers", "schedules")
 _HOME = {name: module for module, names in _CONTENTS.items() for name in names}

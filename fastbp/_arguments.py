@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from fastbp import readers
+from fastbp._checks import DTYPES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     option("--threads", type=_whole, metavar="N", help="(default: all cores this process may use)")
     option(
         "--dtype",
-        choices=["float32", "float64", "bfloat16"],
+        choices=DTYPES,
         default="float32",
         help="of the products (default: float32)",
     )
@@ -72,7 +73,14 @@ def parser() -> argparse.ArgumentParser:
 
     info = command("info", "show this machine and installation, or a saved model")
     info.add_argument("model", metavar="MODEL", nargs="?", help="a model file")
-    for sub in (train, evaluate, predict, info):
+
+    warmup = command("warmup", "compile the kernels beforehand, once per machine")
+    option = warmup.add_argument
+    option(
+        "--dtype", type=_dtypes, metavar="D,D", help="float32, float64, bfloat16 (default: float32; with --all: each)"
+    )
+    option("--all", action="store_true", help="every rule of the tables, not only what most networks need")
+    for sub in (train, evaluate, predict, info, warmup):
         sub.add_argument("--json", action="store_true", help="print one JSON document on stdout, all else on stderr")
     return top
 
@@ -104,6 +112,13 @@ def _share(text: str) -> float:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _dtypes(text: str) -> list[str]:
+    chosen = _names(text)
+    if chosen and set(chosen) <= set(DTYPES):
+        return chosen
+    raise argparse.ArgumentTypeError(f"wanted {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, got {text!r}")
 
 
 def _widths(text: str) -> list[int]:

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+DTYPES = ("float32", "float64", "bfloat16")
+"""The types of number that a model may compute in."""
+
 
 def whole(name: str, value: Any, least: int = 1) -> int:
     """The value as an int, if it is a whole number of at least `least`."""

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import numba
 import numba.extending
 from numba.core import caching, types
+from numba.core.compiler_lock import global_compiler_lock
 
 # No fast-math flags: sums are vectorised by hand (`_vector`, `cpu.tile`), so that their order is written, not chosen.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -137,6 +138,12 @@ class _Impl(caching.CompileResultCacheImpl):  # type: ignore[misc]
 class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
     _impl_class = _Impl
 
+    def holds(self, signature: Any, target_context: Any) -> bool:
+        """Whether the files of a compiled kernel are there."""
+        target_context.refresh()
+        name = self._cache_file._load_index().get(self._index_key(signature, target_context.codegen()))
+        return name is not None and os.path.exists(self._cache_file._data_path(name))
+
 
 # ---------------------------------------------------------------- kernels by address
 
@@ -148,28 +155,53 @@ class Kernel:
     ----------
     dispatcher : the Numba dispatcher
     signature : int64 (and float64) argument types and the return type
+    seconds : about how long it takes to compile, for whoever shows progress
     """
 
-    def __init__(self, function: Callable[..., Any], signature: Any) -> None:
+    def __init__(self, function: Callable[..., Any], signature: Any, seconds: float = 0.2) -> None:
         self.dispatcher = numba.njit(**OPTIONS)(function)
-        self.signature = signature
+        self.signature, self.seconds = signature, seconds
         self._address = 0
+        self._result: Any = None
         self._lock = threading.Lock()
 
     @property
     def ready(self) -> bool:
+        """Whether this process has it."""
         return self._address != 0
 
-    def address(self) -> int:
-        """The function's address (C calling convention); compiles on first call."""
+    @functools.cached_property
+    def _cache(self) -> _KernelCache | None:
+        return None if cache_folder() is None else _KernelCache(self.dispatcher.py_func)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the cache folder has it."""
+        return self._cache is not None and self._cache.holds(self.signature, self.dispatcher.targetctx)
+
+    def load(self) -> bool:
+        """Take the kernel from the cache folder; whether it is ready now. Compiles nothing."""
         with self._lock:
-            if not self._address:
-                if cache_folder() is not None:
-                    self.dispatcher._cache = _KernelCache(self.dispatcher.py_func)
-                self.dispatcher.compile(self.signature)
-                result = self.dispatcher.overloads[self.signature.args]
-                self._address = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
+            if not self._address and self._cache is not None:
+                with global_compiler_lock:
+                    self._take(self._cache.load_overload(self.signature, self.dispatcher.targetctx))
+            return self._address != 0
+
+    def address(self) -> int:
+        """The function's address (C calling convention); loads or compiles it on first call."""
+        if not self._address and not self.load():
+            with self._lock:
+                if not self._address:
+                    if self._cache is not None:
+                        self.dispatcher._cache = self._cache
+                    self.dispatcher.compile(self.signature)
+                    self._take(self.dispatcher.overloads[self.signature.args])
         return self._address
+
+    def _take(self, result: Any) -> None:
+        if result is not None:
+            self._result = result  # owns the code
+            self._address = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
 
     @functools.cached_property
     def call(self) -> Callable[..., Any]:

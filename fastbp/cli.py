@@ -6,19 +6,18 @@ import csv
 import dataclasses
 import math
 import os
-import platform
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import _arguments, readers
+from fastbp import _arguments, _machine, readers
+from fastbp._checks import DTYPES
 from fastbp._console import Voice, exit_code, one_line, short_warnings, sigterm_interrupts, size
 from fastbp.preparation import Preparation, held_out
 from fastbp.readers import Dataset
@@ -235,31 +234,29 @@ def _info_of_machine(args: argparse.Namespace) -> int:
     from fastbp.cpu import pairs
 
     say = Voice(args)
-    folder = _jit.cache_folder()
-    files = [p.stat().st_size for p in folder.iterdir()] if folder else []
-    threads, bits = _jit.default_threads(), 8 * _jit.vector_bytes()
-    versions = {name: metadata.version(name) for name in ("numpy", "numba", "llvmlite")}
-    versions = {"python": platform.python_version(), **versions}
-    say("fastbp", f"{fb.__version__} ({', '.join(f'{name} {version}' for name, version in versions.items())})")
-    say("system", f"{platform.system()} {platform.machine()}")
-    say("cpu", _cpu_name())
+    facts, versions, kernels = _machine.machine(), _machine.versions(), _machine.kernels()
+    threads, bits = _jit.default_threads(), facts["vector_bits"]
+    others = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "fastbp")
+    say("fastbp", f"{fb.__version__} ({others})")
+    say("system", f"{facts['system']} {facts['machine']}")
+    say("cpu", facts["cpu"])
     say("vectors", f"{bits} bits: {bits // 32} float32 or {bits // 64} float64")
     say("bfloat16", pairs.arithmetic())
     say("threads", str(threads))
-    say("kernels", f"{folder} ({len(files)} files, {size(sum(files))})" if folder else "not kept on disk")
+    say("kernels", _kept_text(kernels))
+    for dtype, kept in kernels["kept"].items():
+        loop = "training loop" if kept["loop"] else "no training loop"
+        say("", f"{dtype}: {loop}, {kept['rules']} of {kept['of']} rules compiled")
     peak = {dtype: fb.peak_gflops(dtype) for dtype in ("float32", "float64", "bfloat16")}
     say("peak", ", ".join(f"{value:.0f} GFLOP/s {dtype}" for dtype, value in peak.items()) + ", measured now")
     say.document(
         command="info",
-        fastbp=fb.__version__,
         **versions,
-        system=platform.system(),
-        machine=platform.machine(),
-        cpu=_cpu_name(),
-        vector_bits=bits,
+        **facts,
         threads=threads,
-        kernel_cache=None if folder is None else str(folder),
-        kernel_cache_bytes=sum(files),
+        kernel_cache=kernels["folder"],
+        kernel_cache_bytes=kernels["bytes"],
+        kernels=kernels["kept"],
         bfloat16=pairs.arithmetic(),
         fma_peak_gflops=peak,
     )
@@ -294,7 +291,29 @@ def _info_of_model(args: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "info": _info}
+def _warmup(args: argparse.Namespace) -> int:
+    import fastbp as fb
+
+    say = Voice(args)
+    dtypes = args.dtype or (DTYPES if args.all else ["float32"])
+    done = fb.warmup(dtypes, everything=args.all)
+    kernels = _machine.kernels()
+    say("kernels", f"{done.found} found, {len(done.compiled)} compiled in {done.seconds:.1f} s")
+    say("kept in", _kept_text(kernels))
+    say.document(
+        command="warmup",
+        dtypes=list(dtypes),
+        compiled=list(done.compiled),
+        found=done.found,
+        seconds=done.seconds,
+        kernel_cache=kernels["folder"],
+        kernel_cache_bytes=kernels["bytes"],
+        kernels=kernels["kept"],
+    )
+    return 0
+
+
+_COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "info": _info, "warmup": _warmup}
 
 
 # ---------------------------------------------------------------- what the commands share
@@ -338,9 +357,9 @@ def _score_text(score: dict[str, Any], which: str) -> str:
     return f"R2 {r2}, mean absolute error {score['mae']:.4g}, on {score['rows']} {which}rows"
 
 
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _kept_text(kernels: dict[str, Any]) -> str:
+    if kernels["folder"] is None:
+        return "not kept on disk"
+    older = kernels["older_bytes"]
+    others = f"; {size(older)} of other versions beside it may be deleted" if older else ""
+    return f"{kernels['folder']} ({size(kernels['bytes'])}{others})"

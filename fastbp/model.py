@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbp import data, losses, metrics, optimizers, storage
-from fastbp._checks import whole
+from fastbp._checks import DTYPES, whole
 from fastbp._jit import default_threads
 from fastbp.callbacks import Callback, CallbackList
+from fastbp.compilation import compile_kernels
 from fastbp.cpu.engine import EVALUATION_ROWS, Engine, Objective, aligned
 from fastbp.data import Sample
 from fastbp.feeds import ArrayFeed
@@ -23,9 +24,7 @@ from fastbp.losses import Loss
 from fastbp.metrics import Metric
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec
-from fastbp.progress import CompileNotice, resolve_verbose
-
-DTYPES = ("float32", "float64", "bfloat16")
+from fastbp.progress import resolve_verbose
 
 Array = NDArray[Any]
 
@@ -254,13 +253,11 @@ class Model:
         return rows
 
     def _ready(self, objective: Objective, backward: bool, optimizer: Optimizer | None, shown: bool) -> Engine:
-        """The engine, its kernels compiled; says so where that takes long and someone watches."""
+        """The engine, its kernels compiled; says so where someone watches."""
         assert self._engine is not None
-        missing = [k for _, k in self._engine.kernels(objective, backward, optimizer) if not k.ready]
-        if missing:
-            with CompileNotice(shown or sys.stderr.isatty()):
-                for kernel in missing:
-                    kernel.address()
+        needed = self._engine.kernels(objective, backward, optimizer)
+        if not all(kernel.ready for _, kernel in needed):
+            compile_kernels(needed, shown or sys.stderr.isatty())
         return self._engine
 
     # -------------------------------------------------- training

@@ -1,15 +1,19 @@
-"""Floor 4: what a fit shows while it runs: its bar or lines, and the notice that kernels are being compiled."""
+"""Floor 4: what a fit shows while it runs: a bar, or lines."""
 
 import shutil
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}"
+
+
+def bar(total: float, text: str, form: str = BAR) -> Any:
+    """A progress bar on stderr in the package's style, with a text before it."""
+    columns, lines = shutil.get_terminal_size()  # tqdm's own look at a terminal of unknown size hides the bar
+    return tqdm(total=total, desc=text, file=sys.stderr, bar_format=form, ncols=columns, nrows=lines)
 
 
 def resolve_verbose(verbose: str | int) -> int:
@@ -43,9 +47,7 @@ class Progress:
         self._values: Mapping[str, float] = {}
         self._bar: Any = None
         if verbose == 1:
-            columns, lines = shutil.get_terminal_size()  # tqdm's own look at a terminal of unknown size hides the bar
-            self._bar = tqdm(total=epochs * steps, file=self.stream, bar_format=BAR, ncols=columns, nrows=lines)
-            self._bar.set_description_str(f"epoch 1/{epochs}")
+            self._bar = bar(epochs * steps, f"epoch 1/{epochs}")
 
     def advance(self, steps: int, rows: int, seconds: float) -> None:
         """`steps` more are done, over `rows` rows in `seconds` of computing."""
@@ -78,29 +80,3 @@ class Progress:
         rate = rows / max(seconds, 1e-9)
         speed = [f"{rate:,.0f} samples/s", f"{rate * self.flops_per_row / self._peak:.0%} of peak"]
         return "  ".join(values + speed)
-
-
-class CompileNotice:
-    """Says that kernels are being compiled, if that takes longer than a moment."""
-
-    DELAY = 0.6
-
-    def __init__(self, shown: bool) -> None:
-        self.shown, self._said = shown, False
-        self._start = time.perf_counter()
-        self._timer = threading.Timer(self.DELAY, self._say)
-        self._timer.daemon = True
-
-    def _say(self) -> None:
-        self._said = True
-        print("fastbp: compiling kernels, once per machine (some 10 seconds) ...", file=sys.stderr, flush=True)
-
-    def __enter__(self) -> "CompileNotice":
-        if self.shown:
-            self._timer.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._timer.cancel()
-        if self._said:
-            print(f"fastbp: kernels ready after {time.perf_counter() - self._start:.1f} s", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ import pytest
 
 import fastbp as fb
 from fastbp import cli, readers
+from fastbp.compilation import Compiled
 from fastbp.preparation import Preparation
 
 FLOWERS = ("rose", "tulip", "daisy")
@@ -235,12 +236,44 @@ def test_info_of_the_machine(run):
     code, out, _ = run("info")
     assert code == 0
     labels = [line[:11].strip() for line in out.splitlines()]
-    assert labels == ["fastbp", "system", "cpu", "vectors", "threads", "kernels", "fma peak"]
+    assert labels == [*("fastbp", "system", "cpu", "vectors", "bfloat16", "threads", "kernels", "", "", "", "peak")]
+    assert re.search(r"^ +float64: (no )?training loop, \d+ of \d+ rules compiled$", out, re.MULTILINE)
     code, out, _ = run("info", "--json")
     report = json.loads(out)
     assert (code, report["fastbp"]) == (0, fb.__version__)
     assert all(value > 0 for value in report["fma_peak_gflops"].values())
     assert report["vector_bits"] in (128, 256, 512)
+    assert report["kernels"].keys() == {"float32", "float64", "bfloat16"}
+    assert report["kernel_cache_bytes"] > 0
+
+
+def test_warmup_says_what_it_compiled_and_where_it_is(run):
+    code, _, _ = run("warmup")
+    assert code == 0
+    code, out, err = run("warmup")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert re.fullmatch(r"kernels     \d+ found, 0 compiled in \d+\.\d s", lines[0])
+    assert re.fullmatch(r"kept in     \S+numba-\S+ \(.*[kM]B.*\)", lines[1])
+    report = json.loads(run("warmup", "--json", "--dtype", "float32")[1])
+    assert (report["dtypes"], report["compiled"]) == (["float32"], [])
+    assert report["kernels"]["float32"]["loop"] is True
+    assert 10 < report["found"] <= 1 + report["kernels"]["float32"]["rules"]
+
+
+def test_warmup_of_everything(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        fb, "warmup", lambda dtypes, everything: asked.append((*dtypes, everything)) or Compiled((), 3, 0.1)
+    )
+    for args in ([], ["--all"], ["--dtype", "float64,bfloat16"], ["--dtype", "float64", "--all"]):
+        assert run("warmup", *args)[0] == 0
+    assert asked == [
+        ("float32", False),
+        ("float32", "float64", "bfloat16", True),
+        ("float64", "bfloat16", False),
+        ("float64", True),
+    ]
 
 
 # ---------------------------------------------------------------- mistakes
@@ -273,6 +306,8 @@ def test_info_of_the_machine(run):
         (("evaluate", "no.fastbp", "t.csv"), "no.fastbp: no such file"),
         (("evaluate", "t.csv", "t.csv"), "t.csv is truncated, damaged or of another kind"),
         (("predict", "t.csv"), "required: DATA"),
+        (("warmup", "--dtype", "int8"), "argument --dtype: wanted float32, float64 or bfloat16, got 'int8'"),
+        (("warmup", "--dtype", ","), "argument --dtype: wanted float32, float64 or bfloat16, got ','"),
         (("info", "t.csv"), "t.csv is truncated, damaged or of another kind"),
     ],
 )

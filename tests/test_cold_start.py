@@ -5,6 +5,7 @@ import re
 import shutil
 import stat
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,13 @@ import pytest
 from helpers import ROOT, python
 
 import fastbp
-from fastbp import _jit
-from fastbp.progress import CompileNotice
+import fastbp as fb
+from fastbp import _jit, compilation
+from fastbp.activations import ACTIVATIONS
+from fastbp.cpu import catalogue, rules, watch
+from fastbp.losses import LOSSES
+from fastbp.metrics import METRICS
+from fastbp.optimizers import OPTIMIZERS
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="modes and owners of folders are POSIX's")
 
@@ -117,24 +123,144 @@ def test_another_network_compiles_nothing(home: Path) -> None:
     assert trained_at(home, deeper)[0] == 0
 
 
-def test_a_second_process_says_nothing_of_compiling(home: Path) -> None:
-    """The notice waits 0.6 s before it speaks; a slow machine may need longer than that for a warm start."""
-    code = "import sys, fastbp.progress\nsys.stderr = sys.stdout\nfastbp.progress.CompileNotice.DELAY = 5.0\n"
+def test_only_what_is_compiled_is_said_to_be(home: Path, tmp_path: Path) -> None:
+    """However long it takes: without the delay, a process that finds all its kernels still says nothing."""
+    code = "import sys, fastbp.compilation\nsys.stderr = sys.stdout\nfastbp.compilation.DELAY = 0.0\n"
     said = python(code + TRAIN, FASTBP_CACHE_DIR=str(home / "kernels"))
-    assert "compiling" not in said
-    assert "epoch 3/3" in said
+    assert "compiling" not in said and "epoch 3/3" in said
+    other = TRAIN.replace('"relu"', '"softplus"')
+    said = python(code + other, FASTBP_CACHE_DIR=str(home / "kernels"))
+    assert "fastbp: compiling kernels, once per machine (some 1 seconds) ...\nfastbp: kernels ready after" in said
+    (tmp_path / "kernels").write_text("not a folder")
+    code += "import warnings\nwarnings.simplefilter('ignore')\nfrom fastbp.cpu.watch import clock\n"
+    code += "fastbp.compilation.compile_kernels([('clock', clock())], True)"
+    assert "compiling kernels, in every process" in python(code, FASTBP_CACHE_DIR=str(tmp_path / "kernels"))
 
 
-@pytest.mark.parametrize(("shown", "seconds"), [(True, 0.5), (True, 0.0), (False, 0.5)])
-def test_compiling_for_long_is_said(
-    shown: bool, seconds: float, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+class Slow:
+    """Stands for a kernel: takes its time to compile, or is found in the folder."""
+
+    def __init__(self, seconds: float, kept: bool = False) -> None:
+        self.seconds, self.kept, self.ready = seconds, kept, False
+
+    def load(self) -> bool:
+        self.ready = self.kept
+        return self.ready
+
+    def address(self) -> int:
+        time.sleep(self.seconds)
+        self.ready = True
+        return 1
+
+
+@pytest.mark.parametrize(("shown", "delay"), [(True, 0.05), (True, 60.0), (False, 0.05)])
+def test_compiling_for_long_is_said_in_lines(
+    shown: bool, delay: float, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CompileNotice, "DELAY", 0.05 if seconds else 60.0)
-    with CompileNotice(shown):
-        time.sleep(seconds)
+    monkeypatch.setattr(compilation, "DELAY", delay)
+    kernels = [("loop", Slow(0.3)), ("tanh", Slow(0.05)), ("gelu", Slow(0.05, kept=True)), ("tanh", Slow(0.0))]
+    done = compilation.compile_kernels(kernels, shown)
+    assert (done.compiled, done.found) == (("loop", "tanh"), 1)
+    assert done.seconds >= 0.35
     said = capsys.readouterr().err
-    lines = ["fastbp: compiling kernels", "fastbp: kernels ready after"] if shown and seconds else []
+    lines = ["fastbp: compiling kernels", "fastbp: kernels ready after"] if shown and delay < 1 else []
     assert [line for line, start in zip(said.splitlines(), lines, strict=True) if not line.startswith(start)] == []
+
+
+def test_compiling_is_shown_as_a_bar_where_someone_watches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "DELAY", 0.0)
+    monkeypatch.setattr(compilation, "TICK", 0.01)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    compilation.compile_kernels([("loop", Slow(0.3)), ("tanh", Slow(0.1))], True)
+    said = re.split(r"[\r\n]+", capsys.readouterr().err)
+    shares = [int(found[1]) for line in said if (found := re.search(r"(\d+)%\|", line))]
+    said = [line for line in said if line.strip()]
+    assert all("compiling kernels, once per machine" in line for line in said)
+    assert shares == sorted(shares) and len(set(shares)) > 5
+    assert "loop" in said[3] and any("tanh" in line for line in said)
+    assert shares[-1] == 100 and said[-1].rstrip().endswith("done")
+
+
+def test_a_kernel_that_fails_to_compile_leaves_no_bar_behind(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "DELAY", 0.0)
+    kernel, before = Slow(0.0), threading.active_count()
+    monkeypatch.setattr(kernel, "address", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compilation.compile_kernels([("loop", kernel)], True)
+    assert threading.active_count() == before
+
+
+# ---------------------------------------------------------------- beforehand
+
+
+def test_warmup_leaves_nothing_to_compile(home: Path) -> None:
+    """What it compiles is the catalogue's, a second time it finds all of it, and a fit needs nothing else."""
+    warm = """
+import sys
+import fastbp as fb
+sys.stderr = sys.stdout
+done = fb.warmup(verbose=2)
+print(len(done.compiled), done.found)
+"""
+    folder, count = {"FASTBP_CACHE_DIR": str(home / "kernels")}, len(catalogue.kernels("float32"))
+    lines = python(warm, **folder).splitlines()
+    compiled, found = map(int, lines[-1].split())
+    assert compiled > 5 and found >= 4 and "once per machine" in lines[0]
+    assert python(warm, **folder).split() == ["0", str(count)]
+    binary = TRAIN.replace('"relu"', '"tanh"').replace("fb.Dense(2)", 'fb.Dense(2, "sigmoid")')
+    binary = binary.replace('"sgd", "mse"', '"adam", "binary_crossentropy", ["accuracy"]').replace(
+        "x[:, :2]", "x[:, :2] > 0"
+    )
+    assert trained_at(home, binary)[0] == 0
+
+
+def test_the_catalogue_has_every_kernel_that_a_network_can_need() -> None:
+    for dtype in ("float32", "float64", "bfloat16"):
+        everything = {id(kernel) for _, kernel in catalogue.kernels(dtype, everything=True)}
+        assert everything > {id(kernel) for _, kernel in catalogue.kernels(dtype)}
+        for loss in LOSSES.values():
+            fused = loss.fused_with
+            for output in [fused] if fused else ACTIVATIONS:
+                hidden = "linear" if output == "softmax" else output
+                model = fb.Model([fb.Dense(3, hidden), fb.Dense(2, output)], dtype=dtype)
+                model.compile("adam", loss.name)
+                model.build(4)
+                needed = model._engine.kernels(model._objective(), True, model.optimizer)
+                assert {id(kernel) for _, kernel in needed} <= everything
+        number = model.dtype
+        for optimizer in (
+            *(cls() for cls in OPTIMIZERS.values()),
+            fb.SGD(0.1, momentum=0.5),
+            fb.SGD(0.1, momentum=0.5, nesterov=True, weight_decay=0.1),
+            fb.Adam(weight_decay=0.1, use_ema=True, ema_overwrite_frequency=7),
+        ):
+            assert id(rules.update(optimizer, number)) in everything, optimizer
+        assert {id(rules.metric(row, number)) for row in METRICS.values()} <= everything
+
+
+@pytest.mark.parametrize("dtype", ["float16", [], ["float32", "int8"]])
+def test_warming_up_for_an_unknown_number_is_refused(dtype: object) -> None:
+    with pytest.raises(ValueError, match="warmup: dtype must be among float32, float64, bfloat16, got"):
+        fb.warmup(dtype)
+
+
+def test_a_kernel_knows_whether_the_folder_has_it(fresh_folder: Path) -> None:
+    """Pins what `Kernel.kept` and `Kernel.load` use of Numba's cache."""
+    one, two = watch._make(), watch._make()
+    assert (one.kept, one.load(), one.ready) == (False, False, False)
+    address = one.address()
+    assert one.kept and one.ready and address
+    assert two.kept and not two.ready
+    assert two.load() and two.ready and one.call() <= two.call()
+    for path in fresh_folder.rglob("*.nbc"):
+        path.unlink()
+    three = watch._make()
+    assert not three.kept and not three.load()
 
 
 def test_kernels_are_kept_in_our_folder_and_nowhere_else(home: Path) -> None:

@@ -45,7 +45,7 @@ SERIAL_WORK = 1.5e6
 @functools.cache
 def worker_kernel(dtype: np.dtype) -> Kernel:
     """The compiled worker for numbers of a type."""
-    return Kernel(worker.make(dtype.type), worker.SIGNATURE)
+    return Kernel(worker.make(dtype.type), worker.SIGNATURE, seconds=8.0)
 
 
 def aligned(nbytes: int, used: int | None = None) -> np.ndarray:
@@ -321,6 +321,9 @@ class Engine:
                     needed.append((row.name, rules.derivative(row, self.dtype)))
         if objective.loss is not None:
             needed.append((objective.loss.name, rules.loss(objective.loss, self.dtype)))
+            last = self.program.layers[-1].activation
+            if last is RELU and backward and objective.loss.fused_with is None:
+                needed.append((last.name, rules.derivative(last, self.dtype)))
         needed += [(metric.name, rules.metric(metric, self.dtype)) for metric in objective.metrics]
         if optimizer is not None:
             needed.append((optimizer.name, rules.update(optimizer, self.dtype)))
