@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fastbp.losses import Poisson as Poisson
     from fastbp.losses import PoissonDeviance as PoissonDeviance
     from fastbp.losses import SparseCategoricalCrossentropy as SparseCategoricalCrossentropy
+    from fastbp.many import Histories as Histories
+    from fastbp.many import fit_many as fit_many
     from fastbp.model import Model as Model
     from fastbp.model import Sequential as Sequential
     from fastbp.model import load_model as load_model
@@ -60,6 +62,7 @@ _CONTENTS = {
     ),
     "fastbp.fit": ("DivergenceError",),
     "fastbp.history": ("History",),
+    "fastbp.many": ("Histories", "fit_many"),
     "fastbp.model": ("Model", "Sequential", "load_model"),
     "fastbp.optimizers": ("SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "Nadam", "RAdam", "RMSprop"),
     "fastbp.profiling": ("Profile", "profile"),

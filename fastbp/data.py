@@ -154,6 +154,64 @@ def as_targets(
     return staged
 
 
+def as_rows(rows: Any, count: int, *, name: str = "rows") -> NDArray[np.int64]:
+    """Return the numbers of the rows that `rows` selects, as the kernels look through them.
+
+    Parameters
+    ----------
+    rows : array-like of shape (M,), or (N,) of booleans
+        Row numbers from 0 in any order, repeats allowed, or a mask.
+    count : int
+        N, the rows of the data.
+    name : str, default "rows"
+        What the error messages call the array.
+
+    Returns
+    -------
+    ndarray of shape (M,) and type int64
+        C-contiguous, aligned, each from 0 to N - 1. It is `rows` itself when that already fits.
+
+    Raises
+    ------
+    TypeError
+        If `rows` holds something else than whole numbers or booleans.
+    ValueError
+        If `rows` selects no row, has other than one dimension, holds a number that names no row, or is a mask of
+        another length.
+    """
+    try:
+        values = np.asarray(rows)
+    except ValueError:  # ragged
+        values = np.empty((0, 0))
+    if values.ndim != 1:
+        came = f"has {values.ndim} dimensions" if values.ndim else f"is {rows!r}"
+        raise ValueError(
+            f"{name} {came}; wanted one index array or boolean mask (of scikit-learn's splits: "
+            "rows, validation_rows = zip(*splitter.split(x)))"
+        )
+    if values.dtype.kind == "b" and len(values) != count:
+        raise ValueError(f"{name} is a mask of {len(values)} rows; x has {count} rows")
+    if not values.size or (values.dtype.kind == "b" and not values.any()):
+        raise ValueError(f"{name} selects no row; wanted at least one")
+    if values.dtype.kind not in "bui":
+        raise TypeError(f"{name} holds {values.dtype} values; wanted row numbers (integers) or a boolean mask")
+    if values.dtype.kind == "b":
+        return np.flatnonzero(values).astype(np.int64)
+    for extreme in (values.min(), values.max()):
+        if not 0 <= extreme < count:
+            raise ValueError(f"{name} holds {extreme}, but the rows of x are numbered 0 to {count - 1}")
+    return np.require(values, np.int64, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def as_pair(value: Any, name: str) -> tuple[Any, Any]:
+    """Return the two parts of `value`, or say that a pair was wanted."""
+    try:
+        x, y = value
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a pair (x, y)") from None
+    return x, y
+
+
 def train_validation_split(
     x: NDArray[Any], y: NDArray[Any], validation_split: float
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:

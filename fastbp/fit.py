@@ -139,22 +139,19 @@ class Fit:
         self.history = model.history = History(settings.epochs, feed.steps)
         dtype, threads, flops = model.compute_dtype, engine.threads, engine.program.flops_per_row
         self.progress = Progress(
-            settings.verbose, self.epochs, feed.rows(1, 0), feed.steps, lambda: _peak(dtype, threads), flops
+            settings.verbose, self.epochs, feed.rows(1, 0), feed.steps, lambda: peak(dtype, threads), flops
         )
         # the kernels validate after every epoch themselves, if nobody looks at the batches of it
         watched = self.callbacks.watches_tests or feed.steps != feed.per_pass
         plain = held is not None and held.epochs == 1 and held.batch == EVALUATION_ROWS and not watched
-        chains = plain and held is not None and engine.chains(feed.batch, len(held.sample))
-        self.chained = held.sample if held is not None and chains else None
-        self.one_epoch = self.callbacks.watches_epochs or not feed.spans_epochs or (held is not None and not chains)
+        self._chainable = held.sample if held is not None and plain else None
+        self._one_epoch = self.callbacks.watches_epochs or not feed.spans_epochs
         self.epoch = self.step = 0
         self.sums = np.zeros(1 + len(self.objective.metrics))
         self.epoch_seconds = 0.0
         self.passes = model._epochs_seen
         self._steps = max(1, int(CHUNK_SECONDS * CAUTIOUS_RATE / (feed.batch * flops)))
-        self._begun = start = time.perf_counter()
-        engine.keep_snapshot()
-        self.snapshot_cost, self.since_snapshot = time.perf_counter() - start, 0.0
+        self._begun = self.snapshot_cost = self.since_snapshot = 0.0
         self.snapshot_epoch = 0
 
     def run(self) -> History:
@@ -177,6 +174,8 @@ class Fit:
         """What precedes the first chunk."""
         self.model.stop_training = False
         self._begun = time.perf_counter()
+        self.engine.keep_snapshot()
+        self.snapshot_cost = time.perf_counter() - self._begun
         self.callbacks.call("on_train_begin")
 
     @property
@@ -212,7 +211,11 @@ class Fit:
         if batch is not None:
             self.callbacks.call("on_train_batch_begin", batch, {})
         piece, model = self.feed.piece(self.epoch, self.step), self.model
-        left = self.feed.steps - self.step + (0 if self.one_epoch else (self.epochs - 1 - self.epoch) * self.feed.steps)
+        chained = self._chainable
+        if chained is not None and not self.engine.chains(piece.batch, len(chained)):
+            chained = None
+        one_epoch = self._one_epoch or (self.held is not None and chained is None)
+        left = self.feed.steps - self.step + (0 if one_epoch else (self.epochs - 1 - self.epoch) * self.feed.steps)
         most = self._steps if batch is None else 1
         steps = min(most, left, piece.steps, self.engine.steps_per_run(piece.batch))
         start = time.perf_counter()
@@ -220,7 +223,7 @@ class Fit:
             piece.sample.x,
             piece.sample.y,
             rows=piece.sample.rows,
-            held=self.chained,
+            held=chained,
             batch=piece.batch,
             first_step=piece.first_step,
             steps=steps,
@@ -325,11 +328,11 @@ class Fit:
         self.engine.restore_snapshot()
         self.model._reset_optimizer()
         epoch, rate = self.settings.initial_epoch + self.epoch, self._optimizer.rate(updates)
-        error = DivergenceError(epoch + 1, self.step + 1, what, rate)
+        self.history.error = error = DivergenceError(epoch + 1, self.step + 1, what, rate)
+        self.history.stopped = f"stopped by NaN in epoch {error.epoch}, step {error.step}"
         self.callbacks.call("on_divergence", error)
         if not self.model.stop_training:
             raise error
-        self.history.stopped = f"stopped by NaN in epoch {error.epoch}, step {error.step}"
 
 
 def evaluated(model: "Model", sample: Sample, batch: int, callbacks: CallbackList) -> Array:
@@ -376,7 +379,7 @@ def _columns(names: list[str], means: Array) -> dict[str, list[float]]:
 _peaks: dict[tuple[str, int], float] = {}
 
 
-def _peak(dtype: str, threads: int) -> float:
+def peak(dtype: str, threads: int) -> float:
     """The machine's peak in GFLOP/s, measured once per process."""
     if (dtype, threads) not in _peaks:
         _peaks[dtype, threads] = peak_gflops(dtype, threads)

@@ -20,6 +20,7 @@ class History:
     params : dict with "epochs" and "steps" (of an epoch)
     interrupted : whether Ctrl-C (or another signal) ended the fit early
     stopped : what else ended it early, in words; "" where nothing did
+    error : the `DivergenceError` that ended it, None where the loss and the weights stayed finite
 
     Examples
     --------
@@ -38,6 +39,7 @@ class History:
         self.params = {"epochs": epochs, "steps": steps}
         self.interrupted = False
         self.stopped = ""
+        self.error: Any = None
         self._epochs_of: dict[str, list[int]] = {}
 
     def append(

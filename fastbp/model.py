@@ -323,10 +323,7 @@ class Model:
         rows, targets = self._staged(x, y)
         validation: Sample | None = None
         if validation_data is not None:
-            try:
-                vx, vy = validation_data
-            except (TypeError, ValueError):
-                raise ValueError("validation_data must be a pair (x, y)") from None
+            vx, vy = data.as_pair(validation_data, "validation_data")
             validation = Sample(*self._staged(vx, vy, ("validation x", "validation y")))
         elif validation_split:
             rows, targets, *parts = data.train_validation_split(rows, targets, validation_split)

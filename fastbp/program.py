@@ -8,6 +8,7 @@ numbers for each input and, last, the biases. Activations: panels of `samples` b
 for each neuron and a row of ones that multiplies the biases.
 """
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -142,6 +143,7 @@ class Tiles(Protocol):
     def samples(self) -> int: ...
     @property
     def width(self) -> int: ...
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -294,8 +296,13 @@ class Program:
     # -------------------------------------------------- a step's table
 
     def plan(self, batch: int, threads: int, *, backward: bool, input_gradient: bool = False) -> "Plan":
-        """Lay out a step over at most `batch` rows."""
-        return Plan(self, batch, threads, backward, input_gradient)
+        """Lay out a step over at most `batch` rows: once for all networks of these layers."""
+        return _plan(self.layers, self.dtype, self.tiles, self.half, batch, threads, backward, input_gradient)
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(layers: tuple[LayerSpec, ...], dtype: np.dtype, tiles: Tiles, half: bool, *step: Any) -> "Plan":
+    return Plan(Program(layers, dtype, tiles, half), *step)
 
 
 class Plan:

@@ -42,6 +42,11 @@ SERIAL_WORK = 1.5e6
 """Below so many floating-point operations a step, two threads cost more than they save."""
 
 
+def most_threads(wanted: int) -> int:
+    """As many threads as are wanted, up to twice the cores (or 8)."""
+    return min(wanted, max(8, 2 * (os.cpu_count() or 1)))
+
+
 @functools.cache
 def worker_kernel(dtype: np.dtype) -> Kernel:
     """The compiled worker for numbers of a type."""
@@ -202,7 +207,7 @@ class Engine:
         self.program = Program(layers, dtype, geometry(np.dtype(dtype).itemsize), half)
         self._copies = aligned(self.program.copy_bytes) if half else None
         self._stale = True
-        self.threads, self.launcher = min(threads, max(8, 2 * (os.cpu_count() or 1))), launcher
+        self.threads, self.launcher = most_threads(threads), launcher
         self._bound: dict[Any, _Bound] = {}
         self._moments = 0
         self._buffer = self._room(1)
@@ -263,10 +268,19 @@ class Engine:
         if self._snapshot is None:
             self._snapshot = np.empty_like(self._region(0))
         weights = self._region(0)
-        part = len(weights) // 2 if self.threads > 1 else 0
+        if self.threads == 1:
+            np.copyto(self._snapshot, weights)
+            return
+        part = len(weights) // 2
         other = in_background(np.copyto, self._snapshot[:part], weights[:part])
         np.copyto(self._snapshot[part:], weights[part:])
         other.result()
+
+    def release(self) -> None:
+        """Give back what only training needs beside the weights and moments: workspaces and the snapshot."""
+        with self._lock:
+            self._bound.clear()
+            self._snapshot = None
 
     def restore_snapshot(self) -> None:
         """Put the weights back as they were at `keep_snapshot`."""

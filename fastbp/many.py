@@ -1,0 +1,474 @@
+"""Floor 4: many networks at once: side by side over one data set, each on one thread and over its own rows."""
+
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastbp import data
+from fastbp._checks import whole
+from fastbp._jit import default_threads
+from fastbp.callbacks import Callback
+from fastbp.cpu.engine import POLL_SECONDS, Engine, most_threads
+from fastbp.cpu.launch import in_background
+from fastbp.data import Sample
+from fastbp.feeds import ArrayFeed
+from fastbp.fit import DivergenceError, Fit, Held, Settings, peak
+from fastbp.history import History
+from fastbp.model import Model
+from fastbp.progress import Progress, resolve_verbose
+
+Array = NDArray[Any]
+ON_DIVERGENCE = ("warn", "raise", "ignore")
+
+
+class Histories(list[History]):
+    """The histories of many networks, in the order of the models."""
+
+    @property
+    def errors(self) -> dict[int, DivergenceError]:
+        """The `DivergenceError` that ended a training, by the model's place in the list."""
+        return {index: history.error for index, history in enumerate(self) if history.error is not None}
+
+    def last(self, name: str = "loss") -> Array:
+        """A value as each network reported it last, (networks,) float64; NaN where a network never did."""
+        return np.array([(history.history.get(name) or [np.nan])[-1] for history in self])
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each network and epoch.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Indexed by "network" and "epoch", both from 0; columns as in ``History.to_frame``, NaN where a network has
+            no such value.
+
+        Raises
+        ------
+        ImportError : pandas isn't installed
+        """
+        frames = {index: history.to_frame() for index, history in enumerate(self)}
+        import pandas as pd
+
+        return pd.concat(frames, names=["network"])
+
+
+def fit_many(
+    models: Iterable[Model],
+    x: ArrayLike,
+    y: ArrayLike,
+    batch_size: int | Sequence[int] | None = None,
+    epochs: int | Sequence[int] = 1,
+    verbose: str | int = "auto",
+    callbacks: Sequence[Callback | Iterable[Callback] | None] | None = None,
+    *,
+    rows: Sequence[ArrayLike | None] | None = None,
+    validation_split: float = 0.0,
+    validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+    validation_rows: Sequence[ArrayLike] | None = None,
+    shuffle: bool = True,
+    threads: int | None = None,
+    on_divergence: str = "warn",
+) -> Histories:
+    """Train many networks at once, side by side: seeds, folds, bags, grids, ensembles.
+
+    Each network trains on one thread (the last ones share the threads that have become free), and comes out as if
+    ``model.fit(x[rows], y[rows], ...)`` had trained it alone: the same bits, history and state of the optimizer.
+    They may differ in everything but the data: layers, precision, seed, optimizer, loss, metrics.
+
+    Parameters
+    ----------
+    models : compiled models, each once
+    x, y : the data set, as for ``Model.fit``; it is checked once and not copied for each network
+    batch_size : rows of a step, default 32; one number, or one per model
+    epochs : default 1; one number, or one per model
+    verbose : 0 silent, 1 a progress bar, 2 a line a network, "auto" a bar where someone watches, else lines
+    callbacks : for each model its own, one or several of ``fb.callbacks`` (or None); they are called in the thread that
+        trains the model
+    rows : the rows of x and y that each model trains on, one index array or boolean mask per model (or None: all rows);
+        indices may repeat, as in a bag, and their order is the order of the data
+    validation_split : share of each model's rows, the last ones, kept for validation
+    validation_data : (x, y) for the validation of all models instead
+    validation_rows : the rows of x and y that each model is validated on instead, as `rows`
+    shuffle : whether each epoch has its own order of the rows, named by the model's seed
+    threads : networks trained at a time; by default the threads the process may have
+    on_divergence : what follows where the loss of a network became NaN or infinite. The others finish in any case, and
+        its history has the `DivergenceError` as ``history.error``. "warn" (default) then warns, "raise" raises the
+        first one, "ignore" leaves it to you to look at ``histories.errors``
+
+    Returns
+    -------
+    Histories
+        A list with each model's `History`, in the order of the models.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError : models, data or options that don't fit, before any network trains
+    DivergenceError : with ``on_divergence="raise"``, when all networks are through
+    KeyboardInterrupt : passed on when every network has stopped at a whole step; ``model.history`` of each holds what
+        was done, with ``interrupted`` True where something is missing
+
+    Examples
+    --------
+    Five folds with scikit-learn's splitter:
+
+    >>> train, test = zip(*KFold(5).split(x))  # doctest: +SKIP
+    >>> histories = fb.fit_many(models, x, y, epochs=20, rows=train, validation_rows=test)  # doctest: +SKIP
+    >>> histories.last("val_loss").mean()  # doctest: +SKIP
+    """
+    models = _checked(models)
+    count = len(models)
+    batches, lengths = (
+        _each("batch_size", 32 if batch_size is None else batch_size, count),
+        _each("epochs", epochs, count),
+    )
+    verbose = resolve_verbose(verbose)
+    watching = _callbacks(callbacks, count)
+    if on_divergence not in ON_DIVERGENCE:
+        raise ValueError(f'on_divergence must be "warn", "raise" or "ignore", got {on_divergence!r}')
+    threads = most_threads(default_threads() if threads is None else whole("threads", threads))
+    samples = _samples(models, x, y, rows, validation_split, validation_data, validation_rows)
+    jobs = []
+    for index, (model, (sample, validation)) in enumerate(zip(models, samples, strict=True)):
+        engine = model._ready(model._objective(), True, model.optimizer, bool(verbose))
+        feed = ArrayFeed(
+            sample, batch=batches[index], shuffle=bool(shuffle), seed=model.seed, first_pass=model._epochs_seen
+        )
+        held = None if validation is None else Held(validation)
+        jobs.append(_Job(index, model, engine, feed, held, lengths[index], watching[index]))
+        if watching[index]:
+            with _of(index):
+                jobs[-1].begun()
+    _Crew(jobs, threads, verbose).run()
+    histories = Histories(job.fit.history for job in jobs if job.fit is not None)
+    _report(histories.errors, count, on_divergence)
+    return histories
+
+
+# ---------------------------------------------------------------- what came in
+
+
+def _checked(models: Iterable[Model]) -> list[Model]:
+    if isinstance(models, Model):
+        raise TypeError("models is one Model; wanted several: fit_many([model], ...), or model.fit(...)")
+    models = list(models)
+    if not models:
+        raise ValueError("models is empty; wanted at least one compiled Model")
+    seen: dict[int, int] = {}
+    for index, model in enumerate(models):
+        if not isinstance(model, Model):
+            raise TypeError(f"models[{index}] is {model!r}; wanted a Model")
+        if (first := seen.setdefault(id(model), index)) != index:
+            raise ValueError(
+                f"models[{first}] and models[{index}] are the same object; each network trains once: make another Model"
+            )
+        with _of(index):
+            if model.optimizer is None:
+                model._compiled("fit_many")
+    return models
+
+
+@contextmanager
+def _of(index: int) -> Iterator[None]:
+    """Say which model an error is about."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise type(error)(f"models[{index}]: {error}") from error
+
+
+def _each(name: str, value: Any, count: int) -> list[int]:
+    """A whole number for each model, of one number or a sequence of them."""
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+        return [whole(name, value)] * count
+    if len(value) != count:
+        raise ValueError(f"{name} has {len(value)} entries for {count} models; wanted one number, or one per model")
+    return [whole(f"{name}[{index}]", entry) for index, entry in enumerate(value)]
+
+
+def _callbacks(callbacks: Any, models: int) -> list[list[Callback]]:
+    """Each model's own callbacks: they keep what they saw of it."""
+    if callbacks is None:
+        return [[]] * models
+    if isinstance(callbacks, Callback) or len(callbacks) != models:
+        came = "is one Callback" if isinstance(callbacks, Callback) else f"has {len(callbacks)} entries"
+        raise ValueError(f"callbacks {came} for {models} models; wanted one entry per model, with callbacks of its own")
+    lists = [[] if c is None else [c] if isinstance(c, Callback) else list(c) for c in callbacks]
+    owners: dict[int, int] = {}
+    for index, own in enumerate(lists):
+        for callback in own:
+            if (first := owners.setdefault(id(callback), index)) != index:
+                raise ValueError(
+                    f"callbacks[{first}] and callbacks[{index}] hold the same {type(callback).__name__}; each model "
+                    "wants one of its own: it keeps what it saw of the model"
+                )
+    return lists
+
+
+class _Stage:
+    """One data set as each model's kernels read it, checked once for each precision and kind of target."""
+
+    def __init__(self, x: ArrayLike, y: ArrayLike, names: tuple[str, str]) -> None:
+        self._x, self._y, self._names = x, y, names
+        self._inputs: dict[Any, Array] = {}
+        self._targets: dict[Any, Array] = {}
+
+    def of(self, index: int, model: Model) -> Sample:
+        """All rows, for a model, which is built for them."""
+        if model.dtype not in self._inputs:
+            self._inputs[model.dtype] = data.as_matrix(self._x, model.dtype, name=self._names[0])
+        inputs = self._inputs[model.dtype]
+        with _of(index):
+            model.build(inputs.shape[1])
+            _, loss, _ = model._compiled("fit_many")
+            key = model.dtype, loss.targets, model.output_width
+            if key not in self._targets:
+                kind, outputs = loss.targets, model.output_width
+                self._targets[key] = data.as_targets(
+                    self._y, kind, outputs, model.dtype, rows=len(inputs), name=self._names[1]
+                )
+        return Sample(inputs, self._targets[key])
+
+
+class _Subsets:
+    """Each model's own rows, checked once where several models share them."""
+
+    def __init__(self, rows: Any, models: int, name: str) -> None:
+        wanted = f"wanted one index array or boolean mask per model, {models} of them"
+        try:
+            self.entries = list(rows)
+        except TypeError:
+            raise TypeError(f"{name} is {rows!r}; {wanted}") from None
+        if len(self.entries) != models:
+            raise ValueError(f"{name} has {len(self.entries)} entries for {models} models; {wanted}")
+        self.name = name
+        self._seen: dict[int, Array] = {}
+
+    def of(self, index: int, sample: Sample) -> Sample:
+        """The model's own of all rows."""
+        entry = self.entries[index]
+        if entry is None:
+            return sample
+        if id(entry) not in self._seen:
+            self._seen[id(entry)] = data.as_rows(entry, len(sample), name=f"{self.name}[{index}]")
+        return Sample(sample.x, sample.y, self._seen[id(entry)])
+
+
+def _split(sample: Sample, share: float) -> tuple[Sample, Sample]:
+    """The first rows, and the last ones for validation."""
+    if sample.rows is None:
+        assert sample.y is not None
+        x, y, *held = data.train_validation_split(sample.x, sample.y, share)
+        return Sample(x, y), Sample(*held)
+    first, _, last, _ = data.train_validation_split(sample.rows, sample.rows, share)
+    return Sample(sample.x, sample.y, first), Sample(sample.x, sample.y, last)
+
+
+def _samples(
+    models: list[Model],
+    x: ArrayLike,
+    y: ArrayLike,
+    rows: Any,
+    split: float,
+    held: tuple[ArrayLike, ArrayLike] | None,
+    held_rows: Any,
+) -> Iterator[tuple[Sample, Sample | None]]:
+    """What each model trains on and is validated on."""
+    options = {"validation_split": split or None, "validation_data": held, "validation_rows": held_rows}
+    if len(given := [name for name, value in options.items() if value is not None]) > 1:
+        raise ValueError(f"{' and '.join(given)} are given; wanted one of them")
+    stage = _Stage(x, y, ("x", "y"))
+    subsets = None if rows is None else _Subsets(rows, len(models), "rows")
+    checks = None if held_rows is None else _Subsets(held_rows, len(models), "validation_rows")
+    other = None if held is None else _Stage(*data.as_pair(held, "validation_data"), ("validation x", "validation y"))
+    for index, model in enumerate(models):
+        whole = stage.of(index, model)
+        sample = whole if subsets is None else subsets.of(index, whole)
+        validation = None
+        if split:
+            sample, validation = _split(sample, split)
+        elif other is not None:
+            validation = other.of(index, model)
+        elif checks is not None:
+            validation = checks.of(index, whole)
+        yield sample, validation
+
+
+# ---------------------------------------------------------------- training
+
+
+@dataclass
+class _Job:
+    """One network's training."""
+
+    index: int
+    model: Model
+    engine: Engine
+    feed: ArrayFeed
+    held: Held | None
+    epochs: int
+    callbacks: Any
+    fit: Fit | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows to be seen in all epochs."""
+        return self.epochs * len(self.feed.sample)
+
+    @property
+    def work(self) -> int:
+        """Floating-point operations."""
+        return self.rows * self.engine.program.flops_per_row
+
+    @property
+    def rows_seen(self) -> int:
+        """Rows seen so far."""
+        return 0 if self.fit is None else int(self.feed.rows(self.fit.epoch, self.fit.step))
+
+    def interrupted(self) -> None:
+        """Say so in the history where not all is done."""
+        if self.fit is None:
+            self.model.history = History(self.epochs, self.feed.steps)
+            self.model.history.interrupted = True
+        else:
+            self.fit.history.interrupted = not self.fit.finished
+
+    def begun(self) -> Fit:
+        """The fit, made when it is first asked for.
+
+        Raises
+        ------
+        TypeError, ValueError : callbacks that aren't, or that monitor what isn't reported
+        """
+        if self.fit is None:
+            self.fit = Fit(self.model, self.engine, self.feed, Settings(self.epochs), self.held, self.callbacks)
+        return self.fit
+
+    def train(self, threads: Callable[[], int], stopping: Callable[[], bool]) -> None:
+        """Train until all is done, the loss diverges or `stopping` says so; `threads` may change between two chunks."""
+        before = self.engine.threads
+        try:
+            self.engine.threads = threads()
+            fit = self.begun()
+            fit.start()
+            while not (fit.finished or stopping()):
+                self.engine.threads = threads()
+                fit.chunk()
+            if fit.finished:
+                fit.finish()
+            else:
+                fit.check_weights()
+        except DivergenceError:
+            pass  # it stands in the history
+        finally:
+            self.engine.threads = before
+            self.engine.release()
+
+
+class _Progress(Progress):
+    """Shows many fits on stderr: a bar of all their rows, or a plain line for each network that is through."""
+
+    def __init__(self, verbose: int, jobs: Sequence[_Job], threads: int) -> None:
+        rows, work = sum(job.rows for job in jobs), sum(job.work for job in jobs)
+        dtype = jobs[0].model.compute_dtype
+        super().__init__(verbose, 1, rows, rows, lambda: peak(dtype, threads), work // rows)
+        self.jobs, self._finished, self._last = jobs, 0, perf_counter()
+        self._describe()
+
+    def _describe(self) -> None:
+        if self._bar is not None:
+            self._bar.set_description_str(f"{self._finished}/{len(self.jobs)} networks", refresh=False)
+
+    def look(self, finished: Iterable[_Job]) -> None:
+        """Show what was done since the last look."""
+        if not self.verbose:
+            return
+        now, rows = perf_counter(), sum(job.rows_seen for job in self.jobs) - self._rows_seen
+        for job in finished:
+            self._finished += 1
+            if self.verbose == 2 and job.fit is not None:
+                place = f"{self._finished:{len(str(len(self.jobs)))}d}/{len(self.jobs)}"
+                print(f"{place} networks  models[{job.index}]: {job.fit.history!r}", file=self.stream, flush=True)
+        self._describe()
+        self.advance(rows, rows, now - self._last)
+        self._last = now
+
+
+class _Crew:
+    """Threads that take one network after the other, the most work first, so that they end together.
+
+    When no network waits any more, those that still train share the threads: the bits are the same for any number.
+    """
+
+    def __init__(self, jobs: Sequence[_Job], threads: int, verbose: int) -> None:
+        self.jobs, self.threads = jobs, threads
+        self._waiting = deque(sorted(jobs, key=lambda job: -job.work))
+        self._training: list[_Job] = []
+        self._finished: deque[_Job] = deque()
+        self._lock = threading.Lock()
+        self._stopping = False
+        self.progress = _Progress(verbose, jobs, threads)
+
+    def _member(self) -> None:
+        while True:
+            with self._lock:
+                if self._stopping or not self._waiting:
+                    return
+                job = self._waiting.popleft()
+                self._training.append(job)
+            try:
+                job.train(self._threads_each, lambda: self._stopping)
+            finally:
+                with self._lock:
+                    self._training.remove(job)
+            self._finished.append(job)
+
+    def _threads_each(self) -> int:
+        return 1 if self._waiting else max(1, self.threads // max(1, len(self._training)))
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            for job in self._training:
+                job.engine.stop_flag[0] = 1
+
+    def run(self) -> None:
+        """Train all of them; what stopped that early is raised when every thread is back."""
+        members = [in_background(self._member) for _ in range(min(self.threads, len(self.jobs)))]
+        interrupt: BaseException | None = None
+        waited = set(members)
+        while waited:
+            try:
+                done, waited = wait(waited, POLL_SECONDS, FIRST_EXCEPTION)
+                self.progress.look([self._finished.popleft() for _ in range(len(self._finished))])
+                interrupt = interrupt or next((error for member in done if (error := member.exception())), None)
+            except BaseException as error:  # from a signal handler: the threads must be out of the buffers first
+                interrupt = error
+            if interrupt is not None:
+                self._stop()
+                waited = {member for member in waited if not member.cancel()}
+        self.progress.close()
+        if interrupt is not None:
+            for job in self.jobs:
+                job.interrupted()
+            raise interrupt
+
+
+def _report(errors: dict[int, DivergenceError], networks: int, on_divergence: str) -> None:
+    if not errors or on_divergence == "ignore":
+        return
+    first, *_ = errors.values()
+    places = ", ".join(f"models[{index}]" for index in errors)
+    summary = f"{len(errors)} of {networks} networks diverged ({places}); the others are trained"
+    if on_divergence == "raise":
+        first.add_note(summary)
+        raise first
+    warnings.warn(f"{summary}. The first: {first} See histories.errors.", RuntimeWarning, stacklevel=3)
