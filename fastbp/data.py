@@ -5,7 +5,7 @@ value is looked at once, in Python, before the first kernel runs.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,10 @@ from numpy.typing import DTypeLike, NDArray
 # Elements converted and checked together: 0.5 to 1 MiB stays in a core's cache between the two (60000 x 784 float64 to
 # float32 on one core: 72 ms, against 86 ms for NumPy's bare cast and 40 ms more for np.isfinite over the result).
 _BLOCK = 1 << 17
+
+
+MISSING_LABEL = -1
+"""Class number of a row without one, between the check of the targets and the kernels, which never see it."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,15 @@ class Sample:
     x : (N, I), as `as_matrix` returns it
     y : (N, O) or (N,), as `as_targets` returns it; None without targets
     rows : (M,) int64, which of the rows they are, in this order, repeats allowed; None for all N
+    weights : (N,) of the inputs' dtype, what each row's loss is multiplied by; None for 1
+    present : (N,) of the inputs' dtype, 0 where a row has no target and so counts in no metric; None for 1
     """
 
     x: NDArray[Any]
     y: NDArray[Any] | None = None
     rows: NDArray[np.int64] | None = None
+    weights: NDArray[Any] | None = None
+    present: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.x if self.rows is None else self.rows)
@@ -37,8 +45,19 @@ class Sample:
     def first(self, count: int | None) -> "Sample":
         """The first rows of it, all by default."""
         if self.rows is not None:
-            return Sample(self.x, self.y, self.rows[:count])
-        return Sample(self.x[:count], None if self.y is None else self.y[:count])
+            return replace(self, rows=self.rows[:count])
+        return self.part(slice(count))
+
+    def part(self, rows: slice) -> "Sample":
+        """A run of the N rows, as views."""
+        arrays = (self.y, self.weights, self.present)
+        y, weights, present = (None if array is None else array[rows] for array in arrays)
+        return Sample(self.x[rows], y, None, weights, present)
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What an engine takes beside x and y."""
+        return {"rows": self.rows, "weights": self.weights, "present": self.present}
 
 
 class _Table(NamedTuple):
@@ -100,7 +119,7 @@ def as_matrix(x: Any, dtype: DTypeLike, *, name: str = "x", width: int | None = 
 
 
 def as_targets(
-    y: Any, kind: str, outputs: int, dtype: DTypeLike, *, rows: int, name: str = "y"
+    y: Any, kind: str, outputs: int, dtype: DTypeLike, *, rows: int, name: str = "y", missing: bool = False
 ) -> NDArray[Any] | NDArray[np.int64]:
     """Return `y` as the targets the kernels read.
 
@@ -118,6 +137,8 @@ def as_targets(
         N, the number of rows of the inputs.
     name : str, default "y"
         What the error messages call the array.
+    missing : bool, default False
+        Whether targets may be missing: NaN in numbers, which become `MISSING_LABEL` in class numbers.
 
     Returns
     -------
@@ -131,9 +152,9 @@ def as_targets(
     ValueError
         If `y` has another number of rows or columns, NaN or infinity, or a value out of the range of its kind.
     """
-    table = _table(y, name)
+    table = _table(y, name, missing)
     if kind == "labels":
-        return _labels(table, outputs, rows, name)
+        return _labels(table, outputs, rows, name, missing)
     if isinstance(table.source, np.ndarray) and table.source.ndim == 1 and outputs == 1:
         table = _Table(table.source.reshape(-1, 1), (table.shape[0], 1), None)
     _check_rows(table.shape, rows, name)
@@ -144,8 +165,8 @@ def as_targets(
         )
     if len(table.shape) != 2 or table.shape[1] != outputs:
         raise ValueError(f"{name} has shape {table.shape}; the model's last layer wants ({rows}, {outputs})")
-    staged = _stage(table, np.dtype(dtype), name)
-    if kind == "probabilities" and (staged.min() < 0 or staged.max() > 1):
+    staged = _stage(table, np.dtype(dtype), name, missing)
+    if kind == "probabilities" and (np.fmin.reduce(staged, None) < 0 or np.fmax.reduce(staged, None) > 1):
         row, column = np.argwhere((staged < 0) | (staged > 1))[0]
         raise ValueError(
             f"{table.place(name, row, column)} is {staged[row, column]:g}; this loss wants targets from 0 to 1: "
@@ -212,47 +233,38 @@ def as_pair(value: Any, name: str) -> tuple[Any, Any]:
     return x, y
 
 
-def train_validation_split(
-    x: NDArray[Any], y: NDArray[Any], validation_split: float
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Cut off the last rows for validation, before any shuffling, by Keras' rule.
+def checked_share(validation_split: Any) -> float:
+    """The share of the rows held back, if it is one between 0 and 1."""
+    if not isinstance(validation_split, (float, np.floating)) or not 0 < validation_split < 1:
+        raise ValueError(f"validation_split is {validation_split}; it is a share of the rows, between 0 and 1")
+    return float(validation_split)
 
-    Parameters
-    ----------
-    x, y : ndarray of N rows
-        The data; the parts returned are views.
-    validation_split : float
-        The share of the rows held back, between 0 and 1, both excluded.
 
-    Returns
-    -------
-    x, y, x_validation, y_validation : ndarray
-        The first ``floor(N * (1 - validation_split))`` rows, then the rest.
+def split_at(rows: int, validation_split: float) -> int:
+    """How many rows are trained on, where the last are held back: floor(N * (1 - validation_split)), Keras' rule.
 
     Raises
     ------
     ValueError
         If the share is not between 0 and 1, or leaves one of the parts empty.
     """
-    if not 0 < validation_split < 1:
-        raise ValueError(f"validation_split is {validation_split}; it is a share of the rows, between 0 and 1")
-    at = math.floor(len(x) * (1 - validation_split))
-    if at in (0, len(x)):
+    at = math.floor(rows * (1 - checked_share(validation_split)))
+    if at in (0, rows):
         raise ValueError(
-            f"validation_split={validation_split} of {len(x)} rows leaves {at} to train on and {len(x) - at} to "
+            f"validation_split={validation_split} of {rows} rows leaves {at} to train on and {rows - at} to "
             "validate on: pass more rows, another share, or validation_data=(x, y)"
         )
-    return x[:at], y[:at], x[at:], y[at:]
+    return at
 
 
-def _table(x: Any, name: str) -> _Table:
+def _table(x: Any, name: str, missing: bool = False) -> _Table:
     if hasattr(x, "columns") and hasattr(x, "to_numpy"):
-        return _frame(x, name)
-    values = _numbers(_array(x, name), name)
+        return _frame(x, name, missing)
+    values = _numbers(_array(x, name, missing), name)
     return _Table(values, values.shape, None)
 
 
-def _frame(x: Any, name: str) -> _Table:
+def _frame(x: Any, name: str, missing: bool = False) -> _Table:
     """Take a DataFrame's columns as they are; one dtype throughout is one array already."""
     columns = [str(c) for c in x.columns]
     dtypes = list(x.dtypes)
@@ -260,14 +272,14 @@ def _frame(x: Any, name: str) -> _Table:
         values = x.to_numpy()
         return _Table(values, values.shape, columns)
     source = [
-        _numbers(_array(x.iloc[:, j] if hasattr(x, "iloc") else x[:, j], f"column {c!r} of {name}"), name, c)
+        _numbers(_array(x.iloc[:, j] if hasattr(x, "iloc") else x[:, j], f"column {c!r} of {name}", missing), name, c)
         for j, c in enumerate(columns)
     ]
     return _Table(source, (len(x), len(columns)), columns)
 
 
-def _array(x: Any, name: str) -> NDArray[Any]:
-    """Return `x` as an array of whatever type, or say what it is."""
+def _array(x: Any, name: str, missing: bool = False) -> NDArray[Any]:
+    """Return `x` as an array of whatever type, what is missing as NaN if it may be; or say what it is."""
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         masked = np.count_nonzero(np.ma.getmaskarray(x))
         raise ValueError(
@@ -277,12 +289,14 @@ def _array(x: Any, name: str) -> NDArray[Any]:
     if hasattr(x, "tocsr"):
         raise TypeError(f"{name} is a sparse matrix; fastbp reads dense arrays: pass {name}.toarray()")
     if hasattr(x, "to_numpy"):
-        missing = np.asarray(x.isna() if hasattr(x, "isna") else x.is_null() if hasattr(x, "is_null") else False)
-        if missing.any():
+        gaps = np.asarray(x.isna() if hasattr(x, "isna") else x.is_null() if hasattr(x, "is_null") else False)
+        if gaps.any() and not missing:
             raise ValueError(
-                f"{name} contains NaN or infinity: {np.count_nonzero(missing)} missing values, the first in row "
-                f"{np.argmax(missing)}; fill them or drop those rows"
+                f"{name} contains NaN or infinity: {np.count_nonzero(gaps)} missing values, the first in row "
+                f"{np.argmax(gaps)}; fill them or drop those rows"
             )
+        if gaps.any() and hasattr(x, "isna"):
+            return np.asarray(x.to_numpy(dtype=np.float64, na_value=np.nan))
         return np.asarray(x.to_numpy())
     try:
         values = np.asarray(x)
@@ -360,7 +374,7 @@ def _check_rows(shape: tuple[int, ...], rows: int, name: str) -> None:
         raise ValueError(f"{name} has shape {shape}, but x has {rows} rows: each row of x wants its row of {name}")
 
 
-def _stage(table: _Table, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+def _stage(table: _Table, dtype: np.dtype[Any], name: str, missing: bool = False) -> NDArray[Any]:
     """Copy (where needed) and check a block at a time, while the block is in cache.
 
     A finite sum proves that every term is finite; a sum that is not may be an overflow, so only then each is looked at.
@@ -378,8 +392,11 @@ def _stage(table: _Table, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
             part = out[start : start + step]
             if copied:
                 table.rows(start, start + step, part)
-            if check and not math.isfinite(part.sum()) and not np.isfinite(part).all():
-                row, column = np.argwhere(~np.isfinite(part))[0]
+            if check and not math.isfinite(part.sum()):
+                bad = np.isinf(part) if missing else ~np.isfinite(part)
+                if not bad.any():
+                    continue
+                row, column = np.argwhere(bad)[0]
                 raise _not_finite(table, start + int(row), int(column), dtype, name)
     return out
 
@@ -398,8 +415,8 @@ def _not_finite(table: _Table, row: int, column: int, dtype: np.dtype[Any], name
     )
 
 
-def _labels(table: _Table, classes: int, rows: int, name: str) -> NDArray[np.int64]:
-    """Return class numbers (N,), each 0 <= label < classes."""
+def _labels(table: _Table, classes: int, rows: int, name: str, missing: bool = False) -> NDArray[np.int64]:
+    """Return class numbers (N,), each 0 <= label < classes, or `MISSING_LABEL` where it may be missing."""
     shape = table.shape
     _check_rows(shape, rows, name)
     if len(shape) == 2 and shape[1] == classes > 1:
@@ -410,6 +427,10 @@ def _labels(table: _Table, classes: int, rows: int, name: str) -> NDArray[np.int
     if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
         raise ValueError(f"{name} has shape {shape}; this loss wants one class number per row, shape ({rows},)")
     labels = np.ravel(table.source[0] if isinstance(table.source, list) else table.source)
+    gaps = np.isnan(labels) if missing and labels.dtype.kind == "f" else None
+    if gaps is not None and gaps.any():
+        known = _Table(np.where(gaps, 0, labels), (rows,), table.columns)
+        return np.where(gaps, MISSING_LABEL, _labels(known, classes, rows, name))
     bad = (labels < 0) | (labels >= classes)
     if labels.dtype.kind == "f":
         bad |= labels != np.floor(labels)

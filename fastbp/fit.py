@@ -1,22 +1,21 @@
 """Floor 4: one call of ``Model.fit``: chunks of steps in the engine, bookkeeping and callbacks between them."""
 
 import time
-from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp._checks import number, whole
 from fastbp.callbacks import CallbackList, Logs
 from fastbp.cpu.engine import EVALUATION_ROWS, Engine, Outcome
 from fastbp.cpu.peak import peak_gflops
 from fastbp.data import Sample
 from fastbp.feeds import ArrayFeed
+from fastbp.fit_options import Held, Options
 from fastbp.history import VALIDATION, History
 from fastbp.optimizers import Optimizer
 from fastbp.progress import Progress
+from fastbp.weighting import without_missing
 
 if TYPE_CHECKING:
     from fastbp.model import Model
@@ -50,66 +49,6 @@ class DivergenceError(FloatingPointError):
         )
 
 
-@dataclass(frozen=True)
-class Held:
-    """Rows held out for validation.
-
-    Attributes
-    ----------
-    sample : the rows
-    batch : rows of an evaluation's step
-    epochs : the epochs (from 1) after which they are evaluated: every so many, or those of a set
-    """
-
-    sample: Sample
-    batch: int = EVALUATION_ROWS
-    epochs: int | Container[int] = 1
-
-    def due(self, epoch: int) -> bool:
-        """Whether epoch `epoch` (from 0) ends with a validation."""
-        return (epoch + 1) % self.epochs == 0 if isinstance(self.epochs, int) else epoch + 1 in self.epochs
-
-
-def held_rows(
-    batch: int, steps: int | None, batch_size: int | None, freq: int | Iterable[int]
-) -> Callable[[Sample], Held]:
-    """What makes a `Held` of a sample, by the options of ``Model.fit``, which are checked here."""
-    size = None if batch_size is None else whole("validation_batch_size", batch_size)
-    most = None if steps is None else whole("validation_steps", steps) * (size or batch)
-    epochs: int | frozenset[int]
-    if isinstance(freq, Iterable) and not isinstance(freq, str):
-        epochs = frozenset(whole("validation_freq", number) for number in freq)
-    else:
-        epochs = whole("validation_freq", freq)
-    return lambda sample: Held(sample.first(most), size or EVALUATION_ROWS, epochs)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How long a fit goes and what it shows: see ``Model.fit``."""
-
-    epochs: int = 1
-    initial_epoch: int = 0
-    verbose: int = 0
-    max_time: float | None = None
-    on_interrupt: str = "raise"
-
-    def checked(self) -> "Settings":
-        """The settings themselves, if they make sense."""
-        whole("epochs", self.epochs)
-        whole("initial_epoch", self.initial_epoch, least=0)
-        if self.initial_epoch >= self.epochs:
-            raise ValueError(
-                f"initial_epoch={self.initial_epoch} with epochs={self.epochs} leaves nothing to train: epochs is the "
-                "number of the last epoch, so it must be greater"
-            )
-        if self.max_time is not None and number("max_time", self.max_time) <= 0:
-            raise ValueError(f"max_time must be a number of seconds above 0, got {self.max_time!r}")
-        if self.on_interrupt not in ("raise", "return"):
-            raise ValueError(f'on_interrupt must be "raise" or "return", got {self.on_interrupt!r}')
-        return self
-
-
 class Fit:
     """One call of `Model.fit`: chunks of steps in the engine, bookkeeping and callbacks between them.
 
@@ -124,22 +63,22 @@ class Fit:
         model: "Model",
         engine: Engine,
         feed: ArrayFeed,
-        settings: Settings,
+        options: Options,
         held: Held | None = None,
         callbacks: Any = None,
     ) -> None:
-        self.model, self.engine, self.feed, self.settings, self.held = model, engine, feed, settings, held
+        self.model, self.engine, self.feed, self.options, self.held = model, engine, feed, options, held
         self.objective = model._objective()
         self.names = model.metrics_names
         reported = [*self.names, *(VALIDATION + name for name in self.names if held is not None)]
-        params = {"epochs": settings.epochs, "steps": feed.steps, "verbose": settings.verbose, "metrics": reported}
+        params = {"epochs": options.epochs, "steps": feed.steps, "verbose": options.verbose, "metrics": reported}
         self.callbacks = CallbackList(callbacks, model, **params)
         self.callbacks.check_monitors(reported)
-        self.epochs = settings.epochs - settings.initial_epoch
-        self.history = model.history = History(settings.epochs, feed.steps)
+        self.epochs = options.epochs - options.initial_epoch
+        self.history = model.history = History(options.epochs, feed.steps)
         dtype, threads, flops = model.compute_dtype, engine.threads, engine.program.flops_per_row
         self.progress = Progress(
-            settings.verbose, self.epochs, feed.rows(1, 0), feed.steps, lambda: peak(dtype, threads), flops
+            options.verbose, self.epochs, feed.rows(1, 0), feed.steps, lambda: peak(dtype, threads), flops
         )
         # the kernels validate after every epoch themselves, if nobody looks at the batches of it
         watched = self.callbacks.watches_tests or feed.steps != feed.per_pass
@@ -163,7 +102,7 @@ class Fit:
             self.finish()
         except KeyboardInterrupt:
             self.history.interrupted = True
-            if self.settings.on_interrupt == "raise":
+            if self.options.on_interrupt == "raise":
                 raise
             self.callbacks.call("on_train_end", self._last())
         finally:
@@ -206,7 +145,7 @@ class Fit:
         KeyboardInterrupt : what was finished is booked
         """
         if self.step == 0:
-            self.callbacks.call("on_epoch_begin", self.settings.initial_epoch + self.epoch)
+            self.callbacks.call("on_epoch_begin", self.options.initial_epoch + self.epoch)
         batch = self.step if self.callbacks.watches_batches else None
         if batch is not None:
             self.callbacks.call("on_train_batch_begin", batch, {})
@@ -222,7 +161,7 @@ class Fit:
         outcome = self.engine.run(
             piece.sample.x,
             piece.sample.y,
-            rows=piece.sample.rows,
+            **piece.sample.beside,
             held=chained,
             batch=piece.batch,
             first_step=piece.first_step,
@@ -241,7 +180,7 @@ class Fit:
             self._diverged("the loss")
         self._keep(seconds)
         self._steps = max(1, min(8 * self._steps, int(steps * CHUNK_SECONDS / max(seconds, 1e-6))))
-        limit = self.settings.max_time
+        limit = self.options.max_time
         if limit is not None and time.perf_counter() - self._begun >= limit:
             self.history.stopped = f"stopped after max_time={limit:g} s"
 
@@ -280,7 +219,7 @@ class Fit:
     def _end_epochs(self, sums: Array, held: Array | None, seconds: Array) -> None:
         """Report epochs that are over (the last perhaps cut short), with their validation, made here if it is due."""
         model, epoch, length = self.model, self.epoch, self.feed.steps
-        first, cut = self.settings.initial_epoch + epoch, min(self.step, length)
+        first, cut = self.options.initial_epoch + epoch, min(self.step, length)
         numbers = np.arange(epoch, epoch + len(sums))
         rows = self.feed.rows(numbers, cut) - self.feed.rows(numbers, 0)
         model._epochs_seen = self.passes + self.feed.passes(epoch + len(sums) - 1, cut)
@@ -327,7 +266,7 @@ class Fit:
         updates = self.model._updates
         self.engine.restore_snapshot()
         self.model._reset_optimizer()
-        epoch, rate = self.settings.initial_epoch + self.epoch, self._optimizer.rate(updates)
+        epoch, rate = self.options.initial_epoch + self.epoch, self._optimizer.rate(updates)
         self.history.error = error = DivergenceError(epoch + 1, self.step + 1, what, rate)
         self.history.stopped = f"stopped by NaN in epoch {error.epoch}, step {error.step}"
         self.callbacks.call("on_divergence", error)
@@ -335,38 +274,38 @@ class Fit:
             raise error
 
 
-def evaluated(model: "Model", sample: Sample, batch: int, callbacks: CallbackList) -> Array:
-    """The sums of the loss and the metrics over the rows, (1, 1 + metrics).
+def evaluated(model: "Model", sample: Sample, batch: int, callbacks: CallbackList | None = None) -> Array:
+    """The sums of the loss and the metrics over the rows, (1, columns).
 
     Runs batch by batch where a callback watches the batches.
     """
     objective = model._objective()
+    assert objective.loss is not None
     engine = model._ready(objective, False, None, False)
-    rows, names = len(sample), model.metrics_names
+    sample = without_missing(sample, objective.loss)
+    callbacks = CallbackList(None, model) if callbacks is None else callbacks
+    rows, each = len(sample), callbacks.watches_test_batches
     steps, sums = -(-rows // batch), np.zeros((1, 1 + len(objective.metrics)))
 
     def logs(seen: int) -> Logs:
-        return dict(zip(names, model._means(sums[0], seen).tolist(), strict=True))
+        return dict(zip(model.metrics_names, model._means(sums[0], seen).tolist(), strict=True))
 
     callbacks.call("on_test_begin")
-    for step in range(steps if callbacks.watches_test_batches else 1):
-        if callbacks.watches_test_batches:
+    for step in range(steps if each else 1):
+        if each:
             callbacks.call("on_test_batch_begin", step, {})
-        sums = (
-            engine.run(
-                sample.x,
-                sample.y,
-                rows=sample.rows,
-                batch=batch,
-                first_step=step,
-                steps=1 if callbacks.watches_test_batches else steps,
-                objective=objective,
-                carried=sums[0],
-            )
-            .completed()
-            .sums
+        outcome = engine.run(
+            sample.x,
+            sample.y,
+            **sample.beside,
+            batch=batch,
+            first_step=step,
+            steps=1 if each else steps,
+            objective=objective,
+            carried=sums[0],
         )
-        if callbacks.watches_test_batches:
+        sums = outcome.completed().sums
+        if each:
             callbacks.call("on_test_batch_end", step, logs(min(rows, (step + 1) * batch)))
     callbacks.call("on_test_end", logs(rows))
     return sums

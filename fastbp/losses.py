@@ -30,6 +30,7 @@ class Loss:
     mean_rows : whether the loss of a batch is the mean over its rows (else the sum)
     coupled : whether it takes columns
     from_logits : the outputs are logits already: the last layer is linear, and `fused_with` is applied by the loss
+    mask_nan : whether targets that are NaN are left out, see ``Model.compile``
     aliases : other names
     """
 
@@ -42,6 +43,7 @@ class Loss:
     mean_rows: bool = True
     coupled: bool = False
     from_logits: bool = False
+    mask_nan: bool = False
     aliases: tuple[str, ...] = ()
 
 
@@ -149,11 +151,22 @@ def get(loss: str | Loss) -> Loss:
     return names[loss.lower()]
 
 
+def config(loss: Loss) -> dict[str, Any]:
+    """The loss as plain data: `from_config` makes it again."""
+    return {
+        "name": loss.name,
+        "parameter": loss.parameter,
+        "from_logits": loss.from_logits,
+        "mask_nan": loss.mask_nan,
+    }
+
+
 def from_config(config: dict[str, Any]) -> Loss:
     """The loss with the name, parameter and from_logits that a model file holds."""
     row = get(config["name"])
     parameter = None if row.parameter is None else float(config["parameter"])
-    return replace(row, parameter=parameter, from_logits=bool(config["from_logits"]))
+    mask_nan = bool(config.get("mask_nan", False))
+    return replace(row, parameter=parameter, from_logits=bool(config["from_logits"]), mask_nan=mask_nan)
 
 
 def check_output(loss: Loss, activation: str) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -21,10 +21,12 @@ from fastbp.cpu.engine import POLL_SECONDS, Engine, most_threads
 from fastbp.cpu.launch import in_background
 from fastbp.data import Sample
 from fastbp.feeds import ArrayFeed
-from fastbp.fit import DivergenceError, Fit, Held, Settings, peak
+from fastbp.fit import DivergenceError, Fit, peak
+from fastbp.fit_options import Held, Options
 from fastbp.history import History
 from fastbp.model import Model
 from fastbp.progress import Progress, resolve_verbose
+from fastbp.weighting import without_missing
 
 Array = NDArray[Any]
 ON_DIVERGENCE = ("warn", "raise", "ignore")
@@ -229,13 +231,19 @@ class _Stage:
         with _of(index):
             model.build(inputs.shape[1])
             _, loss, _ = model._compiled("fit_many")
-            key = model.dtype, loss.targets, model.output_width
+            key = model.dtype, loss.targets, model.output_width, loss.mask_nan
             if key not in self._targets:
                 kind, outputs = loss.targets, model.output_width
                 self._targets[key] = data.as_targets(
-                    self._y, kind, outputs, model.dtype, rows=len(inputs), name=self._names[1]
+                    self._y,
+                    kind,
+                    outputs,
+                    model.dtype,
+                    rows=len(inputs),
+                    name=self._names[1],
+                    missing=loss.mask_nan,
                 )
-        return Sample(inputs, self._targets[key])
+        return without_missing(Sample(inputs, self._targets[key]), loss)
 
 
 class _Subsets:
@@ -259,17 +267,15 @@ class _Subsets:
             return sample
         if id(entry) not in self._seen:
             self._seen[id(entry)] = data.as_rows(entry, len(sample), name=f"{self.name}[{index}]")
-        return Sample(sample.x, sample.y, self._seen[id(entry)])
+        return replace(sample, rows=self._seen[id(entry)])
 
 
 def _split(sample: Sample, share: float) -> tuple[Sample, Sample]:
     """The first rows, and the last ones for validation."""
+    at = data.split_at(len(sample), share)
     if sample.rows is None:
-        assert sample.y is not None
-        x, y, *held = data.train_validation_split(sample.x, sample.y, share)
-        return Sample(x, y), Sample(*held)
-    first, _, last, _ = data.train_validation_split(sample.rows, sample.rows, share)
-    return Sample(sample.x, sample.y, first), Sample(sample.x, sample.y, last)
+        return sample.part(slice(at)), sample.part(slice(at, None))
+    return replace(sample, rows=sample.rows[:at]), replace(sample, rows=sample.rows[at:])
 
 
 def _samples(
@@ -349,7 +355,7 @@ class _Job:
         TypeError, ValueError : callbacks that aren't, or that monitor what isn't reported
         """
         if self.fit is None:
-            self.fit = Fit(self.model, self.engine, self.feed, Settings(self.epochs), self.held, self.callbacks)
+            self.fit = Fit(self.model, self.engine, self.feed, Options(epochs=self.epochs), self.held, self.callbacks)
         return self.fit
 
     def train(self, threads: Callable[[], int], stopping: Callable[[], bool]) -> None:

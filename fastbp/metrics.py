@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastbp._math import formula
-from fastbp._vector import where
+from fastbp._vector import copysign, where
 from fastbp.activations import unknown
 from fastbp.losses import Loss
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table: a name and f(a, y, n) -> the value of each row; reported as the mean over rows."""
+    """One row of the table: a name and f(a, y, n) -> the value of each row; reported as the mean over rows.
+
+    weighted : whether the mean is over the sample weights instead
+    """
 
     name: str
     function: Callable[..., Any]
     aliases: tuple[str, ...] = ()
+    weighted: bool = False
 
 
 @formula
@@ -63,6 +67,11 @@ def absolute_error(a: Any, y: Any, n: int) -> Any:
     return value * (1.0 / n)
 
 
+@formula
+def one(a: Any, y: Any, n: int) -> Any:
+    return abs(copysign(1.0, a[0]))  # whatever a holds, NaN too
+
+
 METRICS = {
     row.name: row
     for row in (
@@ -72,6 +81,10 @@ METRICS = {
         Metric("mean_absolute_error", absolute_error, aliases=("mae",)),
     )
 }
+
+
+COUNT = Metric("rows", one)
+"""How many rows count in the metrics, or their weights' sum: what `METRICS` are divided by, where it isn't N."""
 
 
 def get(metric: str, loss: Loss, outputs: int) -> tuple[str, Metric]:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import data, losses, metrics, optimizers, storage
+from fastbp import data, files, losses, metrics, optimizers, storage
 from fastbp._checks import DTYPES, whole
 from fastbp._jit import default_threads
 from fastbp.callbacks import Callback, CallbackList
 from fastbp.compilation import compile_kernels
 from fastbp.cpu.engine import EVALUATION_ROWS, Engine, Objective, aligned
 from fastbp.data import Sample
-from fastbp.feeds import ArrayFeed
-from fastbp.fit import DivergenceError, Fit, Settings, evaluated, held_rows
+from fastbp.fit import DivergenceError, Fit, evaluated
+from fastbp.fit_options import Options, sources
 from fastbp.history import History
 from fastbp.layers import Dense, Input
 from fastbp.losses import Loss
@@ -25,6 +25,7 @@ from fastbp.metrics import Metric
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec
 from fastbp.progress import resolve_verbose
+from fastbp.weighting import by_class, sample_weights, without_missing
 
 Array = NDArray[Any]
 
@@ -88,6 +89,7 @@ class Model:
         self._loss: Loss | None = None
         self._loss_name = ""
         self._metric_requests: list[str] = []
+        self._weighted_requests: list[str] = []
         self._updates = self._epochs_seen = 0
         for layer in layers:
             self.add(layer)
@@ -161,7 +163,13 @@ class Model:
             self._engine.reserve_moments(self._optimizer)
 
     def compile(
-        self, optimizer: str | Optimizer = "adam", loss: str | Loss | None = None, metrics: Sequence[str] | None = None
+        self,
+        optimizer: str | Optimizer = "adam",
+        loss: str | Loss | None = None,
+        metrics: Sequence[str] | None = None,
+        weighted_metrics: Sequence[str] | None = None,
+        *,
+        mask_nan: bool = False,
     ) -> None:
         """Choose how to train.
 
@@ -169,7 +177,10 @@ class Model:
         ----------
         optimizer : a name (see ``fb.optimizers.OPTIMIZERS``) or an object such as ``fb.SGD(0.01, momentum=0.9)``
         loss : a name (see ``fb.losses.LOSSES``) or an object such as ``fb.Huber(delta=2.0)``
-        metrics : names: "accuracy", "mse", "mae" ...
+        metrics : names: "accuracy", "mse", "mae" ...; their mean is over rows, whatever the sample weights
+        weighted_metrics : the same with the mean over the sample weights
+        mask_nan : whether targets may be NaN, which leaves them out: no loss, no gradient, and their rows count in no
+            metric. The loss is still divided by all rows and outputs, as with a sample weight of 0
 
         Raises
         ------
@@ -181,11 +192,12 @@ class Model:
         if self.layers:
             losses.check_output(row, self.layers[-1].activation.name)
         requests = [metrics] if isinstance(metrics, str) else list(metrics or ())
-        for request in requests:
+        by_weight = [weighted_metrics] if isinstance(weighted_metrics, str) else list(weighted_metrics or ())
+        for request in [*requests, *by_weight]:
             _metric(request, row, 2)
-        self._optimizer, self._loss = optimizers.get(optimizer), row
+        self._optimizer, self._loss = optimizers.get(optimizer), dataclasses.replace(row, mask_nan=bool(mask_nan))
         self._loss_name = loss if isinstance(loss, str) else row.name
-        self._metric_requests = requests
+        self._metric_requests, self._weighted_requests = requests, by_weight
         self._reset_optimizer()
 
     def _compiled(self, task: str) -> tuple[Engine, Loss, Optimizer]:
@@ -228,22 +240,44 @@ class Model:
 
     @property
     def metrics_names(self) -> list[str]:
-        """What `evaluate` returns, in order: "loss" and the metrics."""
-        return ["loss", *self._metric_requests]
+        """What `evaluate` returns, in order: "loss", the metrics, the weighted metrics ("weighted_..." of both)."""
+        plain = self._metric_requests
+        return ["loss", *plain, *(f"weighted_{name}" if name in plain else name for name in self._weighted_requests)]
 
     def _objective(self) -> Objective:
+        """The loss and the metrics; last what they are divided by, where it isn't the number of rows."""
         assert self._loss is not None
-        rows = tuple(_metric(request, self._loss, self.output_width) for request in self._metric_requests)
-        return Objective(self._loss, rows)
+        loss, width = self._loss, self.output_width
+        rows = [_metric(request, loss, width) for request in self._metric_requests]
+        rows += [dataclasses.replace(_metric(name, loss, width), weighted=True) for name in self._weighted_requests]
+        if loss.mask_nan:
+            rows.append(metrics.COUNT)
+        if self._weighted_requests:
+            rows.append(dataclasses.replace(metrics.COUNT, weighted=True))
+        return Objective(loss, tuple(rows))
 
     # -------------------------------------------------- data
 
-    def _staged(self, x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
+    def _sample(
+        self,
+        x: Any,
+        y: Any,
+        weights: Any = None,
+        *,
+        names: tuple[str, str, str] = ("x", "y", "sample_weight"),
+        task: str = "fit",
+    ) -> Sample:
+        """The rows that a user gave, checked for the kernels; builds the model where that is still to be done."""
+        if self._loss is None:
+            self._compiled(task)
         assert self._loss is not None
+        loss = self._loss
         rows = data.as_matrix(x, self.dtype, name=names[0], width=self._input)
-        targets = data.as_targets(y, self._loss.targets, self.output_width, self.dtype, rows=len(rows), name=names[1])
+        width, count = self.output_width, len(rows)
+        targets = data.as_targets(y, loss.targets, width, self.dtype, rows=count, name=names[1], missing=loss.mask_nan)
+        weights = None if weights is None else sample_weights(weights, count, self.dtype, name=names[2])
         self.build(rows.shape[1])
-        return rows, targets
+        return Sample(rows, targets, weights=weights)
 
     def _inputs(self, x: Any, task: str) -> Array:
         if self._engine is None and self._input is None and not self.layers:
@@ -271,14 +305,17 @@ class Model:
         verbose: str | int = "auto",
         callbacks: Callback | Iterable[Callback] | None = None,
         validation_split: float = 0.0,
-        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        validation_data: Any = None,
         shuffle: bool = True,
-        *,
+        class_weight: Any = None,
+        sample_weight: ArrayLike | None = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: int | Iterable[int] = 1,
+        *,
+        stratify: bool = False,
         max_time: float | None = None,
         on_interrupt: str = "raise",
     ) -> History:
@@ -293,13 +330,18 @@ class Model:
         verbose : 0 silent, 1 a progress bar, 2 a line an epoch, "auto" a bar where someone watches, else lines
         callbacks : one or several of ``fb.callbacks``, called in the order given
         validation_split : share of the rows, the last ones, kept for validation
-        validation_data : (x, y) for validation instead
+        validation_data : (x, y) or (x, y, sample_weight) for validation instead
         shuffle : whether each epoch has its own order of the rows, named by the model's seed
+        class_weight : dict of class number to weight, or "balanced" (N / (classes * rows of the class)); multiplies
+            the rows' weights in training
+        sample_weight : (N,) numbers from 0 that multiply the rows' losses, which are still divided by the batch's rows,
+            as in Keras; those of the rows held out weigh the validation's loss
         initial_epoch : epochs done before, from which the numbers go on, default 0
         steps_per_epoch : steps that make an epoch; by default one pass over the data
         validation_steps : batches of the validation data to use, from its beginning; by default all
         validation_batch_size : rows of a step of the validation; speed depends on it, values only in their last digits
         validation_freq : epochs between validations, or the numbers (from 1) of the epochs that end with one
+        stratify : whether `validation_split` takes its share of each class, at random by the model's seed
         max_time : seconds after which the fit ends; the epoch that runs is reported as far as it came
         on_interrupt : what follows Ctrl-C: "raise" the KeyboardInterrupt, or "return" the history
 
@@ -313,71 +355,82 @@ class Model:
         DivergenceError : the loss became NaN or infinite
         KeyboardInterrupt : passed on; what was learned stays, ``model.history.interrupted`` is True
         """
-        batch = 32 if batch_size is None else whole("batch_size", batch_size)
-        settings = Settings(
-            whole("epochs", epochs), initial_epoch, resolve_verbose(verbose), max_time, on_interrupt
-        ).checked()
-        held_options = held_rows(batch, validation_steps, validation_batch_size, validation_freq)
-        if self._loss is None:
-            self._compiled("fit")
-        rows, targets = self._staged(x, y)
-        validation: Sample | None = None
-        if validation_data is not None:
-            vx, vy = data.as_pair(validation_data, "validation_data")
-            validation = Sample(*self._staged(vx, vy, ("validation x", "validation y")))
-        elif validation_split:
-            rows, targets, *parts = data.train_validation_split(rows, targets, validation_split)
-            validation = Sample(*parts)
-        _, _, optimizer = self._compiled("fit")
-        feed = ArrayFeed(
-            Sample(rows, targets),
-            batch=batch,
-            shuffle=bool(shuffle),
-            seed=self.seed,
-            first_pass=self._epochs_seen,
-            steps=None if steps_per_epoch is None else whole("steps_per_epoch", steps_per_epoch),
+        options = Options(
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+            validation_freq=validation_freq,
+            stratify=stratify,
+            max_time=max_time,
+            on_interrupt=on_interrupt,
         )
-        held = None if validation is None else held_options(validation)
-        engine = self._ready(self._objective(), True, optimizer, bool(verbose))
-        return Fit(self, engine, feed, settings, held, callbacks).run()
+        feed, held = sources(self, x, y, options)
+        _, _, optimizer = self._compiled("fit")
+        engine = self._ready(self._objective(), True, optimizer, bool(options.verbose))
+        return Fit(self, engine, feed, options, held, callbacks).run()
 
-    def train_on_batch(self, x: ArrayLike, y: ArrayLike) -> float | list[float]:
+    def train_on_batch(
+        self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, class_weight: Any = None
+    ) -> float | list[float]:
         """One step over the rows given; returns the loss before it, or [loss, *metrics]."""
-        rows, targets = self._ready_batch(x, y, "train_on_batch")
-        engine, _, optimizer = self._compiled("train_on_batch")
-        self._ready(self._objective(), True, optimizer, False)
+        sample = self._sample(x, y, sample_weight, task="train_on_batch")
+        engine, loss, optimizer = self._compiled("train_on_batch")
+        if class_weight is not None:
+            sample = by_class(sample, class_weight, loss, self.output_width)
+        sample, objective = without_missing(sample, loss), self._objective()
+        self._ready(objective, True, optimizer, False)
         outcome = engine.run(
-            rows, targets, batch=len(rows), objective=self._objective(), optimizer=optimizer, updates=self._updates
+            sample.x,
+            sample.y,
+            **sample.beside,
+            batch=len(sample),
+            objective=objective,
+            optimizer=optimizer,
+            updates=self._updates,
         ).completed()
         if outcome.diverged:
             raise DivergenceError(1, 1, "the loss", optimizer.rate(self._updates))
         self._updates += 1
-        return self._values(outcome.sums[0], len(rows))
+        return self._values(outcome.sums[0], len(sample))
 
-    def _ready_batch(self, x: Any, y: Any, task: str) -> tuple[Array, Array]:
-        if self._loss is None:
-            self._compiled(task)
-        return self._staged(x, y)
+    def test_on_batch(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float | list[float]:
+        """The loss over the rows given, or [loss, *metrics]; the model stays as it is."""
+        sample = self._sample(x, y, sample_weight, task="test_on_batch")
+        self._compiled("test_on_batch")
+        return self._values(evaluated(self, sample, len(sample))[0], len(sample))
 
-    def gradients(self, x: ArrayLike, y: ArrayLike, inputs: bool = False) -> Any:
+    def gradients(
+        self, x: ArrayLike, y: ArrayLike, inputs: bool = False, *, sample_weight: ArrayLike | None = None
+    ) -> Any:
         """Gradient of the loss over the rows given, for a training loop of one's own.
 
         Parameters
         ----------
-        x, y : as for `fit`
+        x, y, sample_weight : as for `fit`
         inputs : whether to return the inputs' gradient too
 
         Returns
         -------
         list of arrays in the order and shapes of `get_weights`; with ``inputs=True`` a pair of it and dx (N, I)
         """
-        rows, targets = self._ready_batch(x, y, "gradients")
+        sample = self._sample(x, y, sample_weight, task="gradients")
         engine, loss, _ = self._compiled("gradients")
-        objective = Objective(loss)
+        sample, objective = without_missing(sample, loss), Objective(loss)
         self._ready(objective, True, None, False)
         flat = aligned(engine.program.parameter_bytes).view(self.dtype)
-        dx = np.empty_like(rows) if inputs else None
-        outcome = engine.run(rows, targets, batch=len(rows), objective=objective, gradient=flat, result=dx).completed()
+        dx = np.empty_like(sample.x) if inputs else None
+        outcome = engine.run(
+            sample.x, sample.y, **sample.beside, batch=len(sample), objective=objective, gradient=flat, result=dx
+        ).completed()
         if outcome.diverged:
             raise FloatingPointError(
                 "gradients: the loss of these rows is NaN or infinite, so it has no gradient; look for huge inputs, "
@@ -390,7 +443,7 @@ class Model:
         """One update of the optimizer from gradients in the order and shapes of `get_weights`."""
         engine, _, optimizer = self._compiled("apply_gradients")
         flat = aligned(engine.program.parameter_bytes).view(self.dtype)
-        engine.program.put(flat, self._checked_arrays(gradients, "apply_gradients"))
+        engine.program.put(flat, files.checked(self, gradients, "apply_gradients"))
         self._ready(Objective(), True, optimizer, False)
         engine.apply(optimizer, flat, self._updates)
         self._updates += 1
@@ -402,11 +455,17 @@ class Model:
         return values if len(values) > 1 else values[0]
 
     def _means(self, sums: Array, rows: int) -> Array:
-        """What is reported of sums over rows, (..., 1 + metrics): the loss and the metrics."""
+        """What is reported of sums over rows, (..., columns of `_objective`): the loss and the metrics."""
         assert self._loss is not None
-        means = sums / rows
-        if not self._loss.mean_rows:
+        loss, plain, by_weight = self._loss, len(self._metric_requests), len(self._weighted_requests)
+        means = sums[..., : 1 + plain + by_weight] / rows
+        if not loss.mean_rows:
             means[..., 0] = sums[..., 0]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if loss.mask_nan:
+                means[..., 1 : 1 + plain] *= rows / sums[..., [1 + plain + by_weight]]
+            if by_weight:
+                means[..., 1 + plain :] *= rows / sums[..., [-1]]
         return means
 
     def evaluate(
@@ -415,17 +474,32 @@ class Model:
         y: ArrayLike,
         batch_size: int | None = None,
         verbose: str | int = 0,
-        *,
+        sample_weight: ArrayLike | None = None,
+        steps: int | None = None,
         callbacks: Callback | Iterable[Callback] | None = None,
         return_dict: bool = False,
     ) -> Any:
-        """Loss and metrics over the data: a number, [loss, *metrics], or with ``return_dict`` a dict by name."""
-        rows, targets = self._ready_batch(x, y, "evaluate")
+        """Loss and metrics over the data.
+
+        Parameters
+        ----------
+        x, y, sample_weight, callbacks : as for `fit`
+        batch_size : rows at once; speed depends on it, values only in their last digits
+        verbose : 0 silent, else a line on stderr
+        steps : batches to use, from the beginning; by default all
+        return_dict : whether to return a dict by name
+
+        Returns
+        -------
+        a number, [loss, *metrics], or a dict
+        """
+        sample = self._sample(x, y, sample_weight, task="evaluate")
         self._compiled("evaluate")
         batch = EVALUATION_ROWS if batch_size is None else whole("batch_size", batch_size)
-        watching = CallbackList(callbacks, self, epochs=1, steps=-(-len(rows) // batch), metrics=self.metrics_names)
-        sums = evaluated(self, Sample(rows, targets), batch, watching)
-        values = self._means(sums[0], len(rows)).tolist()
+        sample = sample if steps is None else sample.first(whole("steps", steps) * batch)
+        count = -(-len(sample) // batch)
+        watching = CallbackList(callbacks, self, epochs=1, steps=count, metrics=self.metrics_names)
+        values = self._means(evaluated(self, sample, batch, watching)[0], len(sample)).tolist()
         named = dict(zip(self.metrics_names, values, strict=True))
         if resolve_verbose(verbose):
             print("  ".join(f"{name} {value:.4g}" for name, value in named.items()), file=sys.stderr)
@@ -455,32 +529,7 @@ class Model:
         """Put kernels (I, O) and biases (O,), in the order of `get_weights`."""
         self.build(np.shape(weights[0])[0] if not self.built and len(weights) and np.ndim(weights[0]) else None)
         assert self._engine is not None
-        self._engine.program.put(self._engine.weights, self._checked_arrays(weights, "set_weights"))
-
-    def _checked_arrays(self, arrays: Sequence[ArrayLike], task: str) -> list[Array]:
-        assert self._engine is not None
-        wanted = self._shapes()
-        given = [np.asarray(array) for array in arrays]
-        if len(given) != len(wanted):
-            raise ValueError(f"{task}: wanted {len(wanted)} arrays ({wanted}), got {len(given)}")
-        limit = float(np.finfo(self.dtype).max)
-        for index, (array, shape) in enumerate(zip(given, wanted, strict=True)):
-            if array.shape != shape:
-                raise ValueError(f"{task}: array {index} must have the shape {shape}, got {array.shape}")
-            if array.dtype.kind not in "fiub":
-                raise TypeError(f"{task}: array {index} must hold numbers, got dtype {array.dtype}")
-            if not -limit <= float(array.min()) <= float(array.max()) <= limit:  # without a copy; NaN is refused too
-                raise ValueError(f"{task}: array {index} holds NaN, infinity or numbers beyond {limit:.2g}")
-        return given
-
-    def _shapes(self) -> list[tuple[int, ...]]:
-        assert self._engine is not None
-        shapes: list[tuple[int, ...]] = []
-        for layer in self._engine.program.layers:
-            shapes.append((layer.fan_in, layer.fan_out))
-            if layer.bias:
-                shapes.append((layer.fan_out,))
-        return shapes
+        self._engine.program.put(self._engine.weights, files.checked(self, weights, "set_weights"))
 
     def count_params(self) -> int:
         """P, the number of weights and biases."""
@@ -530,44 +579,11 @@ class Model:
             names.append(name)
         return names
 
-    def _labels(self) -> list[str]:
-        return [
-            f"{name}.{part}"
-            for name, layer in zip(self._names(), self.layers, strict=True)
-            for part in (("kernel", "bias") if layer.use_bias else ("kernel",))
-        ]
-
     def named_weights(self) -> dict[str, Array]:
         """The arrays of `get_weights` by the names they have in files: ``<layer>.kernel``, ``<layer>.bias``."""
-        return dict(zip(self._labels(), self.get_weights(), strict=True))
+        return dict(zip(files.labels(self), self.get_weights(), strict=True))
 
     # -------------------------------------------------- files
-
-    def _state(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """(tensors, plain data) of the whole model."""
-        tensors = self.named_weights()
-        labels = list(tensors)
-        assert self._engine is not None
-        for slot, moment in enumerate(self._engine.moments(), start=1):
-            arrays = self._engine.program.take(moment)
-            tensors |= {f"optimizer.{slot}.{label}": array for label, array in zip(labels, arrays, strict=True)}
-        loss = self._loss
-        content = {
-            "layers": [
-                {**layer.config(), "name": name} for layer, name in zip(self.layers, self._names(), strict=True)
-            ],
-            "input_width": self._input,
-            "dtype": self.compute_dtype,
-            "seed": self.seed,
-            "name": self.name,
-            "optimizer": self._optimizer.config(self._updates) if self._optimizer else None,
-            "loss": {"name": loss.name, "parameter": loss.parameter, "from_logits": loss.from_logits} if loss else None,
-            "metrics": self._metric_requests,
-            "updates": self._updates,
-            "epochs": self._epochs_seen,
-            "meta": self.meta,
-        }
-        return tensors, content
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write network, weights and optimizer state to a file in the safetensors layout, atomically.
@@ -575,11 +591,11 @@ class Model:
         Tensors are named ``<layer>.kernel`` (I, O), ``<layer>.bias`` (O,) and ``optimizer.<slot>.<layer>.kernel`` ...;
         everything else is JSON in the file's metadata. Nothing in the file can run code.
         """
-        storage.write(path, *self._state())
+        storage.write(path, *files.state(self))
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write the weights alone, without network and optimizer, as `save` writes them; `load_weights` reads them."""
-        storage.write(path, self.named_weights(), {"weights": self._labels()})
+        storage.write(path, self.named_weights(), {"weights": files.labels(self)})
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Put the weights of a file that `save_weights` or `save` wrote into this network of the same shape.
@@ -588,15 +604,7 @@ class Model:
         ------
         ValueError : a file of another kind, or weights of another network
         """
-        tensors, _ = storage.read(path)
-        given = {name: array for name, array in tensors.items() if not name.startswith("optimizer.")}
-        first = next((array for name, array in given.items() if name.endswith(".kernel")), None)
-        if not self.built and first is not None:
-            self.build(self._input or len(first))
-        labels = self._labels()
-        if sorted(given) != sorted(labels):
-            raise ValueError(f"{os.fspath(path)} holds the weights {sorted(given)}; this network has {labels}")
-        self.set_weights([given[label] for label in labels])
+        files.load_weights(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None) -> "Model":
@@ -610,35 +618,9 @@ class Model:
             whole("threads", threads)
         tensors, content = storage.read(path)
         try:
-            return cls._restored(tensors, content, threads)
+            return files.restored(cls(**files.settings(content), threads=threads), tensors, content)
         except (KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)} doesn't hold a model that this version can read: {error}") from error
-
-    @classmethod
-    def _restored(cls, tensors: dict[str, Array], content: dict[str, Any], threads: int | None) -> "Model":
-        model = cls(dtype=content["dtype"], seed=content["seed"], threads=threads, name=content["name"])
-        for config in content["layers"]:
-            model.add(Dense.from_config(config))
-        if content["optimizer"] is not None:
-            model._optimizer = optimizers.from_config(content["optimizer"])
-        if content["loss"] is not None:
-            model._loss = losses.from_config(content["loss"])
-            model._loss_name = model._loss.name
-        model._metric_requests = [str(request) for request in content["metrics"]]
-        model.build(content["input_width"])
-        assert model._engine is not None
-        ordered = model._labels()
-        slots = range(1, 1 + len(model._engine.moments()))
-        labels = [*ordered, *(f"optimizer.{slot}.{label}" for slot in slots for label in ordered)]
-        if sorted(tensors) != sorted(labels):
-            raise ValueError(f"wanted the tensors {labels}, got {sorted(tensors)}")
-        model.set_weights([tensors[label] for label in ordered])
-        for slot, moment in enumerate(model._engine.moments(), start=1):
-            arrays = [tensors[f"optimizer.{slot}.{label}"] for label in ordered]
-            model._engine.program.put(moment, model._checked_arrays(arrays, "load"))
-        model._updates, model._epochs_seen = int(content["updates"]), int(content["epochs"])
-        model.meta = dict(content["meta"])
-        return model
 
     def _twin(self, task: str) -> "Model":
         """A model with buffers of its own, in the same state, for work that must leave this one alone."""
@@ -653,13 +635,14 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         if self.layers and self._input is not None:
-            return {"state": self._state(), "threads": self.threads, "history": self.history}
+            return {"state": files.state(self), "threads": self.threads, "history": self.history}
         return dict(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "state" in state:
             tensors, content = state["state"]
-            state = {**self._restored(tensors, content, state["threads"]).__dict__, "history": state["history"]}
+            twin = files.restored(type(self)(**files.settings(content), threads=state["threads"]), tensors, content)
+            state = {**twin.__dict__, "history": state["history"]}
         self.__dict__.update(state)
 
     def __repr__(self) -> str:

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from fastbp._checks import number, whole
 from fastbp.cpu.peak import peak_gflops
 from fastbp.cpu.watch import Watch
-from fastbp.data import Sample
 from fastbp.feeds import ArrayFeed
-from fastbp.fit import Fit, Settings
+from fastbp.fit import Fit
+from fastbp.fit_options import Options
 
 if TYPE_CHECKING:
     from fastbp.model import Model
@@ -280,10 +280,6 @@ def profile(
     return _Trial(model, x, y, batch, bool(shuffle)).measured(float(seconds))
 
 
-def _first(y: Array | None, rows: int) -> Array | None:
-    return None if y is None else y[:rows]
-
-
 class _Trial:
     """A twin of a model, with its data, to be trained again and again."""
 
@@ -291,7 +287,7 @@ class _Trial:
         self.twin = model._twin("profile")
         self.x, self.y, self.shuffle = x, y, shuffle
         self.counters = model._updates, model._epochs_seen
-        self.data = Sample(*self.twin._staged(x, y))
+        self.data = self.twin._sample(x, y, task="profile")
         self.batch = min(batch, len(self.data))
         _, _, self.optimizer = self.twin._compiled("profile")
         self.engine = self.twin._ready(self.twin._objective(), True, self.optimizer, False)
@@ -332,7 +328,7 @@ class _Trial:
         """Find how many epochs, or rows of one, take about so long."""
         whole, steps = self.data, 1
         while True:
-            self.data = Sample(whole.x[: steps * self.batch], _first(whole.y, steps * self.batch))
+            self.data = whole.first(steps * self.batch)
             self._repeat(None)  # the first run touches new memory
             taken = self._repeat(None)[1]
             if len(self.data) == len(whole) or taken > seconds / 4:
@@ -342,11 +338,11 @@ class _Trial:
             self.epochs = max(1, round(seconds / taken))
         else:
             rows = max(1, round(len(self.data) / self.batch * seconds / taken)) * self.batch
-            self.data = Sample(whole.x[:rows], _first(whole.y, rows))
+            self.data = whole.first(rows)
 
     def _staging(self) -> float:
         start = time.perf_counter()
-        self.twin._staged(self.x, self.y)
+        self.twin._sample(self.x, self.y)
         return time.perf_counter() - start
 
     def _repeat(self, watch: Watch | None) -> tuple[float, float, dict[str, float]]:
@@ -358,7 +354,7 @@ class _Trial:
         feed = ArrayFeed(
             self.data, batch=self.batch, shuffle=self.shuffle, seed=self.twin.seed, first_pass=self.counters[1]
         )
-        fit = Fit(self.twin, self.engine, feed, Settings(self.epochs))
+        fit = Fit(self.twin, self.engine, feed, Options(epochs=self.epochs))
         start = time.perf_counter()
         fit.run()
         end = time.perf_counter()

@@ -87,6 +87,9 @@ OP_COLUMNS = 39
     SEED,
     INDEX,  # row numbers of each panel
     SCALE,  # weight of each row in the loss
+    ROW_WEIGHTS,  # (N,) numbers that multiply it, 0: none
+    ROW_PRESENT,  # (N,) numbers, 0 where a row doesn't count in the metrics; 0: all rows do
+    COUNTS,  # of each panel: what a row counts in a metric, and in a weighted metric
     TARGET,  # targets of each panel
     TARGET_PANEL,
     LOSS,  # rule
@@ -96,7 +99,7 @@ OP_COLUMNS = 39
     FINISH_DERIVE,  # rule: dL/dh of the last op becomes dL/dz, 0 where the loss gives dL/dz
     FINISH_COUNT,  # columns (of a coupled activation) or vectors that the two work on
     MEAN_ROWS,
-    METRICS,  # addresses of the rules
+    METRICS,  # the rule of each and which of the counts it takes
     METRIC_COUNT,
     PARTIAL,  # (panel, 1 + metrics) float64: sums of the slab
     SUMS,  # (epoch of the run, 1 + metrics) float64
@@ -118,8 +121,8 @@ OP_COLUMNS = 39
     BACKWARD,
     PROFILE,  # each worker's ticks: waiting for others, then in each phase; 0 where nobody asks
     PROFILE_WORKER,
-) = range(53)
-RUN_COLUMNS = 53
+) = range(56)
+RUN_COLUMNS = 56
 
 # ---- kinds of task
 ROWS, GATHER, FORWARD, OUTPUT, BACK, INPUT_GRADIENT, WEIGHTS, SUM = range(8)
@@ -382,6 +385,7 @@ class Plan:
                     op[[A_PLAIN, A_PLAIN_PANEL]] = self._take(distance * self.panels), distance
         self.index = self._take(self.panels * tiles.samples * 8)
         self.scale = self._take(self.panels * row)
+        self.counts = self._take(self.panels * row * 2)
         self.target, self.target_panel = reserve(layers[-1].fan_out)
         self.phases, self.tasks = self._schedule(threads)
 

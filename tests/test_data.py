@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.lib.stride_tricks import as_strided
 
 from fastbp import data
-from fastbp.data import as_matrix, as_targets, train_validation_split
+from fastbp.data import MISSING_LABEL, Sample, as_matrix, as_targets, split_at
 
 DTYPES = [
     *("float16", "float32", "float64", ">f2", ">f4", ">f8", "longdouble"),
@@ -359,23 +359,65 @@ def test_probabilities(y):
 
 @given(rows=st.integers(2, 200), share=st.floats(0.001, 0.999))
 def test_validation_split_is_the_last_rows_by_keras_rule(rows, share):
-    x, y = np.arange(rows * 2.0).reshape(rows, 2), np.arange(rows)
     at = math.floor(rows * (1.0 - share))
     if at in (0, rows):
         with pytest.raises(ValueError, match=f"of {rows} rows leaves {at} to train on"):
-            train_validation_split(x, y, share)
+            split_at(rows, share)
         return
-    parts = train_validation_split(x, y, share)
-    assert [len(p) for p in parts] == [at, at, rows - at, rows - at]
-    np.testing.assert_array_equal(np.concatenate(parts[::2]), x)
-    np.testing.assert_array_equal(np.concatenate(parts[1::2]), y)
-    assert all(np.shares_memory(part, whole) for part, whole in zip(parts, (x, y, x, y), strict=True))
+    assert split_at(rows, share) == at
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.5, 2, np.nan])
+@pytest.mark.parametrize("share", [0, 1, -0.5, 2, np.nan, True, "0.1"])
 def test_a_share_is_between_0_and_1(share):
     with pytest.raises(ValueError, match=r"validation_split is .*between 0 and 1"):
-        train_validation_split(np.zeros((4, 1)), np.zeros(4), share)
+        split_at(4, share)
+
+
+def test_parts_of_a_sample_are_views():
+    arrays = [np.arange(12.0).reshape(6, 2), np.arange(6), np.ones(6), np.zeros(6)]
+    x, y, weights, present = arrays
+    part = Sample(x, y, weights=weights, present=present).part(slice(2, 5))
+    for got, whole in zip((part.x, part.y, part.weights, part.present), arrays, strict=True):
+        np.testing.assert_array_equal(got, whole[2:5])
+        assert np.shares_memory(got, whole)
+    some = Sample(x, y, rows=np.array([3, 1, 1])).first(2)
+    assert len(some) == 2 and some.rows.tolist() == [3, 1]
+
+
+# ---------------------------------------------------------------- missing targets
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        np.array,
+        list,
+        lambda y: pytest.importorskip("pandas").Series(y),
+        lambda y: pytest.importorskip("pandas").array(y, dtype="Float64"),
+        lambda y: pytest.importorskip("polars").Series([None if v != v else v for v in y]),
+    ],
+)
+def test_targets_may_be_missing_where_that_is_asked_for(make):
+    y = make([1.0, np.nan, 3.0])
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        as_targets(y, "dense", 1, np.float64, rows=3)
+    np.testing.assert_array_equal(as_targets(y, "dense", 1, np.float64, rows=3, missing=True)[:, 0], [1, np.nan, 3])
+    labels = as_targets(y, "labels", 4, np.float64, rows=3, missing=True)
+    assert labels.dtype == np.int64 and labels.tolist() == [1, MISSING_LABEL, 3]
+
+
+@pytest.mark.parametrize(
+    ("y", "kind", "message"),
+    [
+        ([np.nan, np.inf], "dense", r"y contains NaN or infinity: .*first inf at y\[1, 0\]"),
+        ([np.nan, 1e300], "dense", r"y\[1, 0\] is 1e\+300, too large for float32"),
+        ([np.nan, 2.0], "probabilities", r"y\[1, 0\] is 2; this loss wants targets from 0 to 1"),
+        ([np.nan, 7.0], "labels", r"y\[1\] is 7\.0: .*from 0 to 0"),
+    ],
+)
+def test_what_is_not_missing_is_still_checked(y, kind, message):
+    with pytest.raises(ValueError, match=message):
+        as_targets(y, kind, 1, np.float32, rows=2, missing=True)
 
 
 def test_overlapping_strides_are_read_through_a_copy():

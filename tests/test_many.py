@@ -238,11 +238,11 @@ def test_divergence_may_be_raised_at_the_end_or_left_to_the_caller() -> None:
 
 def train_steps(model: fb.Model, steps: int, batch: int) -> None:
     """Train the first steps of a fit."""
-    x, y = model._staged(X, ONE_HOT)
+    sample = model._sample(X, ONE_HOT)
     engine, _, optimizer = model._compiled("test")
     options: dict[str, Any] = {"batch": batch, "objective": model._objective(), "optimizer": optimizer, "shuffle": True}
     for done in range(0, steps, 10_000):
-        engine.run(x, y, first_step=done, steps=min(10_000, steps - done), updates=done, **options)
+        engine.run(sample.x, sample.y, first_step=done, steps=min(10_000, steps - done), updates=done, **options)
 
 
 @pytest.mark.parametrize("validate", [False, True])

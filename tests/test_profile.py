@@ -14,6 +14,7 @@ import fastbp as fb
 from fastbp import _vector
 from fastbp.cpu import engine as engine_module
 from fastbp.cpu.watch import Watch, clock
+from fastbp.files import state
 from fastbp.profiling import Repeats
 
 LOSS = "sparse_categorical_crossentropy"
@@ -111,7 +112,7 @@ def test_profiling_leaves_the_model_as_it_is() -> None:
     for model in (one, other):
         model.fit(x, y, epochs=2, verbose=0)
     assert one.history.history == other.history.history
-    (tensors, content), (wanted, content_wanted) = one._state(), other._state()
+    (tensors, content), (wanted, content_wanted) = state(one), state(other)
     assert content == content_wanted
     for name in wanted:
         np.testing.assert_array_equal(tensors[name], wanted[name], name)

@@ -383,7 +383,8 @@ class Engine:
                 table[op, pg.ACTIVATE] = rules.activation(row, dtype).address()
                 if plan.backward:
                     table[op, pg.DERIVE] = rules.derivative(row, dtype).address()
-        metrics = np.array([rules.metric(m, dtype).address() for m in objective.metrics], np.int64)
+        chosen = [(rules.metric(m, dtype).address(), m.weighted) for m in objective.metrics]
+        metrics = np.array(chosen, np.int64).reshape(-1, 2)
         partial = np.zeros((plan.panels, 1 + len(metrics)))
         tile = (pg.ROWS_OF_TILE + program.tiles.lanes) * pg.PANELS_OF_TILE * program.tiles.width * dtype.itemsize
         scratch = aligned(threads * tile) if plan.backward else aligned(pg.LINE)
@@ -392,6 +393,7 @@ class Engine:
         run[pg.PHASES], run[pg.PHASE_COUNT] = plan.phases.ctypes.data, len(plan.phases)
         run[pg.TASKS], run[pg.SLAB] = plan.tasks.ctypes.data, plan.slab
         run[pg.INDEX], run[pg.SCALE] = base + plan.index, base + plan.scale
+        run[pg.COUNTS] = base + plan.counts
         run[pg.TARGET], run[pg.TARGET_PANEL] = base + plan.target, plan.target_panel
         run[pg.METRICS], run[pg.METRIC_COUNT] = metrics.ctypes.data, len(metrics)
         run[pg.PARTIAL], run[pg.THREADS] = partial.ctypes.data, threads
@@ -451,7 +453,7 @@ class Engine:
                     interrupt = self._launch(prepared)
                 return prepared.outcome(interrupt)
             objective = options["objective"]
-            check = self.prepare(held.x, held.y, rows=held.rows, batch=EVALUATION_ROWS, objective=objective)
+            check = self.prepare(held.x, held.y, **held.beside, batch=EVALUATION_ROWS, objective=objective)
             chain = Chain(prepared, check)
             start = chain_kernel().call, worker_kernel(self.dtype).address(), *chain.arguments
             return chain.outcome(self._start(chain.work, *start))
@@ -462,6 +464,8 @@ class Engine:
         y: np.ndarray | None = None,
         *,
         rows: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+        present: np.ndarray | None = None,
         batch: int,
         first_step: int = 0,
         steps: int | None = None,
@@ -484,6 +488,8 @@ class Engine:
         y : (N, O) of the dtype, or (N,) int64 labels; None for a prediction
         rows : (M,) int64, which rows of x and y are the data, in this order, repeats allowed; None for all of them;
             (E, M) with a line of its own for each epoch that the run touches
+        weights : (N,) of the dtype, what each row's loss is multiplied by
+        present : (N,) of the dtype, 1 or 0: whether each row counts in the metrics
         batch : rows of a step
         first_step : number of the first step since the first epoch; it names the batch, and with `seed` the shuffle
         steps : how many
@@ -527,6 +533,8 @@ class Engine:
         run[pg.X], run[pg.X_ROW], run[pg.N] = x.ctypes.data, x.shape[1] * size, count
         run[pg.SUBSET] = 0 if rows is None else rows.ctypes.data
         run[pg.SUBSET_EPOCH] = rows.strides[0] if rows is not None and rows.ndim == 2 else 0
+        run[pg.ROW_WEIGHTS] = 0 if weights is None else weights.ctypes.data
+        run[pg.ROW_PRESENT] = 0 if present is None else present.ctypes.data
         run[pg.Y] = run[pg.LABELS] = 0
         if y is not None:
             run[pg.Y], run[pg.LABELS] = y.ctypes.data, y.ndim == 1
@@ -538,7 +546,7 @@ class Engine:
         run[pg.SHUFFLE], run[pg.SEED] = shuffle, seed
         run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
         work = steps * batch * self.program.flops_per_row
-        kept = bound, x, y, rows, gradient, result, coefficients, sync
+        kept = bound, x, y, rows, weights, present, gradient, result, coefficients, sync
         return Prepared(run, threads, work, sums, status, bound.plan, kept)
 
     def _refresh_copies(self, table: np.ndarray) -> None:

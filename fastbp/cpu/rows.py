@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp._jit import helper
-from fastbp._vector import call_rule, column, lanes, load_int, spread, store_int, store_number
+from fastbp._vector import call_rule, column, lanes, load_int, load_number, spread, store_int, store_number
 from fastbp.cpu.tile import (
     gather_square,
     item_bytes,
@@ -215,6 +215,8 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
                 row = load_int(subset + 8 * row)
             store_int(index + 8 * b, row)
             store_number(kind, scale + b * item, share if place < count else 0.0)
+        if at(run, pg.METRIC_COUNT) or at(run, pg.ROW_WEIGHTS):
+            weigh(kind, run, index, scale, at(run, pg.COUNTS) + p * 2 * size, share, count - p * 2 * n)
         a = at(op, pg.A) + p * at(op, pg.A_PANEL)
         gather_rows(kind, at(run, pg.X), at(run, pg.X_ROW), inputs, index, a)
         if at(op, pg.STEPS_IN) > inputs:
@@ -234,6 +236,27 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
                     store_number(kind, target + label * size + b * item, 1.0)
             else:
                 gather_rows(kind, at(run, pg.Y), at(run, pg.Y_ROW), outs, index, target)
+
+
+@helper
+def weigh(kind: Any, run: int, index: int, scale: int, counts: int, share: float, rows: int) -> None:
+    """What the first `rows` rows of a panel count in the loss, in a metric and in a weighted metric; the others 0."""
+    size = row_bytes(kind)
+    item = item_bytes(kind)
+    for b in range(2 * lanes(kind)):
+        weight = 0.0
+        count = 0.0
+        if b < rows:
+            row = load_int(index + 8 * b) * item
+            weight = 1.0
+            count = 1.0
+            if at(run, pg.ROW_WEIGHTS):
+                weight = load_number(kind, at(run, pg.ROW_WEIGHTS) + row)
+            if at(run, pg.ROW_PRESENT):
+                count = load_number(kind, at(run, pg.ROW_PRESENT) + row)
+        store_number(kind, scale + b * item, share * weight)
+        store_number(kind, counts + b * item, count)
+        store_number(kind, counts + size + b * item, count * weight)
 
 
 @helper
@@ -276,8 +299,10 @@ def output(kind: Any, run: int, count: int, first: int, p0: int, p1: int) -> Non
                 at(run, pg.LOSS), dz, z if at(run, pg.FUSED) else h, y, outs, at(run, pg.LOSS_PARAMETERS), scale
             )
             store_number(np.float64, partial, value)
+            counts = at(run, pg.COUNTS) + p * 2 * size
             for m in range(metrics):
-                value = call_rule(load_int(at(run, pg.METRICS) + 8 * m), h, y, outs, scale, 0, 0)
+                metric = at(run, pg.METRICS) + 16 * m
+                value = call_rule(load_int(metric), h, y, outs, counts + load_int(metric + 8) * size, 0, 0)
                 store_number(np.float64, partial + 8 * (m + 1), value)
             if at(run, pg.BACKWARD):
                 if at(run, pg.FINISH_DERIVE):

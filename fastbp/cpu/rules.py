@@ -5,7 +5,7 @@ A rule takes six int64 arguments (addresses and counts) and returns a float64, s
 * activation   (a, z, n, parameter, -, -)              n vectors; a coupled one n columns
 * derivative   (da, a, z, n, parameter, -)             dL/da becomes dL/dz
 * loss         (dz, a, y, n, parameters, scale)        n columns; returns the panel's loss
-* metric       (a, y, n, scale, -, -)                  n columns; returns the panel's sum
+* metric       (a, y, n, counts, -, -)                 n columns; returns the panel's sum
 * update       (w, moments, g, n, coefficients, -)     n vectors; moments is the distance from array to array
 """
 
@@ -66,7 +66,7 @@ def _coupled_derivative(function: Callable[..., Any], kind: Any, step: int) -> C
     return derive
 
 
-def _loss(function: Callable[..., Any], kind: Any, step: int, size: int) -> Callable[..., float]:
+def _loss(function: Callable[..., Any], kind: Any, step: int, size: int, masked: int) -> Callable[..., float]:
     def loss(dz: int, a: int, y: int, n: int, parameters: int, scale: int) -> float:
         p, each = load_number(kind, parameters), load_number(kind, parameters + size)
         result = 0.0
@@ -78,6 +78,9 @@ def _loss(function: Callable[..., Any], kind: Any, step: int, size: int) -> Call
             value = spread(kind, p) * 0.0
             for c in range(n):
                 v, d = function(out[c], target[c], p)
+                if masked:
+                    v = where(target[c] == target[c], v, 0.0)
+                    d = where(target[c] == target[c], d, 0.0)
                 value = value + v
                 gradient[c] = where(weight == 0.0, 0.0, d * share)
             result += total(where(weight == 0.0, 0.0, value * share))
@@ -100,12 +103,13 @@ def _coupled_loss(function: Callable[..., Any], kind: Any, step: int) -> Callabl
 
 
 def _metric(function: Callable[..., Any], kind: Any, step: int) -> Callable[..., float]:
-    def metric(a: int, y: int, n: int, scale: int, _e: int, _f: int) -> float:
+    def metric(a: int, y: int, n: int, counts: int, _e: int, _f: int) -> float:
         result = 0.0
         for half in range(2):
             at = half * step
             value = function(column(kind, a + at, 2), column(kind, y + at, 2), n)
-            result += total(where(column(kind, scale + at, 1)[0] == 0.0, 0.0, value))
+            count = column(kind, counts + at, 1)[0]
+            result += total(where(count == 0.0, 0.0, value * count))
         return result
 
     return metric
@@ -164,7 +168,7 @@ def loss(row: Loss, dtype: np.dtype) -> Kernel:
     """The rule that gives a panel's loss and its gradient."""
     if row.coupled:
         return _kernel(_coupled_loss, row.function, dtype, vector_bytes())
-    return _kernel(_loss, row.function, dtype, vector_bytes(), dtype.itemsize)
+    return _kernel(_loss, row.function, dtype, vector_bytes(), dtype.itemsize, int(row.mask_nan))
 
 
 def metric(row: Metric, dtype: np.dtype) -> Kernel:

@@ -1,0 +1,137 @@
+"""Floor 4: the options of ``Model.fit``, checked, and what they make of the data: rows to train on, rows held out."""
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbp import data
+from fastbp._checks import number, whole
+from fastbp.cpu.engine import EVALUATION_ROWS
+from fastbp.data import Sample
+from fastbp.feeds import ArrayFeed
+from fastbp.preparation import held_out
+from fastbp.progress import resolve_verbose
+from fastbp.weighting import by_class, classes_of, without_missing
+
+if TYPE_CHECKING:
+    from fastbp.model import Model
+
+BATCH_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Held:
+    """Rows held out for validation.
+
+    Attributes
+    ----------
+    sample : the rows
+    batch : rows of an evaluation's step
+    epochs : the epochs (from 1) after which they are evaluated: every so many, or those of a set
+    """
+
+    sample: Sample
+    batch: int = EVALUATION_ROWS
+    epochs: int | Container[int] = 1
+
+    def due(self, epoch: int) -> bool:
+        """Whether epoch `epoch` (from 0) ends with a validation."""
+        return (epoch + 1) % self.epochs == 0 if isinstance(self.epochs, int) else epoch + 1 in self.epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of ``Model.fit``, where they are described.
+
+    Raises
+    ------
+    ValueError : an option that makes no sense, or none beside the others
+    """
+
+    batch_size: int | None = None
+    epochs: int = 1
+    verbose: Any = 0
+    validation_split: float = 0.0
+    validation_data: Any = None
+    shuffle: bool = True
+    class_weight: Any = None
+    sample_weight: Any = None
+    initial_epoch: int = 0
+    steps_per_epoch: int | None = None
+    validation_steps: int | None = None
+    validation_batch_size: int | None = None
+    validation_freq: Any = 1
+    stratify: bool = False
+    max_time: float | None = None
+    on_interrupt: str = "raise"
+
+    def __post_init__(self) -> None:
+        whole("epochs", self.epochs)
+        whole("initial_epoch", self.initial_epoch, least=0)
+        for name in ("batch_size", "steps_per_epoch", "validation_steps", "validation_batch_size"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name))
+        freq = self.validation_freq
+        many = isinstance(freq, Iterable) and not isinstance(freq, str)
+        epochs = frozenset(whole("validation_freq", one) for one in freq) if many else whole("validation_freq", freq)
+        object.__setattr__(self, "validation_freq", epochs)
+        object.__setattr__(self, "verbose", resolve_verbose(self.verbose))
+        if self.initial_epoch >= self.epochs:
+            raise ValueError(
+                f"initial_epoch={self.initial_epoch} with epochs={self.epochs} leaves nothing to train: epochs is the "
+                "number of the last epoch, so it must be greater"
+            )
+        if self.max_time is not None and number("max_time", self.max_time) <= 0:
+            raise ValueError(f"max_time must be a number of seconds above 0, got {self.max_time!r}")
+        if self.on_interrupt not in ("raise", "return"):
+            raise ValueError(f'on_interrupt must be "raise" or "return", got {self.on_interrupt!r}')
+        if self.stratify and (not self.validation_split or self.validation_data is not None):
+            raise ValueError("stratify=True chooses the rows of validation_split: give a share, and no validation_data")
+        if self.validation_data is None and not self.validation_split:
+            for name, default in (("validation_steps", None), ("validation_batch_size", None), ("validation_freq", 1)):
+                if getattr(self, name) != default:
+                    raise ValueError(f"{name} is about a validation: give validation_data or validation_split too")
+
+    @property
+    def batch(self) -> int:
+        """Rows of a step."""
+        return self.batch_size or BATCH_ROWS
+
+    def held(self, sample: Sample) -> Held:
+        """The rows held out, as many and as often as the options say."""
+        most = self.validation_steps and self.validation_steps * (self.validation_batch_size or self.batch)
+        return Held(sample.first(most), self.validation_batch_size or EVALUATION_ROWS, self.validation_freq)
+
+
+def sources(model: "Model", x: Any, y: Any, options: Options) -> tuple[ArrayFeed, Held | None]:
+    """The rows to train on, in the order that the options say, and those held out."""
+    sample = model._sample(x, y, options.sample_weight)
+    _, loss, _ = model._compiled("fit")
+    held: Sample | None = None
+    if options.validation_data is not None:
+        given = options.validation_data
+        if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+            raise ValueError("validation_data must be a pair (x, y) or (x, y, sample_weight)")
+        held = model._sample(*given, names=("validation x", "validation y", "validation sample_weight"))
+    elif options.validation_split and options.stratify:
+        share = data.checked_share(options.validation_split)
+        labels, _ = classes_of(sample, loss, model.output_width, "stratify=True")
+        train, test = held_out(labels, share, seed=model.seed, stratify=True)
+        held = replace(sample, rows=test.astype(np.int64))
+        sample = replace(sample, rows=train.astype(np.int64))
+    elif options.validation_split:
+        at = data.split_at(len(sample), options.validation_split)
+        sample, held = sample.part(slice(at)), sample.part(slice(at, None))
+    if options.class_weight is not None:
+        sample = by_class(sample, options.class_weight, loss, model.output_width)
+    feed = ArrayFeed(
+        without_missing(sample, loss),
+        batch=options.batch,
+        shuffle=bool(options.shuffle),
+        seed=model.seed,
+        first_pass=model._epochs_seen,
+        steps=options.steps_per_epoch,
+    )
+    return feed, None if held is None else options.held(without_missing(held, loss))
