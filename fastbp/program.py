@@ -42,6 +42,8 @@ from fastbp.activations import IDENTITY, RELU, Activation
     ACTIVATE,  # rule (address), 0 for linear, for MODE 1 and for the last op (see FINISH)
     DERIVE,  # rule that turns dL/da into dL/dz, 0 for linear, for MODE 1 and for the last op
     PARAMETER,  # address of the activation's parameter
+    PENALTY,  # address of the strengths (kernel L1 and L2, biases L1 and L2), 0 where there is none
+    PENALTY_SUMS,  # where this op's part of them stands
     # rules that stand in for the float products, 0 where these serve; what they read (see ``cpu.bfloat16``)
     FORWARD_RULE,
     BACKWARD_RULE,
@@ -60,8 +62,8 @@ from fastbp.activations import IDENTITY, RELU, Activation
     WB,
     WB_BLOCK,
     AMX,  # 1: by AMX tiles
-) = range(39)
-OP_COLUMNS = 39
+) = range(41)
+OP_COLUMNS = 41
 
 # ---- columns of a run: what one launch of the workers needs to know
 (
@@ -119,10 +121,14 @@ OP_COLUMNS = 39
     RESULT,  # predictions (N, O), or the inputs' gradient
     RESULT_ROW,
     BACKWARD,
+    PENALTY_VALUE,  # rule
+    PENALTY_PULL,  # rule
+    PENALTIES,  # float64 values of the blocks of all ops in even steps, then in odd ones, 0 where nothing is penalised
+    PENALTY_COUNT,  # blocks
     PROFILE,  # each worker's ticks: waiting for others, then in each phase; 0 where nobody asks
     PROFILE_WORKER,
-) = range(56)
-RUN_COLUMNS = 56
+) = range(60)
+RUN_COLUMNS = 60
 
 # ---- kinds of task
 ROWS, GATHER, FORWARD, OUTPUT, BACK, INPUT_GRADIENT, WEIGHTS, SUM = range(8)
@@ -151,12 +157,16 @@ class Tiles(Protocol):
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One dense layer, resolved: I, O, whether it has a bias, and its activation."""
+    """One dense layer, resolved: I, O, whether it has a bias, its activation and its penalty.
+
+    penalty : l1 and l2 of ``l1 * sum(abs(w)) + l2 * sum(w * w)`` over the kernel, then of the biases
+    """
 
     fan_in: int
     fan_out: int
     bias: bool
     activation: Activation
+    penalty: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
     @property
     def steps(self) -> int:

@@ -21,6 +21,7 @@ import numpy as np
 from fastbp import program as pg
 from fastbp._jit import Kernel, helper
 from fastbp._vector import call_rule, column, lanes, load_int, spread, where
+from fastbp.cpu import penalty
 from fastbp.cpu.pairs import (
     MATRIX_ROWS,
     amx_begin,
@@ -351,6 +352,9 @@ def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
     g_panel = (k1 - k0) * k_bytes
     if at(run, pg.GRADIENT):
         g, g_panel = w + at(run, pg.GRADIENT), w_panel
+    penalised = stage & 1 and at(op, pg.PENALTY)
+    if penalised:
+        penalty.measure(KIND, run, op, k0, k1, j0, j1, h)
     update = at(run, pg.UPDATE) if stage & 1 else 0
     moments = at(run, pg.MOMENTS)
     arrays = at(run, pg.ARRAYS) if update else 0
@@ -404,6 +408,9 @@ def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
                     for i in range(done):
                         for beyond in range(vectors, per_panel):
                             column(KIND, c + i * k_bytes, 1)[beyond] = spread(KIND, 0.0)
+                if penalised and b0 + blocks == panels:
+                    for i in range(used):
+                        penalty.pull(KIND, run, op, k0 + k, done, w + place + i * w_panel, c + i * g_panel, h)
                 if update and b0 + blocks == panels:
                     for i in range(used):
                         call_rule(update, w + place + i * w_panel, moments, c + i * g_panel, done * per_panel, h, 0)

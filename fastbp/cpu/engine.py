@@ -15,7 +15,7 @@ import numpy as np
 from fastbp import program as pg
 from fastbp._jit import Kernel, yield_address
 from fastbp.activations import IDENTITY, RELU
-from fastbp.cpu import bfloat16, rules, worker
+from fastbp.cpu import bfloat16, penalty, rules, worker
 from fastbp.cpu.launch import LAUNCHERS, chain_kernel, in_background
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.watch import Watch
@@ -176,6 +176,7 @@ class _Bound:
     metrics: np.ndarray
     run: np.ndarray
     scratch: np.ndarray
+    penalties: np.ndarray | None
 
 
 class Engine:
@@ -333,6 +334,8 @@ class Engine:
                 needed.append((row.name, rules.activation(row, self.dtype)))
                 if backward:
                     needed.append((row.name, rules.derivative(row, self.dtype)))
+        if backward and any(any(layer.penalty) for layer in self.program.layers):
+            needed += [("penalty", rules.penalty(self.dtype)), ("penalty", rules.pull(self.dtype))]
         if objective.loss is not None:
             needed.append((objective.loss.name, rules.loss(objective.loss, self.dtype)))
             last = self.program.layers[-1].activation
@@ -377,7 +380,7 @@ class Engine:
         stride = pg.LINE // dtype.itemsize
         for op, layer in enumerate(layers):
             row, last = layer.activation, op == len(layers) - 1
-            constants[op * stride] = 0.0 if row.parameter is None else row.parameter
+            constants[op * stride : op * stride + 5] = row.parameter or 0.0, *layer.penalty
             table[op, pg.PARAMETER] = constants.ctypes.data + op * pg.LINE
             if row is not IDENTITY and row is not RELU and not last:
                 table[op, pg.ACTIVATE] = rules.activation(row, dtype).address()
@@ -401,7 +404,28 @@ class Engine:
         run[pg.STOP], run[pg.YIELD] = self.stop_flag.ctypes.data, yield_address()
         run[pg.BACKWARD] = plan.backward
         self._bind_output(run, objective, plan.backward, constants[len(layers) * stride :])
-        return _Bound(plan, self._buffer, workspace, table, partial, constants, metrics, run, scratch)
+        penalties = self._bind_penalties(run, table, constants.ctypes.data) if plan.backward else None
+        return _Bound(plan, self._buffer, workspace, table, partial, constants, metrics, run, scratch, penalties)
+
+    def _bind_penalties(self, run: np.ndarray, table: np.ndarray, constants: int) -> np.ndarray | None:
+        """Room for the penalties' values, None where nothing is penalised."""
+        counts = []
+        for layer in self.program.layers:
+            blocks = -(-layer.steps // penalty.BLOCK) * self.program.panels(layer.fan_out)
+            counts.append(blocks if any(layer.penalty) else 0)
+        if not any(counts):
+            return None
+        penalties = np.zeros(2 * sum(counts))
+        for op, count in enumerate(counts):
+            if count:
+                table[op, pg.PENALTY] = constants + op * pg.LINE + self.dtype.itemsize
+                table[op, pg.PENALTY_SUMS] = penalties.ctypes.data + 8 * sum(counts[:op])
+        run[pg.PENALTIES], run[pg.PENALTY_COUNT] = penalties.ctypes.data, sum(counts)
+        run[pg.PENALTY_VALUE], run[pg.PENALTY_PULL] = (
+            rules.penalty(self.dtype).address(),
+            rules.pull(self.dtype).address(),
+        )
+        return penalties
 
     def _bind_output(self, run: np.ndarray, objective: Objective, backward: bool, parameters: np.ndarray) -> None:
         """The last activation, the loss and how the two meet."""
@@ -472,6 +496,7 @@ class Engine:
         objective: Objective = Objective(),
         optimizer: Optimizer | None = None,
         updates: int = 0,
+        penalty_scales: np.ndarray | None = None,
         gradient: np.ndarray | None = None,
         result: np.ndarray | None = None,
         carried: np.ndarray | None = None,
@@ -495,6 +520,7 @@ class Engine:
         steps : how many
         objective : loss and metrics
         optimizer : trains where given; `updates` counts the updates already made
+        penalty_scales : (steps,) what the penalties of each step are multiplied by, 1 by default
         gradient : flat array that receives the gradient instead, in the order of the weights
         result : (N, O) array for the outputs, or (N, I) for the inputs' gradient beside `gradient`
         carried : sums of the first epoch's steps that were run before; its sums go on from there
@@ -518,7 +544,7 @@ class Engine:
         cells = 1 + steps * slabs * len(bound.plan.phases) * threads if threads > 1 else 1
         sync = aligned(pg.LINE * cells)
         size = self.dtype.itemsize
-        coefficients = np.zeros((1, 1), self.dtype)
+        coefficients = np.zeros((steps, 0), self.dtype)
         run[pg.UPDATE] = run[pg.MOMENTS] = run[pg.GRADIENT] = 0
         if optimizer is not None:
             numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
@@ -527,6 +553,9 @@ class Engine:
             run[pg.MOMENTS], run[pg.ARRAYS] = self.program.parameter_bytes, 1 + optimizer.slots
             if bound.plan.slabs > 1:
                 gradient = self._gradient_buffer()
+        if bound.penalties is not None:
+            scales = np.ones(steps) if penalty_scales is None else penalty_scales
+            coefficients = np.column_stack([coefficients, scales]).astype(self.dtype)
         if gradient is not None:
             run[pg.GRADIENT] = gradient.ctypes.data - self._buffer.ctypes.data
         run[pg.COEFFICIENTS], run[pg.COEFFICIENTS_ROW] = coefficients.ctypes.data, coefficients.strides[0]

@@ -7,6 +7,8 @@ A rule takes six int64 arguments (addresses and counts) and returns a float64, s
 * loss         (dz, a, y, n, parameters, scale)        n columns; returns the panel's loss
 * metric       (a, y, n, counts, -, -)                 n columns; returns the panel's sum
 * update       (w, moments, g, n, coefficients, -)     n vectors; moments is the distance from array to array
+* penalty      (w, n, strengths, -, -, -)              n vectors; returns their penalty (see ``cpu.penalty``)
+* pull         (g, w, n, strengths, scale, -)          adds the penalty's gradient to n vectors of g
 """
 
 import functools
@@ -17,7 +19,18 @@ import numpy as np
 from numba.core import types
 
 from fastbp._jit import Kernel, vector_bytes
-from fastbp._vector import column, fma, load_number, load_vectors, spread, spread_numbers, store_vectors, total, where
+from fastbp._vector import (
+    column,
+    copysign,
+    fma,
+    load_number,
+    load_vectors,
+    spread,
+    spread_numbers,
+    store_vectors,
+    total,
+    where,
+)
 from fastbp.activations import Activation
 from fastbp.losses import Loss
 from fastbp.metrics import Metric
@@ -140,6 +153,32 @@ def _update(
     return update
 
 
+def _penalty(kind: Any, size: int) -> Callable[..., float]:
+    def penalty(w: int, n: int, strengths: int, _d: int, _e: int, _f: int) -> float:
+        l1, l2 = spread(kind, load_number(kind, strengths)), spread(kind, load_number(kind, strengths + size))
+        weight = column(kind, w, 1)
+        value = l1 * 0.0
+        for i in range(n):
+            value = fma(abs(weight[i]), fma(abs(weight[i]), l2, l1), value)
+        return total(value)
+
+    return penalty
+
+
+def _pull(kind: Any, size: int) -> Callable[..., float]:
+    def pull(g: int, w: int, n: int, strengths: int, scale: int, _f: int) -> float:
+        s = spread(kind, load_number(kind, scale))
+        l1 = s * spread(kind, load_number(kind, strengths))
+        l2 = s * spread(kind, 2.0 * load_number(kind, strengths + size))
+        gradient, weight = column(kind, g, 1), column(kind, w, 1)
+        for i in range(n):
+            steady = where(weight[i] == 0.0, weight[i], copysign(l1, weight[i]))
+            gradient[i] = gradient[i] + fma(weight[i], l2, steady)
+        return 0.0
+
+    return pull
+
+
 def _kernel(factory: Callable[..., Any], function: Callable[..., Any], dtype: np.dtype, *constants: int) -> Kernel:
     kind: Any = dtype.type
     return _cached(factory, function, kind, constants)
@@ -180,3 +219,19 @@ def update(optimizer: Optimizer, dtype: np.dtype) -> Kernel:
     """The rule that moves weights by their gradient."""
     slots, decays, averages = len(optimizer.initials), bool(optimizer.weight_decay), bool(optimizer.use_ema)
     return _kernel(_update, optimizer.formula, dtype, vector_bytes(), optimizer.width, slots, decays, averages)
+
+
+@functools.cache
+def _fixed(factory: Callable[..., Any], dtype: np.dtype) -> Kernel:
+    kind: Any = dtype.type
+    return Kernel(factory(kind, dtype.itemsize), SIGNATURE)
+
+
+def penalty(dtype: np.dtype) -> Kernel:
+    """The rule that gives the penalty of weights."""
+    return _fixed(_penalty, dtype)
+
+
+def pull(dtype: np.dtype) -> Kernel:
+    """The rule that adds a penalty's gradient."""
+    return _fixed(_pull, dtype)

@@ -5,6 +5,7 @@ from typing import Any
 from fastbp import program as pg
 from fastbp._jit import helper
 from fastbp._vector import call_rule, column, lanes, load_int, spread
+from fastbp.cpu import penalty
 from fastbp.cpu.rows import at
 from fastbp.cpu.tile import (
     item_bytes,
@@ -43,6 +44,9 @@ def task(kind: Any, run: int, row: int, count: int, more: int, last: bool, h: in
     g_panel = (k1 - k0) * k_bytes
     if at(run, pg.GRADIENT):
         g, g_panel = w + at(run, pg.GRADIENT), w_panel
+    penalised = last and at(op, pg.PENALTY)
+    if penalised:
+        penalty.measure(kind, run, op, k0, k1, j0, j1, h)
     update = at(run, pg.UPDATE) if last else 0
     moments = at(run, pg.MOMENTS)
     arrays = at(run, pg.ARRAYS) if update else 0
@@ -85,6 +89,9 @@ def task(kind: Any, run: int, row: int, count: int, more: int, last: bool, h: in
                 for i in range(rows):
                     for beyond in range(vectors if per_panel > 1 else per_panel, per_panel):
                         column(kind, c + i * k_bytes, 1)[beyond] = spread(kind, 0.0)
+                if penalised and b1 == count:
+                    for i in range(panels):
+                        penalty.pull(kind, run, op, k0 + k, rows, w + place + i * w_panel, c + i * g_panel, h)
                 if update and b1 == count:
                     for i in range(panels):
                         call_rule(update, w + place + i * w_panel, moments, c + i * g_panel, rows * per_panel, h, 0)

@@ -24,7 +24,7 @@ from fastbp._vector import (
     store_number,
     ticks,
 )
-from fastbp.cpu import rows, weights
+from fastbp.cpu import penalty, rows, weights
 from fastbp.cpu.rows import at
 
 SIGNATURE = types.int64(types.int64, types.int64)
@@ -155,6 +155,8 @@ def _share(kind: Any, run: int, me: int) -> int:
                         task = first_task + 8 * pg.TASK_COLUMNS * i
                         if final:
                             if load_int(task) == pg.SUM:
+                                if s and slab0 == 0 and at(run, pg.PENALTIES):
+                                    penalty.add(kind, run, s - 1)
                                 _add_sums(run, epoch, panels, batch_rows)
                             else:
                                 _sum_weights(kind, run, task, count, slab0, slab0 + slab >= batch_rows, h, scratch)
@@ -170,6 +172,8 @@ def _share(kind: Any, run: int, me: int) -> int:
                     clock = _book(profile + 8 * (1 + phase), clock)
                 need += load_int(bounds + 8 * (1 + threads))
                 counters += pg.LINE * threads
+    if threads > 1 and me == 0 and at(run, pg.PENALTIES):
+        _wait(run, done, need)
     return at(run, pg.STEPS)
 
 
@@ -179,6 +183,8 @@ def make(kind: Any) -> Callable[[int, int], int]:
     def worker(run: int, me: int) -> int:
         mode = flush_denormals()
         finished = _share(kind, run, me)
+        if me == 0 and finished and at(run, pg.PENALTIES):
+            penalty.add(kind, run, finished - 1)  # the others' are added beside the next step's sums
         restore_denormals(mode)
         store_int(at(run, pg.STATUS) + 8 * (1 + me), finished)
         return finished
