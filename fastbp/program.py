@@ -62,8 +62,9 @@ from fastbp.activations import IDENTITY, RELU, Activation
     WB,
     WB_BLOCK,
     AMX,  # 1: by AMX tiles
-) = range(41)
-OP_COLUMNS = 41
+    THIN,  # rows of a step over few rows (1, 4 or a vector of them; see ``cpu.thin``), 0 where its lanes are samples
+) = range(42)
+OP_COLUMNS = 42
 
 # ---- columns of a run: what one launch of the workers needs to know
 (
@@ -141,6 +142,7 @@ ROWS_OF_TILE, PANELS_OF_TILE = 32, 16  # a task of the weights phase: 32 inputs 
 FEW_TILES = 12  # a thread: below that the tasks are halved, to share them better
 SLAB_ROWS, SLAB_BYTES = 1024, 4 << 20
 PANELS_PER_TASK = 8
+THIN_PARAMETERS = 4096  # below that a whole panel of samples costs little
 
 
 class Tiles(Protocol):
@@ -306,6 +308,13 @@ class Program:
             matrix[:, start : start + self.tiles.width] = panel[:, : outs - start]
         return matrix
 
+    def thin_rows(self, batch: int) -> int:
+        """Rows that a step of `batch` computes where they are few (see ``cpu.thin``), else 0."""
+        lanes = self.tiles.lanes
+        if batch > lanes or self.parameter_count < THIN_PARAMETERS or self.half:
+            return 0
+        return next(rows for rows in (1, min(4, lanes), lanes) if batch <= rows)
+
     # -------------------------------------------------- a step's table
 
     def plan(self, batch: int, threads: int, *, backward: bool, input_gradient: bool = False) -> "Plan":
@@ -340,6 +349,7 @@ class Plan:
         most = max(SLAB_ROWS, SLAB_BYTES // row_bytes)
         self.slab = round_up(min(batch, round_up(most, tiles.samples)), tiles.samples)
         self.slabs = -(-batch // self.slab)
+        self.thin = program.thin_rows(batch)
         self.panels = self.slab // tiles.samples
         self.nbytes = 0
         self.ones: list[tuple[int, int]] = []
@@ -371,7 +381,7 @@ class Plan:
         for index, layer in enumerate(layers):
             op = self.table[index]
             last = index == len(layers) - 1
-            op[[IN, STEPS_IN, OUT]] = layer.fan_in, layer.steps, layer.fan_out
+            op[[IN, STEPS_IN, OUT, THIN]] = layer.fan_in, layer.steps, layer.fan_out, self.thin
             op[W], op[W_PANEL] = program.offsets[index], program.panel_bytes[index]
             op[[A, A_PANEL]], op[[DA, DA_PANEL]] = inputs, gradient
             op[MODE] = layer.activation is RELU
@@ -416,7 +426,8 @@ class Plan:
         layers = self.program.layers
         work = 2 * self.slab * sum(layer.parameters for layer in layers)
         phases: list[list[tuple[int, ...]]] = []
-        if self.panels < 2 * threads and threads > 1 and self.panels * threads > 1 and work / self.panels > 2e6:
+        few_panels = self.panels < 2 * threads and threads > 1
+        if few_panels and (self.thin or work / self.panels > 2e6):
             phases = self._cut_by_layers(threads)
         else:
             share = max(1, min(PANELS_PER_TASK, -(-self.panels // threads)))
@@ -425,8 +436,11 @@ class Plan:
             phases.append([(ROWS, 0, lo, hi, 0, 0) for lo, hi in itertools.pairwise(bounds)])
         final: list[tuple[int, ...]] = [(SUM, 0, 0, 0, 0, 0)]
         if self.backward:
-            final += self._weight_tiles(ROWS_OF_TILE)
-            if threads > 1 and len(final) <= FEW_TILES * threads and not self.program.half:
+            if self.thin and threads > 1:
+                final += self._owned_tiles(threads)
+            else:
+                final += self._weight_tiles(ROWS_OF_TILE)
+            if threads > 1 and len(final) <= FEW_TILES * threads and not self.program.half and not self.thin:
                 final[1:] = self._weight_tiles(ROWS_OF_TILE // 2)
         phases.append(final)
         starts = np.cumsum([0, *(len(phase) for phase in phases)])
@@ -443,12 +457,27 @@ class Plan:
             for k0, k1 in _blocks(layer.steps, rows, sliver=program.tiles.lanes // 2)
         ]
 
+    def _owned_tiles(self, threads: int) -> list[tuple[int, ...]]:
+        """Tasks of the weights phase of a thin step, thread by thread: the neurons whose sums it made going forward."""
+        program = self.program
+        return [
+            (WEIGHTS, index, k0, k1, first + j0, first + j1)
+            for thread in range(threads)
+            for index, layer in enumerate(program.layers)
+            for first, last in [_part(program.panels(layer.fan_out), thread, threads)]
+            for j0, j1 in _blocks(last - first, PANELS_OF_TILE)
+            for k0, k1 in _blocks(layer.steps, ROWS_OF_TILE, sliver=program.tiles.lanes // 2)
+        ]
+
     def _cut_by_layers(self, threads: int) -> list[list[tuple[int, ...]]]:
         """(row block x neuron block) tasks, a phase for each product of each layer: for few rows and many cores."""
         layers, tiles = self.program.layers, self.program.tiles
         rows = list(_blocks(self.panels, PANELS_PER_TASK))
 
         def pieces(neurons: int) -> list[tuple[int, int]]:
+            if self.thin:
+                parts = [_part(self.program.panels(neurons), thread, threads) for thread in range(threads)]
+                return [(j0 * tiles.width, min(neurons, j1 * tiles.width)) for j0, j1 in parts if j0 < j1]
             per_task = max(1, -(-neurons * len(rows) // (4 * threads * tiles.width)))
             return list(_blocks(neurons, min(per_task * tiles.width, NEURON_BLOCK // tiles.width * tiles.width)))
 
@@ -498,8 +527,14 @@ def _blocks(n: int, block: int, sliver: int = 0) -> list[tuple[int, int]]:
     return runs
 
 
+def _part(n: int, thread: int, threads: int) -> tuple[int, int]:
+    """The thread's part of 0..n, the first ones the larger."""
+    return -(-n * thread // threads), -(-n * (thread + 1) // threads)
+
+
 def _shares(phase: Sequence[tuple[int, ...]], threads: int) -> list[int]:
     """Bounds of each worker's own tasks: equal parts of the area that the tasks cover."""
     area = np.cumsum([max(1, (task[3] - task[2]) * max(1, task[5] - task[4])) for task in phase])
-    cuts = [int(np.searchsorted(area, area[-1] * i / threads)) for i in range(1, threads)]
+    ends = np.array([0, *area])
+    cuts = [int(np.abs(ends - area[-1] * i / threads).argmin()) for i in range(1, threads)]
     return [0, *cuts, len(phase)]

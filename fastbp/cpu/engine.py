@@ -15,7 +15,7 @@ import numpy as np
 from fastbp import program as pg
 from fastbp._jit import Kernel, yield_address
 from fastbp.activations import IDENTITY, RELU
-from fastbp.cpu import bfloat16, penalty, rules, worker
+from fastbp.cpu import bfloat16, penalty, rules, thin, worker
 from fastbp.cpu.launch import LAUNCHERS, chain_kernel, in_background
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.watch import Watch
@@ -39,6 +39,7 @@ SYNC_BYTES = 4 << 20
 SERIAL_STEPS = 1 << 15
 """Most steps of a run on one thread: their coefficients are computed beforehand."""
 SERIAL_WORK = 1.5e6
+THIN_WORK = 15
 """Below so many floating-point operations a step, two threads cost more than they save."""
 
 
@@ -320,6 +321,8 @@ class Engine:
     def serial(self, batch: int) -> bool:
         """Whether steps over `batch` rows run on one thread."""
         work = 6 * min(batch, 1 << 20) * self.program.parameter_count
+        if self.program.thin_rows(batch):  # reading the weights is the work
+            work = THIN_WORK * self.program.parameter_count
         return self.threads == 1 or work < SERIAL_WORK
 
     def kernels(self, objective: Objective, backward: bool, optimizer: Optimizer | None) -> list[tuple[str, Kernel]]:
@@ -349,9 +352,9 @@ class Engine:
     def _bind(self, batch: int, objective: Objective, backward: bool, input_gradient: bool) -> _Bound:
         threads = 1 if self.serial(batch) else self.threads
         samples = self.program.tiles.samples
-        key = (-(-batch // samples), threads, objective, backward, input_gradient)
+        rows = self.program.thin_rows(batch) or -(-batch // samples) * samples
+        key = (rows, threads, objective, backward, input_gradient)
         if key not in self._bound:
-            rows = -(-batch // samples) * samples
             plan = self.program.plan(rows, threads, backward=backward, input_gradient=input_gradient)
             while len(self._bound) >= 4 or (self._bound and plan.nbytes + self._workspaces() > self._most_workspaces()):
                 self._bound.pop(next(iter(self._bound)))
@@ -375,6 +378,8 @@ class Engine:
         table = plan.bind(base, self._buffer.ctypes.data, 0 if self._copies is None else self._copies.ctypes.data)
         if program.half:
             bfloat16.bind(table, plan.backward)
+        elif plan.thin:
+            thin.bind(table, dtype, plan.backward)
         layers = program.layers
         constants = aligned(pg.LINE * (len(layers) + 1)).view(dtype)
         stride = pg.LINE // dtype.itemsize

@@ -136,7 +136,8 @@ def stack(typingctx, nbytes):
     count = nbytes.literal_value
 
     def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        place = cgutils.alloca_once(builder, ir.ArrayType(BYTE, count))
+        with builder.goto_entry_block():  # Numba's own helper would fill it with zeros, byte by byte
+            place = builder.alloca(ir.ArrayType(BYTE, count))
         place.align = 64
         return builder.ptrtoint(place, I64)
 

@@ -218,7 +218,8 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
         if at(run, pg.METRIC_COUNT) or at(run, pg.ROW_WEIGHTS):
             weigh(kind, run, index, scale, at(run, pg.COUNTS) + p * 2 * size, share, count - p * 2 * n)
         a = at(op, pg.A) + p * at(op, pg.A_PANEL)
-        gather_rows(kind, at(run, pg.X), at(run, pg.X_ROW), inputs, index, a)
+        halves = 1 if at(op, pg.THIN) else 2
+        gather_rows(kind, at(run, pg.X), at(run, pg.X_ROW), inputs, index, a, halves)
         if at(op, pg.STEPS_IN) > inputs:
             ones = column(kind, a + inputs * size, 1)
             ones[0] = spread(kind, 1.0)
@@ -235,7 +236,7 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
                     label = load_int(at(run, pg.Y) + 8 * load_int(index + 8 * b))
                     store_number(kind, target + label * size + b * item, 1.0)
             else:
-                gather_rows(kind, at(run, pg.Y), at(run, pg.Y_ROW), outs, index, target)
+                gather_rows(kind, at(run, pg.Y), at(run, pg.Y_ROW), outs, index, target, 2)
 
 
 @helper
@@ -260,12 +261,12 @@ def weigh(kind: Any, run: int, index: int, scale: int, counts: int, share: float
 
 
 @helper
-def gather_rows(kind: Any, table: int, table_row: int, columns: int, index: int, target: int) -> None:
-    """One panel of the rows named by `index`, transposed: [column][batch row]."""
+def gather_rows(kind: Any, table: int, table_row: int, columns: int, index: int, target: int, halves: int) -> None:
+    """One panel of the rows named by `index`, transposed: [column][batch row]; with halves = 1 only its first."""
     size = row_bytes(kind)
     n = lanes(kind)
     item = item_bytes(kind)
-    for half in range(2):
+    for half in range(halves):
         for c in range(0, columns, n):
             gather_square(
                 kind,

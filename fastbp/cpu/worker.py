@@ -122,7 +122,7 @@ def _share(kind: Any, run: int, me: int) -> int:
     if profile:
         profile += me * at(run, pg.PROFILE_WORKER)
     clock = ticks()
-    need = 0
+    need, mine = 0, 0
     for s in range(at(run, pg.STEPS)):
         step = at(run, pg.FIRST_STEP) + s
         epoch = step // per_epoch
@@ -143,10 +143,13 @@ def _share(kind: Any, run: int, me: int) -> int:
                 if final and at(run, pg.BACKWARD) and not math.isfinite(_loss_of_slab(run, panels)):
                     store_int(at(run, pg.STATUS), DIVERGED)
                     return s
+                need += load_int(bounds + 8 * (1 + threads))
                 for turn in range(threads):
                     owner = (me + turn) % threads
                     low, high = load_int(bounds + 8 * (1 + owner)), load_int(bounds + 8 * (2 + owner))
                     i = low
+                    if turn and load_acquire(counters + pg.LINE * owner) >= high - low:
+                        continue  # a read costs the owner less than a claim
                     while True:
                         if threads > 1:
                             i = low + fetch_add(counters + pg.LINE * owner, 1)
@@ -165,12 +168,13 @@ def _share(kind: Any, run: int, me: int) -> int:
                                 store_int(at(run, pg.STATUS), STOPPED)
                                 return s
                             _perform(kind, run, task, epoch, batch0 + slab0, count, batch_rows)
-                        if threads > 1:
-                            fetch_add(done, 1)
                         i += 1
+                        mine += 1
+                    if mine and threads > 1:
+                        fetch_add(done, mine)  # once a run of tasks: each time the line comes from another core
+                        mine = 0
                 if profile:
                     clock = _book(profile + 8 * (1 + phase), clock)
-                need += load_int(bounds + 8 * (1 + threads))
                 counters += pg.LINE * threads
     if threads > 1 and me == 0 and at(run, pg.PENALTIES):
         _wait(run, done, need)
