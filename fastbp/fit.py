@@ -281,7 +281,7 @@ def evaluated(model: "Model", sample: Sample, batch: int, callbacks: CallbackLis
     """
     objective = model._objective()
     assert objective.loss is not None
-    engine = model._ready(objective, False, None, False)
+    engine = model._ready(objective, False, None, False, min(batch, len(sample)))
     sample = without_missing(sample, objective.loss)
     callbacks = CallbackList(None, model) if callbacks is None else callbacks
     rows, each = len(sample), callbacks.watches_test_batches

@@ -140,7 +140,9 @@ def fit_many(
     samples = _samples(models, x, y, rows, validation_split, validation_data, validation_rows)
     jobs = []
     for index, (model, (sample, validation)) in enumerate(zip(models, samples, strict=True)):
-        engine = model._ready(model._objective(), True, model.optimizer, bool(verbose))
+        engine = model._ready(
+            model._objective(), True, model.optimizer, bool(verbose), min(batches[index], len(sample))
+        )
         feed = ArrayFeed(
             sample, batch=batches[index], shuffle=bool(shuffle), seed=model.seed, first_pass=model._epochs_seen
         )

@@ -286,10 +286,12 @@ class Model:
         self.build(rows.shape[1])
         return rows
 
-    def _ready(self, objective: Objective, backward: bool, optimizer: Optimizer | None, shown: bool) -> Engine:
+    def _ready(
+        self, objective: Objective, backward: bool, optimizer: Optimizer | None, shown: bool, batch: int
+    ) -> Engine:
         """The engine, its kernels compiled; says so where someone watches."""
         assert self._engine is not None
-        needed = self._engine.kernels(objective, backward, optimizer)
+        needed = self._engine.kernels(objective, backward, optimizer, batch)
         if not all(kernel.ready for _, kernel in needed):
             compile_kernels(needed, shown or sys.stderr.isatty())
         return self._engine
@@ -375,7 +377,7 @@ class Model:
         )
         feed, held = sources(self, x, y, options)
         _, _, optimizer = self._compiled("fit")
-        engine = self._ready(self._objective(), True, optimizer, bool(options.verbose))
+        engine = self._ready(self._objective(), True, optimizer, bool(options.verbose), feed.batch)
         return Fit(self, engine, feed, options, held, callbacks).run()
 
     def train_on_batch(
@@ -387,7 +389,7 @@ class Model:
         if class_weight is not None:
             sample = by_class(sample, class_weight, loss, self.output_width)
         sample, objective = without_missing(sample, loss), self._objective()
-        self._ready(objective, True, optimizer, False)
+        self._ready(objective, True, optimizer, False, len(sample))
         outcome = engine.run(
             sample.x,
             sample.y,
@@ -425,7 +427,7 @@ class Model:
         sample = self._sample(x, y, sample_weight, task="gradients")
         engine, loss, _ = self._compiled("gradients")
         sample, objective = without_missing(sample, loss), Objective(loss)
-        self._ready(objective, True, None, False)
+        self._ready(objective, True, None, False, len(sample))
         flat = aligned(engine.program.parameter_bytes).view(self.dtype)
         dx = np.empty_like(sample.x) if inputs else None
         outcome = engine.run(
@@ -444,7 +446,7 @@ class Model:
         engine, _, optimizer = self._compiled("apply_gradients")
         flat = aligned(engine.program.parameter_bytes).view(self.dtype)
         engine.program.put(flat, files.checked(self, gradients, "apply_gradients"))
-        self._ready(Objective(), True, optimizer, False)
+        self._ready(Objective(), True, optimizer, False, EVALUATION_ROWS)
         engine.apply(optimizer, flat, self._updates)
         self._updates += 1
 
@@ -512,7 +514,7 @@ class Model:
         resolve_verbose(verbose)
         rows = self._inputs(x, "predict")
         batch = EVALUATION_ROWS if batch_size is None else whole("batch_size", batch_size)
-        engine = self._ready(Objective(), False, None, False)
+        engine = self._ready(Objective(), False, None, False, min(batch, len(rows)))
         result = np.empty((len(rows), self.output_width), self.dtype)
         engine.run(rows, batch=batch, result=result).completed()
         return result

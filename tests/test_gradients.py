@@ -106,6 +106,21 @@ def test_odd_shapes(widths: list[int], rows: int, threads: int, dtype: str) -> N
     check(model, "mean_squared_error", rows, 10 * TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 8, 9, 16])
+@pytest.mark.parametrize("widths", [[97, 101, 10], [300, 1, 300], [785, 257, 129, 11], [16, 600, 33, 48, 2]], ids=str)
+def test_few_rows(widths: list[int], rows: int, threads: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where lanes are neurons: right, and a row's outputs the same bits as among many."""
+    monkeypatch.setattr("fastbp.cpu.engine.SERIAL_WORK", 0.0)
+    for hidden in ("relu", "tanh"):
+        model = make(widths, hidden, "linear", dtype=dtype, threads=threads)
+        if hidden == "tanh":  # the reference may see a sum on the other side of relu's kink
+            check(model, "mean_squared_error", rows, 10 * TOLERANCE[dtype])
+        x = inputs(70, widths[0]).astype(dtype)
+        np.testing.assert_array_equal(model.predict(x[:rows]), model.predict(x)[:rows])
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 2, 16, 33, 64])
 def test_with_and_without_bias(rows: int, bias: bool) -> None:

@@ -21,6 +21,7 @@ from fastbp.cpu import tile
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 LOSS = "sparse_categorical_crossentropy"
 SHAPES = [([1, 1], 1), ([5, 3], 33), ([17, 33, 1], 31), ([25, 23, 24, 11], 7), ([97, 101, 10], 129), ([2, 700, 2], 96)]
+SHAPES += [([97, 101, 10], 3), ([300, 40, 7], 1)]  # few rows
 
 
 def check_this_machine() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from fastbp import metrics as metric_table
 from fastbp._jit import Kernel
 from fastbp.activations import ACTIVATIONS, IDENTITY, RELU
-from fastbp.cpu import bfloat16, rules
+from fastbp.cpu import bfloat16, rules, thin
 from fastbp.cpu.engine import worker_kernel
 from fastbp.cpu.launch import chain_kernel
 from fastbp.cpu.peak import _loop as peak_loop
@@ -39,6 +39,8 @@ def kernels(dtype: str, everything: bool = False) -> list[tuple[str, Kernel]]:
     found.append(("peak", peak_loop(dtype)[0]))
     if dtype == "bfloat16":
         found += [("bfloat16", bfloat16.rule(name)) for name in bfloat16.RULES]
+    else:
+        found += [("few rows", thin.rule(name, number)) for name in ("forward", "backward")]
     for name, activation in ACTIVATIONS.items():
         if activation not in (IDENTITY, RELU) and (everything or name in USUAL["activations"]):
             found += [(name, rules.activation(activation, number)), (name, rules.derivative(activation, number))]

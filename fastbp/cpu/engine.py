@@ -325,12 +325,16 @@ class Engine:
             work = THIN_WORK * self.program.parameter_count
         return self.threads == 1 or work < SERIAL_WORK
 
-    def kernels(self, objective: Objective, backward: bool, optimizer: Optimizer | None) -> list[tuple[str, Kernel]]:
-        """The kernels that a run needs, with what to call them while they compile."""
+    def kernels(
+        self, objective: Objective, backward: bool, optimizer: Optimizer | None, batch: int
+    ) -> list[tuple[str, Kernel]]:
+        """The kernels that a run over batches of so many rows needs, with what to call them while they compile."""
         needed = [("training loop", worker_kernel(self.dtype))]
         if self.program.half:
             names = ["forward", "pack inputs", "pack weights"]
             needed += [("bfloat16", bfloat16.rule(n)) for n in (list(bfloat16.RULES) if backward else names)]
+        elif self.program.thin_rows(batch):
+            needed += [("few rows", thin.rule(n, self.dtype)) for n in ("forward", "backward")[: 1 + backward]]
         for layer in self.program.layers:
             row = layer.activation
             if row is not IDENTITY and row is not RELU:

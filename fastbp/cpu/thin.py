@@ -259,13 +259,13 @@ def _backward(kind: Any) -> Callable[..., float]:
 
 
 @functools.cache
-def rule(name: str, kind: Any) -> Kernel:
-    """The compiled rule "forward" or "backward" for numbers of `kind` (np.float32 or np.float64)."""
-    return Kernel({"forward": _forward, "backward": _backward}[name](kind), SIGNATURE)
+def rule(name: str, dtype: np.dtype) -> Kernel:
+    """The compiled rule "forward" or "backward" for float32 or float64."""
+    return Kernel({"forward": _forward, "backward": _backward}[name](dtype.type), SIGNATURE)
 
 
 def bind(table: np.ndarray, dtype: np.dtype, backward_too: bool) -> None:
     """Put the rules' addresses into the rows of a table of ops."""
-    table[:, pg.FORWARD_RULE] = rule("forward", dtype.type).address()
+    table[:, pg.FORWARD_RULE] = rule("forward", dtype).address()
     if backward_too:
-        table[:, pg.BACKWARD_RULE] = rule("backward", dtype.type).address()
+        table[:, pg.BACKWARD_RULE] = rule("backward", dtype).address()
