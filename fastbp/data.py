@@ -6,6 +6,7 @@ value is looked at once, in Python, before the first kernel runs.
 
 import math
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,11 @@ _BLOCK = 1 << 17
 
 MISSING_LABEL = -1
 """Class number of a row without one, between the check of the targets and the kernels, which never see it."""
+
+
+KNOWN_BYTES = 64 << 20
+"""An array up to this size is known by all of its bytes, a larger one by `KNOWN_ROWS` rows spread evenly over it."""
+KNOWN_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,18 @@ class Sample:
         arrays = (self.y, self.weights, self.present)
         y, weights, present = (None if array is None else array[rows] for array in arrays)
         return Sample(self.x[rows], y, None, weights, present)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Shapes and a digest of the arrays: of all bytes, or of some thousand rows where there are many."""
+        arrays = {"x": self.x, "y": self.y, "weights": self.weights, "rows": self.rows}
+        digest = blake2b(digest_size=16)
+        for array in arrays.values():
+            if array is not None:
+                step = 1 if array.nbytes <= KNOWN_BYTES else -(-len(array) // KNOWN_ROWS)
+                digest.update(np.ascontiguousarray(array[::step]).data)
+                digest.update(np.ascontiguousarray(array[-1:]).data)
+        shapes = {name: list(array.shape) for name, array in arrays.items() if array is not None}
+        return {"shapes": shapes, "digest": digest.hexdigest()}
 
     @property
     def beside(self) -> dict[str, Any]:

@@ -62,6 +62,14 @@ class ArrayFeed:
         first = self.first_pass * self.per_pass + done
         return Piece(self.sample, self.batch, first, most, self.seed, self.shuffle)
 
+    def wind(self, first_pass: int, epoch: int, step: int) -> None:
+        """Go to a place in a fit that began after `first_pass` passes: there is nothing to read here."""
+        self.first_pass = first_pass
+
+    def identity(self) -> dict[str, Any]:
+        """What the rows are, as plain data."""
+        return self.sample.fingerprint()
+
     def rows(self, epoch: Any, step: int) -> Any:
         """Rows seen before that, for one epoch or an array of them."""
         passes, steps = divmod(epoch * self.steps + step, self.per_pass)

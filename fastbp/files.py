@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+FIT = "fit."
+"""Tensors whose names begin so are a checkpoint's, beside the model's own."""
+
 
 def labels(model: "Model") -> list[str]:
     """The names that the arrays of ``get_weights`` have in files."""
@@ -86,6 +89,7 @@ def put_state(model: "Model", tensors: dict[str, Array]) -> None:
     ValueError : tensors of another network or optimizer
     """
     assert model._engine is not None
+    tensors = {name: array for name, array in tensors.items() if not name.startswith(FIT)}
     ordered = labels(model)
     slots = range(1, 1 + len(model._engine.moments()))
     wanted = [*ordered, *(f"optimizer.{slot}.{label}" for slot in slots for label in ordered)]
@@ -125,7 +129,7 @@ def checked(model: "Model", arrays: Sequence[ArrayLike], task: str) -> list[Arra
 def load_weights(model: "Model", path: str | os.PathLike[str]) -> None:
     """Put a file's weights into a network of the same shape: see ``Model.load_weights``."""
     tensors, _ = storage.read(path)
-    given = {name: array for name, array in tensors.items() if not name.startswith("optimizer.")}
+    given = {name: array for name, array in tensors.items() if not name.startswith(("optimizer.", FIT))}
     first = next((array for name, array in given.items() if name.endswith(".kernel")), None)
     if not model.built and first is not None:
         model.build(model.input_width or len(first))

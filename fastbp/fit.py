@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.callbacks import CallbackList, Logs
+from fastbp.checkpoint import Checkpoints
 from fastbp.cpu.engine import EVALUATION_ROWS, Engine, Outcome
 from fastbp.cpu.peak import peak_gflops
 from fastbp.data import Sample
@@ -56,6 +57,8 @@ class Fit:
     ----------
     epoch : epochs finished in this fit
     step, sums : finished steps of the running epoch, and their sums of loss and metrics
+    done : finished steps of this fit
+    begun_with : the optimizer's settings at the beginning; callbacks may change them
     """
 
     def __init__(
@@ -85,7 +88,12 @@ class Fit:
         plain = held is not None and held.epochs == 1 and held.batch == EVALUATION_ROWS and not watched
         self._chainable = held.sample if held is not None and plain else None
         self._one_epoch = self.callbacks.watches_epochs or not feed.spans_epochs
-        self.epoch = self.step = 0
+        self.epoch = self.step = self.done = 0
+        self.begun_with = self._optimizer.config()
+        self.checkpoints = None
+        if options.checkpoint is not None:
+            self.checkpoints = Checkpoints(options.checkpoint, options.checkpoint_every)
+            self._one_epoch |= options.checkpoint_every is None
         self.sums = np.zeros(1 + len(self.objective.metrics))
         self.epoch_seconds = 0.0
         self.passes = model._epochs_seen
@@ -112,10 +120,18 @@ class Fit:
     def start(self) -> None:
         """What precedes the first chunk."""
         self.model.stop_training = False
+        resumed = self.checkpoints is not None and self.options.resume and self.checkpoints.resume(self)
+        stopped = self.model.stop_training
         self._begun = time.perf_counter()
         self.engine.keep_snapshot()
         self.snapshot_cost = time.perf_counter() - self._begun
         self.callbacks.call("on_train_begin")
+        if self.checkpoints is not None:
+            if resumed:
+                self.progress.resume(self.done)
+                self.checkpoints.restore_callbacks(self)
+                self.model.stop_training = stopped
+            self.checkpoints.save(self)
 
     @property
     def finished(self) -> bool:
@@ -129,6 +145,8 @@ class Fit:
         ------
         DivergenceError : the model holds its last finite snapshot
         """
+        if self.checkpoints is not None:
+            self.checkpoints.save(self)
         if self.step:
             self._end_epochs(self.sums[None], None, np.array([self.epoch_seconds]))
         self.check_weights()
@@ -157,6 +175,8 @@ class Fit:
         left = self.feed.steps - self.step + (0 if one_epoch else (self.epochs - 1 - self.epoch) * self.feed.steps)
         most = self._steps if batch is None else 1
         steps = min(most, left, piece.steps, self.engine.steps_per_run(piece.batch))
+        if self.checkpoints is not None:
+            steps = min(steps, self.checkpoints.most(self.done))
         start = time.perf_counter()
         outcome = self.engine.run(
             piece.sample.x,
@@ -175,9 +195,13 @@ class Fit:
         )
         seconds = time.perf_counter() - start
         self._account(outcome, seconds, batch)
+        if outcome.interrupt is not None and self.checkpoints is not None:
+            self.checkpoints.save(self)
         outcome.completed()
         if outcome.diverged:
             self._diverged("the loss")
+        elif self.checkpoints is not None and self.checkpoints.due(self):
+            self.checkpoints.save(self)
         self._keep(seconds)
         self._steps = max(1, min(8 * self._steps, int(steps * CHUNK_SECONDS / max(seconds, 1e-6))))
         limit = self.options.max_time
@@ -194,6 +218,7 @@ class Fit:
         """Book the steps that are finished, the batch that a callback watches, and the epochs that they end."""
         first, length, seen = self.step, self.feed.steps, self.feed.rows(self.epoch, self.step)
         self.step += outcome.steps
+        self.done += outcome.steps
         ended = self.step // length
         self.model._updates += outcome.steps
         shares = np.diff((length * np.arange(len(outcome.sums) + 1)).clip(first, self.step))

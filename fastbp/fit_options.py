@@ -1,5 +1,6 @@
 """Floor 4: the options of ``Model.fit``, checked, and what they make of the data: rows to train on, rows held out."""
 
+import os
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -66,11 +67,14 @@ class Options:
     stratify: bool = False
     max_time: float | None = None
     on_interrupt: str = "raise"
+    checkpoint: str | os.PathLike[str] | None = None
+    checkpoint_every: int | None = None
+    resume: bool = False
 
     def __post_init__(self) -> None:
         whole("epochs", self.epochs)
         whole("initial_epoch", self.initial_epoch, least=0)
-        for name in ("batch_size", "steps_per_epoch", "validation_steps", "validation_batch_size"):
+        for name in ("batch_size", "steps_per_epoch", "validation_steps", "validation_batch_size", "checkpoint_every"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name))
         freq = self.validation_freq
@@ -87,6 +91,9 @@ class Options:
             raise ValueError(f"max_time must be a number of seconds above 0, got {self.max_time!r}")
         if self.on_interrupt not in ("raise", "return"):
             raise ValueError(f'on_interrupt must be "raise" or "return", got {self.on_interrupt!r}')
+        if self.checkpoint is None and (self.resume or self.checkpoint_every is not None):
+            option = "resume" if self.resume else "checkpoint_every"
+            raise ValueError(f"{option} is about a checkpoint: give checkpoint=PATH too")
         if self.stratify and (not self.validation_split or self.validation_data is not None):
             raise ValueError("stratify=True chooses the rows of validation_split: give a share, and no validation_data")
         if self.validation_data is None and not self.validation_split:

@@ -320,6 +320,9 @@ class Model:
         stratify: bool = False,
         max_time: float | None = None,
         on_interrupt: str = "raise",
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
     ) -> History:
         """Train for `epochs` passes over the data.
 
@@ -346,6 +349,12 @@ class Model:
         stratify : whether `validation_split` takes its share of each class, at random by the model's seed
         max_time : seconds after which the fit ends; the epoch that runs is reported as far as it came
         on_interrupt : what follows Ctrl-C: "raise" the KeyboardInterrupt, or "return" the history
+        checkpoint : file that the fit is written to while it runs (the one before stays as "<file>.previous"), and
+            when Ctrl-C or `max_time` ends it
+        checkpoint_every : steps between checkpoints; by default the end of each epoch
+        resume : go on from `checkpoint` to the same bits as if the fit had not been stopped, in the middle of an epoch
+            too; data, network and options must be those that it was begun with, but `epochs` may be greater. Where
+            there is no such file yet the fit begins
 
         Returns
         -------
@@ -353,7 +362,7 @@ class Model:
 
         Raises
         ------
-        TypeError, ValueError : data or options that don't fit, before any kernel runs
+        TypeError, ValueError : data or options that don't fit, or a checkpoint of another fit, before any kernel runs
         DivergenceError : the loss became NaN or infinite
         KeyboardInterrupt : passed on; what was learned stays, ``model.history.interrupted`` is True
         """
@@ -374,6 +383,9 @@ class Model:
             stratify=stratify,
             max_time=max_time,
             on_interrupt=on_interrupt,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
         )
         feed, held = sources(self, x, y, options)
         _, _, optimizer = self._compiled("fit")

@@ -49,6 +49,12 @@ class Progress:
         if verbose == 1:
             self._bar = bar(epochs * steps, f"epoch 1/{epochs}")
 
+    def resume(self, steps: int) -> None:
+        """`steps` were done in an earlier run; the time that is left isn't reckoned from them."""
+        if self._bar is not None:
+            self._bar.initial = self._bar.n = steps
+            self._bar.refresh()
+
     def advance(self, steps: int, rows: int, seconds: float) -> None:
         """`steps` more are done, over `rows` rows in `seconds` of computing."""
         self._rows_seen += rows

@@ -29,7 +29,13 @@ _FOREIGN = {
 }
 
 
-def write(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+def write(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, NDArray[Any]],
+    meta: Mapping[str, Any],
+    *,
+    previous: str | os.PathLike[str] | None = None,
+) -> None:
     """Write a model file; an interrupted write leaves the file that was there before.
 
     Parameters
@@ -40,6 +46,9 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], met
         Floats of 16, 32 or 64 bits, integers or booleans, of any shape, order and strides.
     meta : mapping
         What else belongs to the model: JSON's types; NumPy numbers and arrays become numbers and lists.
+    previous : str or path, optional
+        What the file that was there before is called from now on, in the same folder. After a crash at any moment one
+        of the two is whole.
 
     Raises
     ------
@@ -55,7 +64,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], met
         raise FileNotFoundError(f"the folder {target.parent} does not exist: make it, or save the model elsewhere")
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file to save the model in")
-    text = json.dumps({"format_version": FORMAT_VERSION, "meta": dict(meta)}, default=_plain)
+    text = json.dumps({"format_version": FORMAT_VERSION, "meta": dict(meta)}, default=as_json)
     # The package writes an array's memory as it lies there, so that any other order would be stored as garbage.
     plain = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     for name, array in plain.items():
@@ -73,6 +82,8 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], met
         os.chmod(part, mode)  # the package makes its files 0600
         with open(part, "r+b") as file:
             os.fsync(file.fileno())
+        if previous is not None and target.exists():
+            os.replace(target, previous)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
@@ -139,7 +150,8 @@ def _meta(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
     return meta
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """What JSON holds for a NumPy number or array; ``json.dumps`` asks for it."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     raise TypeError(f"meta holds a {type(value).__name__} ({value!r}); wanted dict, list, str, numbers, bool or None")
