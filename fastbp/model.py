@@ -412,7 +412,10 @@ class Model:
             updates=self._updates,
         ).completed()
         if outcome.diverged:
-            raise DivergenceError(1, 1, "the loss", optimizer.rate(self._updates))
+            error = DivergenceError(1, 1, outcome.diverged, optimizer.rate(self._updates))
+            if outcome.steps:  # the moments aren't finite either
+                self._reset_optimizer()
+            raise error
         self._updates += 1
         return self._values(outcome.sums[0], len(sample))
 

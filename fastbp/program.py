@@ -131,6 +131,14 @@ OP_COLUMNS = 42
 ) = range(60)
 RUN_COLUMNS = 60
 
+# ---- what STATUS says of a run
+(
+    RUNNING,
+    STOPPED,  # on request, before a step
+    DIVERGED,  # the loss of the step after those finished isn't finite; it updated nothing
+    OVERFLOWN,  # a weight would not have stayed finite in the last step finished (a guarded update; see ``cpu.rules``)
+) = range(4)
+
 # ---- kinds of task
 ROWS, GATHER, FORWARD, OUTPUT, BACK, INPUT_GRADIENT, WEIGHTS, SUM = range(8)
 TASK_COLUMNS = 6

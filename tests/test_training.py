@@ -13,6 +13,7 @@ import reference
 from helpers import OUTPUT, TOLERANCE, error, inputs, make, outputs, targets
 
 import fastbp as fb
+from fastbp.cpu import engine as engine_module
 from fastbp.cpu.engine import Engine
 from fastbp.losses import LOSSES
 from fastbp.optimizers import OPTIMIZERS
@@ -368,6 +369,59 @@ def test_divergence_stops_the_fit_and_keeps_finite_weights(threads: int) -> None
     assert all(np.isfinite(w).all() for w in model.get_weights())
     model.compile(fb.SGD(1e-6), "mse")
     assert np.isfinite(model.fit(x, y, verbose=0).history["loss"][0])
+
+
+def overflowing(dtype: str, threads: int) -> tuple[fb.Model, np.ndarray, np.ndarray]:
+    """A model that loses its weights in its second step, of data whose every loss before is finite."""
+    model = make([200, 300, 1], "relu", dtype=dtype, threads=threads)
+    model.compile(fb.SGD(1e38 if dtype != "float64" else 1e308), "mse")
+    x, y = inputs(320, 200), targets("mean_squared_error", 320, 1)
+    y[:32] = model.predict(x[:32])  # no loss: nothing to learn
+    return model, x, y
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_large_networks_are_guarded_in_every_update(dtype: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "SNAPSHOT_BYTES", 0)
+    model, x, y = overflowing(dtype, threads)
+    before = model.get_weights()
+    with pytest.raises(fb.DivergenceError, match=r"the weights became NaN .* holds its last finite weights") as caught:
+        model.fit(x, y, batch_size=32, epochs=3, shuffle=False, verbose=0)
+    assert (caught.value.epoch, caught.value.step) == (1, 2)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    assert any((a != b).any() for a, b in zip(model.get_weights(), before, strict=True))
+    model, x, y = overflowing(dtype, threads)
+    model.train_on_batch(x[:32], y[:32])
+    with pytest.raises(fb.DivergenceError, match="the weights became NaN"):
+        model.train_on_batch(x[32:64], y[32:64])
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    model.set_weights(before)
+    model.compile("adam", "mse")
+    assert np.isfinite(model.fit(x, y, verbose=0).history["loss"][0])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_fit_that_loses_its_weights_in_its_last_step(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "SNAPSHOT_BYTES", 0)
+    model, x, y = overflowing("float32", threads)
+    with pytest.raises(fb.DivergenceError, match="the weights became NaN") as caught:
+        model.fit(x[:64], y[:64], batch_size=32, epochs=1, shuffle=False, verbose=0, validation_data=(x, y))
+    assert (caught.value.epoch, caught.value.step) == (1, 2)
+
+
+@pytest.mark.parametrize("optimizer", [fb.SGD(0.1), fb.AdamW(0.01, use_ema=True)], ids=repr)
+def test_a_guard_that_finds_nothing_changes_nothing(optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = inputs(96, 30), targets("mean_squared_error", 96, 2)
+    found = []
+    for most in (1 << 30, 0):
+        monkeypatch.setattr(engine_module, "SNAPSHOT_BYTES", most)
+        model = make([30, 40, 2], threads=2)
+        model.compile(optimizer, "mse")
+        model.fit(x, y, epochs=5, verbose=0)
+        found.append(model.get_weights())
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_an_interrupt_stops_at_a_whole_step_and_is_passed_on() -> None:

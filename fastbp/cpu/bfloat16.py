@@ -413,7 +413,8 @@ def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
                         penalty.pull(KIND, run, op, k0 + k, done, w + place + i * w_panel, c + i * g_panel, h)
                 if update and b0 + blocks == panels:
                     for i in range(used):
-                        call_rule(update, w + place + i * w_panel, moments, c + i * g_panel, done * per_panel, h, 0)
+                        at_w, at_g = w + place + i * w_panel, c + i * g_panel
+                        call_rule(update, at_w, moments, at_g, done * per_panel, h, at(run, pg.STATUS))
                 k += done
     if amx:
         amx_end()

@@ -32,6 +32,9 @@ POLL_SECONDS = 0.1
 EVALUATION_ROWS = 4096
 LONG_WORK = 1e8
 """Above so many floating-point operations a run leaves the calling thread free to notice signals."""
+SNAPSHOT_BYTES = 64 << 20
+"""Weights of more bytes are guarded in each update, instead of copied aside now and then."""
+DIVERGED = {pg.DIVERGED: "the loss", pg.OVERFLOWN: "the weights"}
 ROOM = 5
 """Arrays beside each other that memory is reserved for, not taken: the weights, three moments, an average."""
 WORKSPACES = 16 << 20
@@ -81,14 +84,15 @@ class Outcome:
     Attributes
     ----------
     steps : steps finished
-    diverged : whether the loss of the step after them was NaN or infinite; that step updated nothing
+    diverged : what became NaN or infinite, "" where nothing did: "the loss" of the step after them, which updated
+        nothing, or "the weights", which the last of them would not have kept finite
     sums : (epochs touched, 1 + metrics) float64, summed over rows
     interrupt : what stopped the run early (Ctrl-C), for the caller to raise when all is put away
     held : (epochs validated, 1 + metrics) the same of the validation, None where `run` wasn't asked for it
     """
 
     steps: int
-    diverged: bool
+    diverged: str
     sums: np.ndarray
     interrupt: BaseException | None = None
     held: np.ndarray | None = None
@@ -124,7 +128,7 @@ class Prepared:
 
     def outcome(self, interrupt: BaseException | None) -> Outcome:
         """What the workers, all of them back, have done."""
-        return Outcome(int(self.status[1:].max()), int(self.status[0]) == worker.DIVERGED, self.sums, interrupt)
+        return Outcome(int(self.status[1:].max()), DIVERGED.get(int(self.status[0]), ""), self.sums, interrupt)
 
 
 class Chain:
@@ -159,7 +163,7 @@ class Chain:
     def outcome(self, interrupt: BaseException | None) -> Outcome:
         """What was done."""
         steps = int(self.status[0::2, 1].sum())
-        diverged = bool((self.status[0::2, 0] == worker.DIVERGED).any())
+        diverged = DIVERGED.get(int(self.status[0::2, 0].max()), "")
         checked = int((self.status[1::2, 1] == self.runs[1::2, pg.STEPS]).sum())
         return Outcome(steps, diverged, self.sums, interrupt, self.held[:checked])
 
@@ -259,14 +263,26 @@ class Engine:
         return self._region(0)
 
     def finite(self) -> bool:
-        """Whether every weight is a finite number."""
+        """Whether every weight is a finite number (guarded updates keep them so)."""
+        if self.guarded:
+            return True
         weights = self._region(0)
         with np.errstate(all="ignore"):
             total = float(np.dot(weights, weights))  # one pass; the second look only where it overflows
         return math.isfinite(total) or bool(math.isfinite(weights.min()) and math.isfinite(weights.max()))
 
+    @property
+    def guarded(self) -> bool:
+        """Whether the updates of a run keep weights as they were that would become NaN or infinite, and say so.
+
+        A large network's do: a snapshot would take as much memory as the weights.
+        """
+        return self.program.parameter_bytes > SNAPSHOT_BYTES
+
     def keep_snapshot(self) -> None:
         """Copy the weights aside; the buffer stays with the engine, so that only the first copy touches new memory."""
+        if self.guarded:
+            return
         if self._snapshot is None:
             self._snapshot = np.empty_like(self._region(0))
         weights = self._region(0)
@@ -285,9 +301,9 @@ class Engine:
             self._snapshot = None
 
     def restore_snapshot(self) -> None:
-        """Put the weights back as they were at `keep_snapshot`."""
-        assert self._snapshot is not None
-        np.copyto(self.weights, self._snapshot)
+        """Put the weights back as they were at `keep_snapshot`; guarded ones stay."""
+        if self._snapshot is not None:
+            np.copyto(self.weights, self._snapshot)
 
     def moments(self) -> list[np.ndarray]:
         """The optimizer's arrays, in the order of the weights."""
@@ -350,7 +366,7 @@ class Engine:
                 needed.append((last.name, rules.derivative(last, self.dtype)))
         needed += [(metric.name, rules.metric(metric, self.dtype)) for metric in objective.metrics]
         if optimizer is not None:
-            needed.append((optimizer.name, rules.update(optimizer, self.dtype)))
+            needed.append((optimizer.name, rules.update(optimizer, self.dtype, self.guarded)))
         return needed
 
     def _bind(self, batch: int, objective: Objective, backward: bool, input_gradient: bool) -> _Bound:
@@ -558,7 +574,7 @@ class Engine:
         if optimizer is not None:
             numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
             coefficients = np.ascontiguousarray(optimizer.coefficients(numbers), self.dtype)
-            run[pg.UPDATE] = rules.update(optimizer, self.dtype).address()
+            run[pg.UPDATE] = rules.update(optimizer, self.dtype, self.guarded).address()
             run[pg.MOMENTS], run[pg.ARRAYS] = self.program.parameter_bytes, 1 + optimizer.slots
             if bound.plan.slabs > 1:
                 gradient = self._gradient_buffer()

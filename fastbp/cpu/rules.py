@@ -6,9 +6,11 @@ A rule takes six int64 arguments (addresses and counts) and returns a float64, s
 * derivative   (da, a, z, n, parameter, -)             dL/da becomes dL/dz
 * loss         (dz, a, y, n, parameters, scale)        n columns; returns the panel's loss
 * metric       (a, y, n, counts, -, -)                 n columns; returns the panel's sum
-* update       (w, moments, g, n, coefficients, -)     n vectors; moments is the distance from array to array
+* update       (w, moments, g, n, coefficients, status)   n vectors; moments is the distance from array to array
 * penalty      (w, n, strengths, -, -, -)              n vectors; returns their penalty (see ``cpu.penalty``)
 * pull         (g, w, n, strengths, scale, -)          adds the penalty's gradient to n vectors of g
+
+A guarded update leaves a weight as it is where it would become NaN or infinite, and writes so into the status.
 """
 
 import functools
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 from numba.core import types
 
+from fastbp import program as pg
 from fastbp._jit import Kernel, vector_bytes
 from fastbp._vector import (
     column,
@@ -27,6 +30,7 @@ from fastbp._vector import (
     load_vectors,
     spread,
     spread_numbers,
+    store_int,
     store_vectors,
     total,
     where,
@@ -129,10 +133,18 @@ def _metric(function: Callable[..., Any], kind: Any, step: int) -> Callable[...,
 
 
 def _update(
-    function: Callable[..., Any], kind: Any, step: int, width: int, slots: int, decays: bool, averages: bool
+    function: Callable[..., Any],
+    kind: Any,
+    step: int,
+    width: int,
+    slots: int,
+    decays: bool,
+    averages: bool,
+    guarded: bool,
 ) -> Callable[..., float]:
-    def update(w: int, moments: int, g: int, n: int, coefficients: int, _f: int) -> float:
+    def update(w: int, moments: int, g: int, n: int, coefficients: int, status: int) -> float:
         h = spread_numbers(kind, coefficients, width)
+        wild = spread(kind, 0.0)
         weight, gradient = column(kind, w, 1), column(kind, g, 1)
         average = column(kind, w + (1 + slots) * moments, 1)
         for i in range(n):
@@ -143,11 +155,17 @@ def _update(
                 old = old * h[KEEP]
             new, state = function(old, state, gradient[i], h)
             store_vectors(place, moments, state)
+            if guarded:
+                error = new - new  # NaN where the weight is NaN or infinite
+                wild = wild + error
+                new = where(error == 0.0, new, weight[i])
             if averages:
                 mean = fma(average[i], h[AVERAGE_KEEP], new * (1.0 - h[AVERAGE_KEEP]))
                 average[i] = mean
                 new = where(h[OVERWRITE] > 0.0, mean, new)
             weight[i] = new
+        if guarded and total(wild) != 0.0:
+            store_int(status, pg.OVERFLOWN)
         return 0.0
 
     return update
@@ -215,10 +233,11 @@ def metric(row: Metric, dtype: np.dtype) -> Kernel:
     return _kernel(_metric, row.function, dtype, vector_bytes())
 
 
-def update(optimizer: Optimizer, dtype: np.dtype) -> Kernel:
+def update(optimizer: Optimizer, dtype: np.dtype, guarded: bool = False) -> Kernel:
     """The rule that moves weights by their gradient."""
     slots, decays, averages = len(optimizer.initials), bool(optimizer.weight_decay), bool(optimizer.use_ema)
-    return _kernel(_update, optimizer.formula, dtype, vector_bytes(), optimizer.width, slots, decays, averages)
+    constants = vector_bytes(), optimizer.width, slots, decays, averages, guarded
+    return _kernel(_update, optimizer.formula, dtype, *constants)
 
 
 @functools.cache

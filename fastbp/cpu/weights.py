@@ -94,6 +94,7 @@ def task(kind: Any, run: int, row: int, count: int, more: int, last: bool, h: in
                         penalty.pull(kind, run, op, k0 + k, rows, w + place + i * w_panel, c + i * g_panel, h)
                 if update and b1 == count:
                     for i in range(panels):
-                        call_rule(update, w + place + i * w_panel, moments, c + i * g_panel, rows * per_panel, h, 0)
+                        at_w, at_g = w + place + i * w_panel, c + i * g_panel
+                        call_rule(update, at_w, moments, at_g, rows * per_panel, h, at(run, pg.STATUS))
                 k += rows
             j += panels

@@ -29,7 +29,6 @@ from fastbp.cpu.rows import at
 
 SIGNATURE = types.int64(types.int64, types.int64)
 SPINS = 2000
-RUNNING, STOPPED, DIVERGED = range(3)
 
 
 @helper
@@ -63,7 +62,7 @@ def _wait(run: int, done: int, need: int) -> bool:
         pause()
         spins += 1
         if spins > SPINS:
-            if load_acquire(at(run, pg.STATUS)) == STOPPED:
+            if load_acquire(at(run, pg.STATUS)) == pg.STOPPED:
                 return False
             call_yield(at(run, pg.YIELD))
     return True
@@ -140,9 +139,12 @@ def _share(kind: Any, run: int, me: int) -> int:
                     return s
                 if profile and threads > 1:
                     clock = _book(profile, clock)
-                if final and at(run, pg.BACKWARD) and not math.isfinite(_loss_of_slab(run, panels)):
-                    store_int(at(run, pg.STATUS), DIVERGED)
-                    return s
+                if final and at(run, pg.BACKWARD):
+                    if load_int(at(run, pg.STATUS)) == pg.OVERFLOWN:
+                        return s
+                    if not math.isfinite(_loss_of_slab(run, panels)):
+                        store_int(at(run, pg.STATUS), pg.DIVERGED)
+                        return s
                 need += load_int(bounds + 8 * (1 + threads))
                 for turn in range(threads):
                     owner = (me + turn) % threads
@@ -165,7 +167,7 @@ def _share(kind: Any, run: int, me: int) -> int:
                                 _sum_weights(kind, run, task, count, slab0, slab0 + slab >= batch_rows, h, scratch)
                         else:
                             if load_acquire(at(run, pg.STOP)):
-                                store_int(at(run, pg.STATUS), STOPPED)
+                                store_int(at(run, pg.STATUS), pg.STOPPED)
                                 return s
                             _perform(kind, run, task, epoch, batch0 + slab0, count, batch_rows)
                         i += 1
