@@ -238,6 +238,26 @@ class TerminateOnNaN(Callback):
         self.model.stop_training = True
 
 
+class GradientNorms(Callback):
+    """Reports the norm of each layer's gradient after each epoch, as "gradient_<layer>" in logs and history.
+
+    Parameters
+    ----------
+    x, y : the rows that the gradient is taken over, some hundred of the training data's
+    verbose : 1 prints the table of ``model.gradient_report`` on stderr
+    """
+
+    def __init__(self, x: Any, y: Any, verbose: int = 0) -> None:
+        self.x, self.y, self.verbose = x, y, verbose
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        report = self.model.gradient_report(self.x, self.y)
+        if logs is not None:
+            logs |= {f"gradient_{name}": norm for name, norm in report.norms.items()}
+        if self.verbose:
+            print(f"epoch {epoch + 1}\n{report}", file=sys.stderr)
+
+
 # ---------------------------------------------------------------- callbacks that watch one value
 
 _GREATER = ("acc", "auc", "precision", "recall", "f1", "r2", "cosine", "score")

@@ -18,6 +18,7 @@ from fastbp.cpu.engine import EVALUATION_ROWS, Engine, Objective, aligned
 from fastbp.data import Sample
 from fastbp.fit import DivergenceError, Fit, evaluated
 from fastbp.fit_options import Options, sources
+from fastbp.gradient_report import GradientReport, gradient_report
 from fastbp.history import History
 from fastbp.layers import Dense, Input
 from fastbp.losses import Loss
@@ -455,6 +456,14 @@ class Model:
             )
         arrays = engine.program.take(flat)
         return (arrays, dx) if inputs else arrays
+
+    def gradient_report(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> GradientReport:
+        """The norm of each layer's gradient over the rows given; printed, a table that names what vanishes or explodes.
+
+        A layer is "vanishing" where the root mean square of its gradient is 0 or below 1/1000 of the largest layer's,
+        "exploding" where its norm is above 100 times that of the layer's weights.
+        """
+        return gradient_report(self, x, y, sample_weight)
 
     def apply_gradients(self, gradients: Sequence[ArrayLike]) -> None:
         """One update of the optimizer from gradients in the order and shapes of `get_weights`."""

@@ -15,6 +15,7 @@ from fastbp.callbacks import (
     Callback,
     CSVLogger,
     EarlyStopping,
+    GradientNorms,
     LambdaCallback,
     LearningRateScheduler,
     ModelCheckpoint,
@@ -335,6 +336,32 @@ def test_terminate_on_nan_ends_quietly(capsys: pytest.CaptureFixture[str]) -> No
     assert history.stopped.startswith("stopped by NaN in epoch ")
     assert len(history.epoch) < 50
     assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_gradient_report_and_its_callback(capsys: pytest.CaptureFixture[str]) -> None:
+    model = classifier()
+    gradients, names = model.gradients(X, Y), model._names()
+    wanted = [np.sqrt(sum((g.astype(float) ** 2).sum() for g in gradients[i : i + 2])) for i in (0, 2)]
+    report = model.gradient_report(X, Y)
+    assert list(report.norms) == names
+    assert list(report.norms.values()) == pytest.approx(wanted, rel=1e-6)
+    assert [row.state for row in report] == ["", ""]
+    assert all(name in repr(report) for name in names)
+    history = model.fit(X, Y, epochs=2, verbose=0, callbacks=GradientNorms(X, Y, verbose=1))
+    last = model.gradient_report(X, Y).norms
+    assert [history.history[f"gradient_{name}"][-1] for name in names] == list(last.values())
+    assert capsys.readouterr().err.count("norm") == 2
+
+
+def test_vanishing_and_exploding_gradients_are_named() -> None:
+    deep = fb.Model([*(fb.Dense(8, "sigmoid") for _ in range(9)), fb.Dense(1)])
+    deep.compile("sgd", "mse")
+    states = [row.state for row in deep.gradient_report(X, Y[:, None].astype(float))]
+    assert states[0] == "vanishing" and states[-1] == ""
+    steep = make([4, 6, 1], "linear")
+    steep.compile("sgd", "mse")
+    report = steep.gradient_report(1e3 * X, Y[:, None].astype(float))
+    assert "exploding" in repr(report)
 
 
 def test_timer() -> None:
