@@ -20,14 +20,29 @@ if TYPE_CHECKING:
     from fastbp.layers import Dense as Dense
     from fastbp.layers import Input as Input
     from fastbp.losses import BinaryCrossentropy as BinaryCrossentropy
+    from fastbp.losses import BinaryFocalCrossentropy as BinaryFocalCrossentropy
     from fastbp.losses import CategoricalCrossentropy as CategoricalCrossentropy
+    from fastbp.losses import CategoricalFocalCrossentropy as CategoricalFocalCrossentropy
+    from fastbp.losses import CategoricalHinge as CategoricalHinge
+    from fastbp.losses import CosineSimilarity as CosineSimilarity
+    from fastbp.losses import GammaDeviance as GammaDeviance
     from fastbp.losses import HalfSquaredError as HalfSquaredError
+    from fastbp.losses import Hinge as Hinge
     from fastbp.losses import Huber as Huber
+    from fastbp.losses import KLDivergence as KLDivergence
+    from fastbp.losses import LogCosh as LogCosh
     from fastbp.losses import MeanAbsoluteError as MeanAbsoluteError
+    from fastbp.losses import MeanAbsolutePercentageError as MeanAbsolutePercentageError
     from fastbp.losses import MeanSquaredError as MeanSquaredError
+    from fastbp.losses import MeanSquaredLogarithmicError as MeanSquaredLogarithmicError
+    from fastbp.losses import NegativeBinomialDeviance as NegativeBinomialDeviance
     from fastbp.losses import Poisson as Poisson
     from fastbp.losses import PoissonDeviance as PoissonDeviance
+    from fastbp.losses import Quantile as Quantile
     from fastbp.losses import SparseCategoricalCrossentropy as SparseCategoricalCrossentropy
+    from fastbp.losses import SparseCategoricalFocalCrossentropy as SparseCategoricalFocalCrossentropy
+    from fastbp.losses import SquaredHinge as SquaredHinge
+    from fastbp.losses import TweedieDeviance as TweedieDeviance
     from fastbp.many import Histories as Histories
     from fastbp.many import fit_many as fit_many
     from fastbp.model import Model as Model
@@ -44,6 +59,8 @@ if TYPE_CHECKING:
     from fastbp.optimizers import RMSprop as RMSprop
     from fastbp.profiling import Profile as Profile
     from fastbp.profiling import profile as profile
+    from fastbp.rate_finder import LearningRateCurve as LearningRateCurve
+    from fastbp.rate_finder import find_learning_rate as find_learning_rate
     from fastbp.warming import warmup as warmup
 
 _CONTENTS = {
@@ -51,14 +68,29 @@ _CONTENTS = {
     "fastbp.layers": ("Dense", "Input"),
     "fastbp.losses": (
         "BinaryCrossentropy",
+        "BinaryFocalCrossentropy",
         "CategoricalCrossentropy",
+        "CategoricalFocalCrossentropy",
+        "CategoricalHinge",
+        "CosineSimilarity",
+        "GammaDeviance",
         "HalfSquaredError",
+        "Hinge",
         "Huber",
+        "KLDivergence",
+        "LogCosh",
         "MeanAbsoluteError",
+        "MeanAbsolutePercentageError",
         "MeanSquaredError",
+        "MeanSquaredLogarithmicError",
+        "NegativeBinomialDeviance",
         "Poisson",
         "PoissonDeviance",
+        "Quantile",
         "SparseCategoricalCrossentropy",
+        "SparseCategoricalFocalCrossentropy",
+        "SquaredHinge",
+        "TweedieDeviance",
     ),
     "fastbp.fit": ("DivergenceError",),
     "fastbp.history": ("History",),
@@ -67,6 +99,7 @@ _CONTENTS = {
     "fastbp.optimizers": ("SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "Nadam", "RAdam", "RMSprop"),
     "fastbp.profiling": ("Profile", "profile"),
     "fastbp.warming": ("warmup",),
+    "fastbp.rate_finder": ("LearningRateCurve", "find_learning_rate"),
 }
 _MODULES = ("activations", "callbacks", "layers", "losses", "metrics", "optimizers", "schedules")
 _HOME = {name: module for module, names in _CONTENTS.items() for name in names}

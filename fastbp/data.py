@@ -136,6 +136,20 @@ def as_matrix(x: Any, dtype: DTypeLike, *, name: str = "x", width: int | None = 
     return _stage(table, np.dtype(dtype), name)
 
 
+TARGETS: dict[str, tuple[str, str]] = {
+    "dense": ("any numbers", ""),
+    "probabilities": (
+        "from 0 to 1",
+        "rescale them (for labels -1 and 1: ({name} + 1) / 2), or use loss='mean_squared_error'",
+    ),
+    "not_negative": ("of at least 0", "leave those rows out, or use loss='mean_squared_error'"),
+    "positive": ("above 0", "leave those rows out, or use loss='tweedie_deviance', which takes zeros"),
+    "signs": ("-1 and 1, or 0 and 1", "say which is which, or use loss='mean_squared_error'"),
+    "labels": ("class numbers", ""),
+}
+"""Kinds of targets that a loss may want: what they must be, and what to do where they aren't."""
+
+
 def as_targets(
     y: Any, kind: str, outputs: int, dtype: DTypeLike, *, rows: int, name: str = "y", missing: bool = False
 ) -> NDArray[Any] | NDArray[np.int64]:
@@ -145,8 +159,8 @@ def as_targets(
     ----------
     y : array-like of shape (N,) or (N, O)
         As for :func:`as_matrix`; one dimension is enough for one output and for class numbers.
-    kind : {"dense", "probabilities", "labels"}
-        Numbers, numbers from 0 to 1, or class numbers.
+    kind : a key of :data:`TARGETS`
+        Numbers, numbers of a range, or class numbers. For "signs" 0 becomes -1.
     outputs : int
         O, the width of the model's last layer.
     dtype : numpy.float32 or numpy.float64
@@ -184,13 +198,32 @@ def as_targets(
     if len(table.shape) != 2 or table.shape[1] != outputs:
         raise ValueError(f"{name} has shape {table.shape}; the model's last layer wants ({rows}, {outputs})")
     staged = _stage(table, np.dtype(dtype), name, missing)
-    if kind == "probabilities" and (np.fmin.reduce(staged, None) < 0 or np.fmax.reduce(staged, None) > 1):
-        row, column = np.argwhere((staged < 0) | (staged > 1))[0]
+    wrong = _out_of_range(staged, kind)
+    if wrong is not None:
+        row, column = np.argwhere(wrong)[0]
+        wanted, advice = TARGETS[kind]
         raise ValueError(
-            f"{table.place(name, row, column)} is {staged[row, column]:g}; this loss wants targets from 0 to 1: "
-            f"rescale them (for labels -1 and 1: ({name} + 1) / 2), or use loss='mean_squared_error'"
+            f"{table.place(name, row, column)} is {staged[row, column]:g}; this loss wants targets {wanted}: "
+            f"{advice.format(name=name)}"
         )
+    if kind == "signs" and np.fmin.reduce(staged, None) == 0:
+        return np.where(staged == 0, staged.dtype.type(-1), staged)
     return staged
+
+
+def _out_of_range(y: NDArray[Any], kind: str) -> NDArray[np.bool_] | None:
+    """Where the numbers aren't what the kind wants; None where all are."""
+    low, high = np.fmin.reduce(y, None), np.fmax.reduce(y, None)
+    if kind == "probabilities" and (low < 0 or high > 1):
+        return (y < 0) | (y > 1)
+    if kind == "not_negative" and low < 0:
+        return np.asarray(y < 0)
+    if kind == "positive" and low < np.finfo(y.dtype).tiny:  # kernels take what is smaller for 0
+        return np.asarray(y < np.finfo(y.dtype).tiny)
+    if kind == "signs":
+        wrong = (np.abs(y) != 1) & ((y != 0) | (low < 0)) & (y == y)
+        return wrong if wrong.any() else None
+    return None
 
 
 def as_rows(rows: Any, count: int, *, name: str = "rows") -> NDArray[np.int64]:

@@ -1,16 +1,18 @@
 """Floor 1: losses. One row and one formula each, for every engine, test and benchmark.
 
-A formula takes a (outputs), y (targets) and p (the loss's parameter) and returns (l, dl/da), element by element. A loss
-that is *fused* with its output activation takes z instead of a, so that nothing overflows; categorical cross-entropy
-couples the neurons of a row and takes columns.
+A formula takes a (outputs), y (targets) and p (the tuple of the loss's parameters) and returns (l, dl/da), element by
+element. A loss that is *fused* with its output activation takes z instead of a, so that nothing overflows; those that
+couple the neurons of a row take columns.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastbp._math import exp, formula, log, log1p, logistic
-from fastbp._vector import copysign, maximum, minimum, where
+from fastbp._checks import number
+from fastbp._math import exp, formula, log, log1p, logistic, tanh
+from fastbp._vector import copysign, maximum, minimum, sqrt, where
 from fastbp.activations import unknown
 
 
@@ -22,10 +24,10 @@ class Loss:
     ----------
     name : how users call it
     function : f(a, y, p) -> (l, dl/da), of z and dl/dz where the loss is fused;
-        for a coupled one f(dz, z, y, n, weight) -> l, which writes weight * dl/dz
-    targets : what y holds: "dense" (N, O) numbers, "probabilities" (N, O) in [0, 1], "labels" (N,) class numbers
+        for a coupled one f(da, a, y, n, weight, p) -> l, which writes weight * dl/da (of z where it is fused)
+    targets : what y holds, see ``data.TARGETS``: "dense" (N, O) numbers, or of a range, or "labels" (N,) class numbers
     fused_with : name of the output activation computed together with the loss, None where any will do
-    parameter : default of p, None where there is none
+    parameters : names and values of p
     mean_outputs : whether the loss of a row is the mean over its outputs (else the sum)
     mean_rows : whether the loss of a batch is the mean over its rows (else the sum)
     coupled : whether it takes columns
@@ -38,13 +40,27 @@ class Loss:
     function: Callable[..., Any]
     targets: str = "dense"
     fused_with: str | None = None
-    parameter: float | None = None
+    parameters: tuple[tuple[str, float], ...] = ()
     mean_outputs: bool = True
     mean_rows: bool = True
     coupled: bool = False
     from_logits: bool = False
     mask_nan: bool = False
     aliases: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """p."""
+        return tuple(value for _, value in self.parameters)
+
+    def having(self, **parameters: float) -> "Loss":
+        """The same loss with other parameters."""
+        return replace(self, parameters=tuple((name, float(parameters.pop(name, v))) for name, v in self.parameters))
+
+
+EPSILON = 1e-7
+"""What Keras keeps logarithms and divisors away from 0 by."""
+TINY = 1e-30
 
 
 @formula
@@ -68,13 +84,84 @@ def mean_absolute_error(a: Any, y: Any, p: Any) -> Any:
 @formula
 def huber(a: Any, y: Any, p: Any) -> Any:
     d = a - y
-    near = minimum(abs(d), p)
+    near = minimum(abs(d), p[0])
     return near * (abs(d) - 0.5 * near), copysign(near, d)
 
 
 @formula
+def mean_absolute_percentage_error(a: Any, y: Any, p: Any) -> Any:
+    d = a - y
+    scale = 100.0 / maximum(abs(y), EPSILON)
+    return abs(d) * scale, where(d == 0.0, d, copysign(scale, d))
+
+
+@formula
+def mean_squared_logarithmic_error(a: Any, y: Any, p: Any) -> Any:
+    d = log1p(maximum(a, EPSILON)) - log1p(maximum(y, EPSILON))
+    return d * d, where(a > EPSILON, 2.0 * d / (a + 1.0), 0.0)
+
+
+@formula
+def log_cosh(a: Any, y: Any, p: Any) -> Any:
+    d = a - y
+    return abs(d) + log1p(exp(-2.0 * abs(d))) - math.log(2.0), tanh(d)
+
+
+@formula
+def quantile(a: Any, y: Any, p: Any) -> Any:
+    d = a - y
+    slope = where(d > 0.0, 1.0 - p[0], where(d < 0.0, -p[0], 0.0 * d))
+    return slope * d, slope
+
+
+@formula
+def hinge(a: Any, y: Any, p: Any) -> Any:
+    margin = maximum(1.0 - y * a, 0.0)
+    return margin, where(margin > 0.0, -y, 0.0)
+
+
+@formula
+def squared_hinge(a: Any, y: Any, p: Any) -> Any:
+    margin = maximum(1.0 - y * a, 0.0)
+    return margin * margin, -2.0 * margin * y
+
+
+@formula
+def kl_divergence(a: Any, y: Any, p: Any) -> Any:
+    target = maximum(minimum(y, 1.0), EPSILON)
+    share = maximum(minimum(a, 1.0), EPSILON)
+    return target * log(target / share), where(a == share, -target / share, 0.0)
+
+
+@formula
+def _smoothed(y: Any, smoothing: Any, even: Any) -> Any:
+    return y + smoothing * (even - y)
+
+
+@formula
 def binary_crossentropy(z: Any, y: Any, p: Any) -> Any:
+    y = _smoothed(y, p[0], 0.5)
     return maximum(z, 0.0) - z * y + log1p(exp(-abs(z))), logistic(z) - y
+
+
+@formula
+def _power(base: Any, exponent: Any) -> Any:
+    """base ** exponent, for a base of at least `TINY`."""
+    return exp(exponent * log(base))
+
+
+@formula
+def binary_focal_crossentropy(z: Any, y: Any, p: Any) -> Any:
+    gamma = p[0]
+    y = _smoothed(y, p[3], 0.5)
+    weight = 1.0 + p[2] * (y * p[1] + (1.0 - y) * (1.0 - p[1]) - 1.0)
+    right = logistic(z)
+    wrong = logistic(-z)
+    miss = maximum(y * wrong + (1.0 - y) * right, TINY)
+    factor = weight * _power(miss, gamma)
+    value = maximum(z, 0.0) - z * y + log1p(exp(-abs(z)))
+    slope = gamma * (1.0 - 2.0 * y) * (right * wrong / miss)
+    return factor * value, factor * (slope * value + right - y)
 
 
 @formula
@@ -91,7 +178,34 @@ def poisson_deviance(z: Any, y: Any, p: Any) -> Any:
 
 
 @formula
-def categorical_crossentropy(dz: Any, z: Any, y: Any, n: int, weight: Any) -> Any:
+def gamma_deviance(z: Any, y: Any, p: Any) -> Any:
+    ratio = y * exp(-z)
+    return z - log(y) + ratio - 1.0, 1.0 - ratio
+
+
+@formula
+def tweedie_deviance(z: Any, y: Any, p: Any) -> Any:
+    low = 1.0 - p[0]
+    high = 2.0 - p[0]
+    seen = y * exp(low * z)
+    mean = exp(high * z)
+    best = where(y > 0.0, _power(maximum(y, TINY), high), 0.0) / (low * high)
+    return best - seen / low + mean / high, mean - seen
+
+
+@formula
+def negative_binomial_deviance(z: Any, y: Any, p: Any) -> Any:
+    shape = 1.0 / p[0]
+    shifted = z + log(p[0])
+    spread = maximum(shifted, 0.0) + log1p(exp(-abs(shifted)))
+    best = where(y > 0.0, y * log(maximum(y, TINY)), 0.0)
+    value = best - y * z - (y + shape) * (log1p(p[0] * y) - spread)
+    return value, (y + shape) * logistic(shifted) - y
+
+
+@formula
+def categorical_crossentropy(dz: Any, z: Any, y: Any, n: int, weight: Any, p: Any) -> Any:
+    even = 1.0 / n
     peak = z[0]
     for c in range(1, n):
         peak = maximum(peak, z[c])
@@ -103,13 +217,81 @@ def categorical_crossentropy(dz: Any, z: Any, y: Any, n: int, weight: Any) -> An
         e = exp(shifted)
         dz[c] = e
         norm = norm + e
-        mass = mass + y[c]
-        inner = inner + y[c] * shifted
+        target = _smoothed(y[c], p[0], even)
+        mass = mass + target
+        inner = inner + target * shifted
     scale = mass / norm
     for c in range(n):
-        dz[c] = (dz[c] * scale - y[c]) * weight
+        dz[c] = (dz[c] * scale - _smoothed(y[c], p[0], even)) * weight
     return mass * log(norm) - inner
 
+
+@formula
+def categorical_focal_crossentropy(dz: Any, z: Any, y: Any, n: int, weight: Any, p: Any) -> Any:
+    gamma = p[0]
+    even = 1.0 / n
+    peak = z[0]
+    for c in range(1, n):
+        peak = maximum(peak, z[c])
+    norm = peak * 0.0
+    for c in range(n):
+        norm = norm + exp(z[c] - peak)
+    log_norm = log(norm)
+    value = norm * 0.0
+    inner = value
+    for c in range(n):
+        log_share = z[c] - peak - log_norm
+        share = exp(log_share)
+        miss = maximum(1.0 - share, TINY)
+        factor = _smoothed(y[c], p[2], even) * p[1] * _power(miss, gamma)
+        value = value - factor * log_share
+        # share times the derivative by the share
+        slope = factor * (gamma * share / miss * log_share - 1.0)
+        dz[c] = slope
+        inner = inner + slope
+    for c in range(n):
+        dz[c] = (dz[c] - exp(z[c] - peak - log_norm) * inner) * weight
+    return value
+
+
+@formula
+def categorical_hinge(da: Any, a: Any, y: Any, n: int, weight: Any, p: Any) -> Any:
+    best = (1.0 - y[0]) * a[0]
+    place = best * 0.0
+    right = y[0] * a[0]
+    for c in range(1, n):
+        other = (1.0 - y[c]) * a[c]
+        place = where(other > best, c, place)
+        best = maximum(best, other)
+        right = right + y[c] * a[c]
+    margin = maximum(best - right + 1.0, 0.0)
+    for c in range(n):
+        slope = where(place == c, 1.0 - 2.0 * y[c], -y[c])
+        da[c] = where(margin > 0.0, slope * weight, 0.0)
+    return margin
+
+
+@formula
+def cosine_similarity(da: Any, a: Any, y: Any, n: int, weight: Any, p: Any) -> Any:
+    square = a[0] * a[0]
+    target = y[0] * y[0]
+    inner = a[0] * y[0]
+    for c in range(1, n):
+        square = square + a[c] * a[c]
+        target = target + y[c] * y[c]
+        inner = inner + a[c] * y[c]
+    scale = 1.0 / sqrt(maximum(square, 1e-12))
+    other = 1.0 / sqrt(maximum(target, 1e-12))
+    value = -inner * scale * other
+    pull = where(square > 1e-12, value * scale * scale, 0.0)
+    for c in range(n):
+        da[c] = (-y[c] * scale * other - pull * a[c]) * weight
+    return value
+
+
+SMOOTHING = ("label_smoothing", 0.0)
+_logits: dict[str, Any] = {"fused_with": "softmax", "mean_outputs": False, "coupled": True}
+_focal = (("gamma", 2.0), ("alpha", 0.25))
 
 LOSSES = {
     row.name: row
@@ -117,26 +299,71 @@ LOSSES = {
         Loss("mean_squared_error", mean_squared_error, aliases=("mse",)),
         Loss("half_squared_error", half_squared_error, mean_outputs=False, mean_rows=False),
         Loss("mean_absolute_error", mean_absolute_error, aliases=("mae",)),
-        Loss("huber", huber, parameter=1.0),
-        Loss("binary_crossentropy", binary_crossentropy, targets="probabilities", fused_with="sigmoid"),
+        Loss("mean_absolute_percentage_error", mean_absolute_percentage_error, aliases=("mape",)),
+        Loss("mean_squared_logarithmic_error", mean_squared_logarithmic_error, "not_negative", aliases=("msle",)),
+        Loss("huber", huber, parameters=(("delta", 1.0),)),
+        Loss("log_cosh", log_cosh, aliases=("logcosh",)),
+        Loss("quantile", quantile, parameters=(("quantile", 0.5),), aliases=("pinball",)),
+        Loss("hinge", hinge, "signs"),
+        Loss("squared_hinge", squared_hinge, "signs"),
+        Loss("categorical_hinge", categorical_hinge, "probabilities", mean_outputs=False, coupled=True),
+        Loss("kl_divergence", kl_divergence, "probabilities", mean_outputs=False, aliases=("kld",)),
+        Loss("cosine_similarity", cosine_similarity, mean_outputs=False, coupled=True),
+        Loss("binary_crossentropy", binary_crossentropy, "probabilities", "sigmoid", (SMOOTHING,)),
+        Loss(
+            "binary_focal_crossentropy",
+            binary_focal_crossentropy,
+            "probabilities",
+            "sigmoid",
+            (*_focal, ("apply_class_balancing", 0.0), SMOOTHING),
+        ),
         Loss(
             "categorical_crossentropy",
             categorical_crossentropy,
-            targets="probabilities",
-            fused_with="softmax",
-            mean_outputs=False,
-            coupled=True,
+            "probabilities",
+            parameters=(SMOOTHING,),
+            **_logits,
+        ),
+        Loss(
+            "categorical_focal_crossentropy",
+            categorical_focal_crossentropy,
+            "probabilities",
+            parameters=(*_focal, SMOOTHING),
+            **_logits,
         ),
         Loss(
             "sparse_categorical_crossentropy",
             categorical_crossentropy,
-            targets="labels",
-            fused_with="softmax",
-            mean_outputs=False,
-            coupled=True,
+            "labels",
+            parameters=(SMOOTHING,),
+            **_logits,
         ),
-        Loss("poisson", poisson),
-        Loss("poisson_deviance", poisson_deviance, fused_with="exponential"),
+        Loss(
+            "sparse_categorical_focal_crossentropy",
+            categorical_focal_crossentropy,
+            "labels",
+            parameters=(*_focal, SMOOTHING),
+            **_logits,
+        ),
+        Loss("poisson", poisson, "not_negative"),
+        Loss("poisson_deviance", poisson_deviance, "not_negative", "exponential"),
+        Loss("gamma_deviance", gamma_deviance, "positive", "exponential", aliases=("gamma",)),
+        Loss(
+            "tweedie_deviance",
+            tweedie_deviance,
+            "not_negative",
+            "exponential",
+            (("power", 1.5),),
+            aliases=("tweedie",),
+        ),
+        Loss(
+            "negative_binomial_deviance",
+            negative_binomial_deviance,
+            "not_negative",
+            "exponential",
+            (("dispersion", 1.0),),
+            aliases=("negative_binomial",),
+        ),
     )
 }
 
@@ -155,18 +382,20 @@ def config(loss: Loss) -> dict[str, Any]:
     """The loss as plain data: `from_config` makes it again."""
     return {
         "name": loss.name,
-        "parameter": loss.parameter,
+        "parameters": dict(loss.parameters),
         "from_logits": loss.from_logits,
         "mask_nan": loss.mask_nan,
     }
 
 
 def from_config(config: dict[str, Any]) -> Loss:
-    """The loss with the name, parameter and from_logits that a model file holds."""
-    row = get(config["name"])
-    parameter = None if row.parameter is None else float(config["parameter"])
-    mask_nan = bool(config.get("mask_nan", False))
-    return replace(row, parameter=parameter, from_logits=bool(config["from_logits"]), mask_nan=mask_nan)
+    """The loss that `config` described."""
+    row, parameters = get(config["name"]), dict(config["parameters"])
+    if parameters.keys() != dict(row.parameters).keys():
+        wanted = ", ".join(name for name, _ in row.parameters) or "none"
+        raise ValueError(f"loss {row.name!r} has the parameters {', '.join(parameters) or 'none'}; wanted {wanted}")
+    from_logits, mask_nan = bool(config["from_logits"]), bool(config["mask_nan"])
+    return replace(row.having(**parameters), from_logits=from_logits, mask_nan=mask_nan)
 
 
 def check_output(loss: Loss, activation: str) -> None:
@@ -203,26 +432,116 @@ def MeanAbsoluteError() -> Loss:
     return LOSSES["mean_absolute_error"]
 
 
+def MeanAbsolutePercentageError() -> Loss:
+    """100 abs(a - y) / max(abs(y), 1e-7), mean over outputs and rows."""
+    return LOSSES["mean_absolute_percentage_error"]
+
+
+def MeanSquaredLogarithmicError() -> Loss:
+    """(log(1 + a) - log(1 + y))**2, mean over outputs and rows, for y >= 0; outputs below 1e-7 count as 1e-7."""
+    return LOSSES["mean_squared_logarithmic_error"]
+
+
 def Huber(delta: float = 1.0) -> Loss:
     """Squared below `delta`, linear above (Huber 1964): d*d/2 for d = abs(a - y) <= delta, else delta*(d - delta/2)."""
-    if not delta > 0:
-        raise ValueError(f"Huber: delta must be above 0, got {delta}")
-    return replace(LOSSES["huber"], parameter=float(delta))
+    return LOSSES["huber"].having(delta=_within("Huber", "delta", delta, 0.0, math.inf, "above 0"))
 
 
-def BinaryCrossentropy(from_logits: bool = False) -> Loss:
-    """-y log a - (1 - y) log(1 - a), mean over outputs and rows; computed from logits inside either way."""
-    return replace(LOSSES["binary_crossentropy"], from_logits=from_logits)
+def LogCosh() -> Loss:
+    """log(cosh(a - y)), mean over outputs and rows: squared near 0, linear far away."""
+    return LOSSES["log_cosh"]
 
 
-def CategoricalCrossentropy(from_logits: bool = False) -> Loss:
-    """-sum over classes of y log a, mean over rows, for one-hot or soft targets (N, O); from logits inside."""
-    return replace(LOSSES["categorical_crossentropy"], from_logits=from_logits)
+def Quantile(quantile: float = 0.5) -> Loss:
+    """The pinball loss, whose best output is a quantile of y (Koenker and Bassett 1978), mean over outputs and rows.
+
+    q (y - a) where y is above a, (1 - q) (a - y) below; `quantile` q is between 0 and 1.
+    """
+    return LOSSES["quantile"].having(quantile=_within("Quantile", "quantile", quantile, 0.0, 1.0, "between 0 and 1"))
 
 
-def SparseCategoricalCrossentropy(from_logits: bool = False) -> Loss:
-    """-log a[label], mean over rows, for integer labels (N,); from logits inside."""
-    return replace(LOSSES["sparse_categorical_crossentropy"], from_logits=from_logits)
+def Hinge() -> Loss:
+    """max(0, 1 - y a), mean over outputs and rows, for targets -1 and 1 (0 and 1 are taken for them)."""
+    return LOSSES["hinge"]
+
+
+def SquaredHinge() -> Loss:
+    """max(0, 1 - y a)**2, mean over outputs and rows, for targets -1 and 1 (0 and 1 are taken for them)."""
+    return LOSSES["squared_hinge"]
+
+
+def CategoricalHinge() -> Loss:
+    """max(0, 1 + the highest output of another class - the class's own), mean over rows, for one-hot targets (N, O)."""
+    return LOSSES["categorical_hinge"]
+
+
+def KLDivergence() -> Loss:
+    """Sum over outputs of y log(y / a), mean over rows, for probabilities y and a; both are kept within 1e-7 and 1.
+
+    With softmax outputs `CategoricalCrossentropy` has the same gradient and is safe at any logits.
+    """
+    return LOSSES["kl_divergence"]
+
+
+def CosineSimilarity() -> Loss:
+    """Minus the cosine of the angle between a row's outputs and its targets, mean over rows: -1 at best."""
+    return LOSSES["cosine_similarity"]
+
+
+def BinaryCrossentropy(from_logits: bool = False, label_smoothing: float = 0.0) -> Loss:
+    """-y log a - (1 - y) log(1 - a), mean over outputs and rows; computed from logits inside either way.
+
+    `label_smoothing` in [0, 1) moves the targets by that share of their distance to 0.5.
+    """
+    row = LOSSES["binary_crossentropy"].having(label_smoothing=_smoothing("BinaryCrossentropy", label_smoothing))
+    return replace(row, from_logits=from_logits)
+
+
+def BinaryFocalCrossentropy(
+    apply_class_balancing: bool = False,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    from_logits: bool = False,
+    label_smoothing: float = 0.0,
+) -> Loss:
+    """Binary cross-entropy times (1 - the share given to the right answer)**gamma (Lin et al. 2017).
+
+    With `apply_class_balancing`, rows of class 1 count `alpha` and rows of class 0 count 1 - alpha.
+    """
+    row = LOSSES["binary_focal_crossentropy"].having(
+        gamma=_within("BinaryFocalCrossentropy", "gamma", gamma, -TINY, math.inf, "at least 0"),
+        alpha=_within("BinaryFocalCrossentropy", "alpha", alpha, 0.0, 1.0, "between 0 and 1"),
+        apply_class_balancing=float(bool(apply_class_balancing)),
+        label_smoothing=_smoothing("BinaryFocalCrossentropy", label_smoothing),
+    )
+    return replace(row, from_logits=from_logits)
+
+
+def CategoricalCrossentropy(from_logits: bool = False, label_smoothing: float = 0.0) -> Loss:
+    """-sum over classes of y log a, mean over rows, for one-hot or soft targets (N, O); from logits inside.
+
+    `label_smoothing` in [0, 1) moves the targets by that share of their distance to 1 / O (Szegedy et al. 2016).
+    """
+    return _categorical("categorical_crossentropy", from_logits, label_smoothing)
+
+
+def CategoricalFocalCrossentropy(
+    alpha: float = 0.25, gamma: float = 2.0, from_logits: bool = False, label_smoothing: float = 0.0
+) -> Loss:
+    """Categorical cross-entropy, each class's term times alpha * (1 - its share)**gamma (Lin et al. 2017)."""
+    return _categorical("categorical_focal_crossentropy", from_logits, label_smoothing, alpha=alpha, gamma=gamma)
+
+
+def SparseCategoricalCrossentropy(from_logits: bool = False, label_smoothing: float = 0.0) -> Loss:
+    """-log a[label], mean over rows, for integer labels (N,); from logits inside; smoothing as for one-hot targets."""
+    return _categorical("sparse_categorical_crossentropy", from_logits, label_smoothing)
+
+
+def SparseCategoricalFocalCrossentropy(
+    alpha: float = 0.25, gamma: float = 2.0, from_logits: bool = False, label_smoothing: float = 0.0
+) -> Loss:
+    """`CategoricalFocalCrossentropy` for integer labels (N,)."""
+    return _categorical("sparse_categorical_focal_crossentropy", from_logits, label_smoothing, alpha=alpha, gamma=gamma)
 
 
 def Poisson() -> Loss:
@@ -233,3 +552,47 @@ def Poisson() -> Loss:
 def PoissonDeviance(from_logits: bool = False) -> Loss:
     """Half the deviance, y log(y / a) - y + a, mean over outputs and rows, for counts y >= 0; from log a inside."""
     return replace(LOSSES["poisson_deviance"], from_logits=from_logits)
+
+
+def GammaDeviance(from_logits: bool = False) -> Loss:
+    """Half the deviance, log(a / y) + y / a - 1, mean over outputs and rows, for y > 0; from log a inside."""
+    return replace(LOSSES["gamma_deviance"], from_logits=from_logits)
+
+
+def TweedieDeviance(power: float = 1.5, from_logits: bool = False) -> Loss:
+    """Half the deviance of a variance a**power, 1 < power < 2, for y >= 0 with many zeros; from log a inside.
+
+    y**(2-p) / ((1-p) (2-p)) - y a**(1-p) / (1-p) + a**(2-p) / (2-p), mean over outputs and rows (Jørgensen 1987).
+    """
+    row = LOSSES["tweedie_deviance"]
+    power = _within("TweedieDeviance", "power", power, 1.0, 2.0, "between 1 (poisson_deviance) and 2 (gamma_deviance)")
+    return replace(row.having(power=power), from_logits=from_logits)
+
+
+def NegativeBinomialDeviance(dispersion: float = 1.0, from_logits: bool = False) -> Loss:
+    """Half the deviance of counts whose variance is a + dispersion * a**2, for y >= 0; from log a inside.
+
+    y log(y / a) - (y + 1/d) log((1 + d y) / (1 + d a)), mean over outputs and rows (Hilbe 2011).
+    """
+    dispersion = _within("NegativeBinomialDeviance", "dispersion", dispersion, 0.0, math.inf, "above 0")
+    return replace(LOSSES["negative_binomial_deviance"].having(dispersion=dispersion), from_logits=from_logits)
+
+
+def _within(owner: str, name: str, value: Any, low: float, high: float, wanted: str) -> float:
+    """The value as a float, if it is a number strictly between the bounds."""
+    if not low < number(f"{owner}: {name}", value) < high:
+        raise ValueError(f"{owner}: {name} must be {wanted}, got {value!r}")
+    return float(value)
+
+
+def _smoothing(owner: str, value: Any) -> float:
+    return _within(owner, "label_smoothing", value, -TINY, 1.0, "in [0, 1)")
+
+
+def _categorical(name: str, from_logits: bool, smoothing: float, **focal: float) -> Loss:
+    owner = _class_name(LOSSES[name])
+    if focal:
+        focal["alpha"] = _within(owner, "alpha", focal["alpha"], 0.0, math.inf, "above 0")
+        focal["gamma"] = _within(owner, "gamma", focal["gamma"], -TINY, math.inf, "at least 0")
+    row = LOSSES[name].having(label_smoothing=_smoothing(owner, smoothing), **focal)
+    return replace(row, from_logits=from_logits)

@@ -94,7 +94,9 @@ def classes_of(sample: Sample, loss: Loss, outputs: int, option: str) -> tuple[A
     assert y is not None
     if loss.targets == "labels":
         return y, outputs
-    if loss.targets != "probabilities":
+    if loss.targets == "signs":
+        y = (y + 1) / 2
+    elif loss.targets != "probabilities":
         raise ValueError(f"{option} needs targets that name classes; loss {loss.name!r} takes numbers")
     if outputs == 1:
         row = np.flatnonzero((y[:, 0] != 0) & (y[:, 0] != 1) & ~np.isnan(y[:, 0]))

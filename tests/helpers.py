@@ -14,8 +14,9 @@ from fastbp.activations import ACTIVATIONS
 from fastbp.losses import LOSSES
 
 ROOT = Path(__file__).parent.parent
-OUTPUT = {"binary_crossentropy": "sigmoid", "categorical_crossentropy": "softmax", "poisson": "softplus"}
-OUTPUT |= {"sparse_categorical_crossentropy": "softmax", "poisson_deviance": "exponential"}
+OUTPUT = {name: row.fused_with for name, row in LOSSES.items() if row.fused_with}
+OUTPUT |= {"poisson": "softplus", "mean_squared_logarithmic_error": "softplus", "kl_divergence": "softmax"}
+"""The output activation that each loss is tried with, where it isn't linear."""
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 ELEMENTWISE = [name for name, row in ACTIVATIONS.items() if not row.coupled]
 
@@ -39,24 +40,34 @@ def targets(loss: str, rows: int, outputs: int, seed: int = 3) -> np.ndarray:
     kind = LOSSES[loss].targets
     if kind == "labels":
         return rng.integers(0, outputs, rows)
-    if loss == "categorical_crossentropy":
+    if loss.startswith("categorical"):
         return np.eye(outputs)[rng.integers(0, outputs, rows)]
+    if loss == "kl_divergence":
+        return rng.dirichlet(np.ones(outputs), rows)
     if kind == "probabilities":
         return rng.integers(0, 2, (rows, outputs)).astype(float)
-    if loss in ("poisson", "poisson_deviance"):
+    if kind == "signs":
+        return rng.choice([-1.0, 1.0], (rows, outputs))
+    if kind == "not_negative":
         return rng.poisson(2.0, (rows, outputs)).astype(float)
-    return rng.standard_normal((rows, outputs))
+    if kind == "positive":
+        return rng.gamma(2.0, 0.5, (rows, outputs))
+    y = rng.standard_normal((rows, outputs))
+    return y + np.copysign(0.5, y) if loss == "mean_absolute_percentage_error" else y  # divided by, so not near 0
 
 
 def inputs(rows: int, width: int, seed: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, width))
 
 
-def expected(model: fb.Model, loss: str, x: np.ndarray, y: np.ndarray) -> tuple[float, list[np.ndarray], np.ndarray]:
+def expected(
+    model: fb.Model, loss: str, x: np.ndarray, y: np.ndarray, **parameters: float
+) -> tuple[float, list[np.ndarray], np.ndarray]:
     """Loss, gradients and the inputs' gradient by the reference, from the model's own weights and rounded inputs."""
     weights = _weights(model)
     names = [layer.activation.name for layer in model.layers]
-    value, gradients, dx = reference.loss_and_gradients(weights, names, loss, x.astype(model.dtype), y)
+    rounded = x.astype(model.dtype)
+    value, gradients, dx = reference.loss_and_gradients(weights, names, loss, rounded, y, parameters=parameters)
     return value, [g for g in gradients if g is not None], dx
 
 

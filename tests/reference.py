@@ -7,7 +7,8 @@ optimizer updates. Weights are a list ``[kernel (I, O), bias (O,) or None, kerne
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ Loss = Callable[[Array, ArrayLike], tuple[float, Array]]
 SELU_SCALE = 1.0507009873554804934193349852946  # Klambauer et al. 2017, appendix A
 SELU_ALPHA = 1.6732632423543772848170429916717
 LEAKY_SLOPE = 0.2
-LOG_GUARD = 1e-7  # inside the logarithm of the Poisson loss
+EPSILON = 1e-7  # what keeps logarithms and divisors away from 0
 
 
 # --- activations -----------------------------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def huber(a: Array, y: ArrayLike, delta: float = 1.0) -> tuple[float, Array]:
 
 def poisson(a: Array, y: ArrayLike) -> tuple[float, Array]:
     y = dense_targets(y, a)
-    return float((a - y * np.log(a + LOG_GUARD)).mean()), (1 - y / (a + LOG_GUARD)) / a.size
+    return float((a - y * np.log(a + EPSILON)).mean()), (1 - y / (a + EPSILON)) / a.size
 
 
 def poisson_deviance(z: Array, y: ArrayLike) -> tuple[float, Array]:
@@ -188,44 +189,178 @@ def poisson_deviance(z: Array, y: ArrayLike) -> tuple[float, Array]:
     return float((np.exp(z) - y * z + saturated).mean()), (np.exp(z) - y) / z.size
 
 
-def binary_crossentropy(z: Array, y: ArrayLike) -> tuple[float, Array]:
+def mean_absolute_percentage_error(a: Array, y: ArrayLike) -> tuple[float, Array]:
+    y = dense_targets(y, a)
+    scale = np.maximum(np.abs(y), EPSILON)
+    return float(100 * (np.abs(a - y) / scale).mean()), 100 * np.sign(a - y) / scale / a.size
+
+
+def mean_squared_logarithmic_error(a: Array, y: ArrayLike) -> tuple[float, Array]:
+    e = np.log(np.maximum(a, EPSILON) + 1) - np.log(np.maximum(dense_targets(y, a), EPSILON) + 1)
+    return float((e**2).mean()), np.where(a > EPSILON, 2 * e / (a + 1), 0) / a.size
+
+
+def log_cosh(a: Array, y: ArrayLike) -> tuple[float, Array]:
+    e = a - dense_targets(y, a)
+    return float((np.logaddexp(e, -e) - math.log(2)).mean()), np.tanh(e) / e.size
+
+
+def quantile(a: Array, y: ArrayLike, quantile: float = 0.5) -> tuple[float, Array]:
+    e = dense_targets(y, a) - a
+    slope = np.where(e > 0, -quantile, np.where(e < 0, 1 - quantile, 0))
+    return float(np.maximum(quantile * e, (quantile - 1) * e).mean()), slope / e.size
+
+
+def hinge(a: Array, y: ArrayLike) -> tuple[float, Array]:
+    y = dense_targets(y, a)
+    return float(np.maximum(1 - y * a, 0).mean()), np.where(1 - y * a > 0, -y, 0) / a.size
+
+
+def squared_hinge(a: Array, y: ArrayLike) -> tuple[float, Array]:
+    y = dense_targets(y, a)
+    margin = np.maximum(1 - y * a, 0)
+    return float((margin**2).mean()), -2 * margin * y / a.size
+
+
+def categorical_hinge(a: Array, y: ArrayLike) -> tuple[float, Array]:
+    y = dense_targets(y, a)
+    right, wrong = (y * a).sum(axis=1), ((1 - y) * a).max(axis=1)
+    margin = np.maximum(wrong - right + 1, 0)
+    highest = np.eye(a.shape[1])[((1 - y) * a).argmax(axis=1)]
+    return float(margin.mean()), np.where(margin[:, None] > 0, highest * (1 - y) - y, 0) / len(a)
+
+
+def kl_divergence(a: Array, y: ArrayLike) -> tuple[float, Array]:
+    y, share = np.clip(dense_targets(y, a), EPSILON, 1), np.clip(a, EPSILON, 1)
+    return float((y * np.log(y / share)).sum() / len(a)), np.where(a == share, -y / share, 0) / len(a)
+
+
+def cosine_similarity(a: Array, y: ArrayLike) -> tuple[float, Array]:
+    y = dense_targets(y, a)
+    length = np.sqrt(np.maximum((a**2).sum(axis=1, keepdims=True), 1e-12))
+    y = y / np.sqrt((y**2).sum(axis=1, keepdims=True))
+    cosine = (a * y).sum(axis=1, keepdims=True) / length
+    return float(-cosine.mean()), (cosine * a / length - y) / length / len(a)
+
+
+def binary_crossentropy(z: Array, y: ArrayLike, label_smoothing: float = 0.0) -> tuple[float, Array]:
     """Of logits z (B, O) and probabilities y (B, O)."""
-    y = dense_targets(y, z)
+    y = dense_targets(y, z) * (1 - label_smoothing) + label_smoothing / 2
     return float((np.logaddexp(0, z) - y * z).mean()), (sigmoid(z) - y) / z.size
 
 
-def categorical_crossentropy(z: Array, y: ArrayLike) -> tuple[float, Array]:
+def binary_focal_crossentropy(
+    z: Array,
+    y: ArrayLike,
+    gamma: float = 2.0,
+    alpha: float = 0.25,
+    apply_class_balancing: bool = False,
+    label_smoothing: float = 0.0,
+) -> tuple[float, Array]:
     """Of logits z (B, O) and probabilities y (B, O)."""
-    y = dense_targets(y, z)
+    y = dense_targets(y, z) * (1 - label_smoothing) + label_smoothing / 2
+    weight = y * alpha + (1 - y) * (1 - alpha) if apply_class_balancing else np.ones_like(z)
+    entropy = np.logaddexp(0, z) - y * z
+    miss = y * sigmoid(-z) + (1 - y) * sigmoid(z)
+    d_miss = (1 - 2 * y) * sigmoid(z) * sigmoid(-z)
+    d = gamma * miss ** (gamma - 1) * d_miss * entropy + miss**gamma * (sigmoid(z) - y)
+    return float((weight * miss**gamma * entropy).mean()), weight * d / z.size
+
+
+def log_softmax(z: Array) -> Array:
     shifted = z - z.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return float(-(y * log_p).sum() / len(z)), (softmax(z) * y.sum(axis=1, keepdims=True) - y) / len(z)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def sparse_categorical_crossentropy(z: Array, y: ArrayLike) -> tuple[float, Array]:
+def categorical_crossentropy(z: Array, y: ArrayLike, label_smoothing: float = 0.0) -> tuple[float, Array]:
+    """Of logits z (B, O) and probabilities y (B, O)."""
+    y = dense_targets(y, z) * (1 - label_smoothing) + label_smoothing / z.shape[1]
+    return float(-(y * log_softmax(z)).sum() / len(z)), (softmax(z) * y.sum(axis=1, keepdims=True) - y) / len(z)
+
+
+def categorical_focal_crossentropy(
+    z: Array, y: ArrayLike, gamma: float = 2.0, alpha: float = 0.25, label_smoothing: float = 0.0
+) -> tuple[float, Array]:
+    """Of logits z (B, O) and probabilities y (B, O)."""
+    y = dense_targets(y, z) * (1 - label_smoothing) + label_smoothing / z.shape[1]
+    p, log_p = softmax(z), log_softmax(z)
+    miss = np.maximum(1 - p, 1e-30)
+    # p times the derivative by p, for each class, then through the softmax
+    slope = alpha * y * (gamma * p * miss ** (gamma - 1) * log_p - miss**gamma)
+    dz = slope - p * slope.sum(axis=1, keepdims=True)
+    return float(-(alpha * y * miss**gamma * log_p).sum() / len(z)), dz / len(z)
+
+
+def one_hot(y: ArrayLike, z: Array) -> Array:
+    return np.eye(z.shape[1])[np.asarray(y).ravel()]
+
+
+def sparse_categorical_crossentropy(z: Array, y: ArrayLike, **parameters: Any) -> tuple[float, Array]:
     """Of logits z (B, O) and class numbers y (B,)."""
-    return categorical_crossentropy(z, np.eye(z.shape[1])[np.asarray(y).ravel()])
+    return categorical_crossentropy(z, one_hot(y, z), **parameters)
+
+
+def sparse_categorical_focal_crossentropy(z: Array, y: ArrayLike, **parameters: Any) -> tuple[float, Array]:
+    """Of logits z (B, O) and class numbers y (B,)."""
+    return categorical_focal_crossentropy(z, one_hot(y, z), **parameters)
+
+
+def gamma_deviance(z: Array, y: ArrayLike) -> tuple[float, Array]:
+    """Of the mean's logarithm z (B, O): half the unit deviance."""
+    y, a = dense_targets(y, z), np.exp(z)
+    return float((np.log(a / y) + y / a - 1).mean()), (1 - y / a) / z.size
+
+
+def tweedie_deviance(z: Array, y: ArrayLike, power: float = 1.5) -> tuple[float, Array]:
+    """Of the mean's logarithm z (B, O): half the unit deviance."""
+    y, a, p = dense_targets(y, z), np.exp(z), power
+    value = y ** (2 - p) / ((1 - p) * (2 - p)) - y * a ** (1 - p) / (1 - p) + a ** (2 - p) / (2 - p)
+    return float(value.mean()), (a ** (2 - p) - y * a ** (1 - p)) / z.size
+
+
+def negative_binomial_deviance(z: Array, y: ArrayLike, dispersion: float = 1.0) -> tuple[float, Array]:
+    """Of the mean's logarithm z (B, O): half the unit deviance."""
+    y, a, d = dense_targets(y, z), np.exp(z), dispersion
+    value = np.where(y > 0, y * np.log(np.where(y > 0, y, 1) / a), 0) - (y + 1 / d) * np.log((1 + d * y) / (1 + d * a))
+    return float(value.mean()), (a - y) / (1 + d * a) / z.size
 
 
 LOSSES: dict[str, Loss] = {
-    "mean_squared_error": mean_squared_error,
-    "half_squared_error": half_squared_error,
-    "mean_absolute_error": mean_absolute_error,
-    "huber": huber,
-    "poisson": poisson,
-    "poisson_deviance": poisson_deviance,
-    "binary_crossentropy": binary_crossentropy,
-    "categorical_crossentropy": categorical_crossentropy,
-    "sparse_categorical_crossentropy": sparse_categorical_crossentropy,
+    function.__name__: function
+    for function in (
+        mean_squared_error,
+        half_squared_error,
+        mean_absolute_error,
+        mean_absolute_percentage_error,
+        mean_squared_logarithmic_error,
+        huber,
+        log_cosh,
+        quantile,
+        hinge,
+        squared_hinge,
+        categorical_hinge,
+        kl_divergence,
+        cosine_similarity,
+        poisson,
+        poisson_deviance,
+        gamma_deviance,
+        tweedie_deviance,
+        negative_binomial_deviance,
+        binary_crossentropy,
+        binary_focal_crossentropy,
+        categorical_crossentropy,
+        categorical_focal_crossentropy,
+        sparse_categorical_crossentropy,
+        sparse_categorical_focal_crossentropy,
+    )
 }
 LOSS_ALIASES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
 
-#: These losses are of the logits: under them this output activation, or linear, is not applied before the loss.
+#: These losses are of what stands before the activation: under them this one, or linear, is not applied first.
 PAIRED_ACTIVATION = {
-    "binary_crossentropy": "sigmoid",
-    "categorical_crossentropy": "softmax",
-    "sparse_categorical_crossentropy": "softmax",
-    "poisson_deviance": "exponential",
+    name: "softmax" if "categorical" in name else "sigmoid" if "binary_" in name else "exponential"
+    for name in LOSSES
+    if name.endswith(("crossentropy", "deviance"))
 }
 
 
@@ -288,10 +423,11 @@ def loss_and_gradients(
     x: ArrayLike,
     y: ArrayLike,
     rounded: Callable[[Array], Array] = exact,
+    parameters: Mapping[str, float] | None = None,
 ) -> tuple[float, Weights, Array]:
     """Loss, gradients in the order of the weights (None for a missing bias), and dx (B, I).
 
-    A callable `loss` is one of the outputs, not of logits, for example ``partial(huber, delta=2.0)``.
+    `parameters` are those of a loss named; a callable `loss` is one of the outputs, not of logits.
     `rounded` is applied to both sides of every product but that of dx.
     """
     z, a = forward_layers(weights, activations, x, rounded)
@@ -300,7 +436,7 @@ def loss_and_gradients(
         paired = PAIRED_ACTIVATION.get(loss)
         if paired and ACTIVATION_ALIASES.get(activations[-1], activations[-1]) not in (paired, "linear"):
             raise ValueError(f"{loss} is of logits: the last activation is {paired} or linear, not {activations[-1]}")
-        loss_function = LOSSES[loss]
+        loss_function = partial(LOSSES[loss], **(parameters or {}))
     else:
         paired, loss_function = None, loss
     if paired:

@@ -354,6 +354,39 @@ def test_probabilities(y):
     assert str(caught.value).startswith(f"y[{bad[0][0]}, {bad[0][1]}] is ")
 
 
+RANGES = {
+    "not_negative": ([0.0, 1.5, 1e30], [-1.0, -1e-30], "targets of at least 0: leave those rows out"),
+    "positive": ([1e-30, 1.0, 1e30], [0.0, -1.0], "targets above 0: leave those rows out"),
+    "signs": ([-1.0, 1.0], [0.5, 2.0, 0.0], "targets -1 and 1, or 0 and 1: say which is which"),
+}
+
+
+@pytest.mark.parametrize("kind", RANGES)
+def test_targets_of_a_range(kind):
+    good, bad, words = RANGES[kind]
+    y = np.array(good, np.float32)[:, None]
+    assert as_targets(y, kind, 1, np.float32, rows=len(y)) is y
+    gaps = np.append(y, np.float32(np.nan))[:, None]
+    assert as_targets(gaps, kind, 1, np.float32, rows=len(gaps), missing=True) is gaps
+    for value in bad:
+        with pytest.raises(ValueError, match=rf"y\[{len(good)}, 0\] is {value:g}; this loss wants {words}"):
+            as_targets([*good, value], kind, 1, np.float32, rows=len(good) + 1)
+
+
+def test_what_kernels_take_for_zero_is_not_positive():
+    with pytest.raises(ValueError, match="this loss wants targets above 0"):
+        as_targets([1.0, 1e-40], "positive", 1, np.float32, rows=2)
+    as_targets([1.0, 1e-40], "positive", 1, np.float64, rows=2)
+
+
+def test_zeros_and_ones_are_signs():
+    y = np.array([[0.0, 1.0], [1.0, 1.0]])
+    np.testing.assert_array_equal(as_targets(y, "signs", 2, np.float64, rows=2), [[-1.0, 1.0], [1.0, 1.0]])
+    assert y.min() == 0
+    ones = np.ones((3, 1))
+    assert as_targets(ones, "signs", 1, np.float64, rows=3) is ones
+
+
 # ---------------------------------------------------------------- validation split
 
 

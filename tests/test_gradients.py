@@ -1,6 +1,9 @@
 """Outputs, losses and gradients against the reference and central differences, over every row of the tables."""
 
 import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,8 @@ from fastbp.losses import LOSSES
 
 DTYPES = ["float32", "float64"]
 RATES = ("sigmoid", "softplus", "exponential", "softmax")
-"""Activations whose outputs can be a Poisson rate: above 0."""
+SUITED = {"poisson": RATES, "mean_squared_logarithmic_error": RATES, "kl_divergence": ("sigmoid", "softmax")}
+"""Activations whose outputs a loss is of: above 0, from 0 to 1."""
 
 
 def check(model: fb.Model, loss: str, rows: int, tolerance: float) -> None:
@@ -32,7 +36,7 @@ def check(model: fb.Model, loss: str, rows: int, tolerance: float) -> None:
 HIDDEN_AND_LOSS = [
     (hidden, loss)
     for hidden, loss in itertools.product(ELEMENTWISE, LOSSES)
-    if (hidden, loss) != ("exponential", "poisson_deviance")  # exp(exp(z)) overflows
+    if hidden != "exponential" or OUTPUT.get(loss) != "exponential"  # exp(exp(z)) overflows
 ]
 
 
@@ -48,7 +52,7 @@ def test_every_hidden_activation_with_every_loss(hidden: str, loss: str, dtype: 
     [
         (output, loss)
         for output, loss in itertools.product(ACTIVATIONS, [n for n, row in LOSSES.items() if row.fused_with is None])
-        if loss != "poisson" or output in RATES
+        if output in SUITED.get(loss, ACTIVATIONS)
     ],
 )
 def test_every_output_activation(output: str, loss: str, dtype: str) -> None:
@@ -154,7 +158,7 @@ def test_a_large_batch_runs_in_slabs(dtype: str) -> None:
         assert error(got_dx, dx) < 10 * TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("loss", ["binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"])
+@pytest.mark.parametrize("loss", [name for name in LOSSES if name.endswith("crossentropy")])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cross_entropies_are_safe_at_huge_logits(loss: str, dtype: str) -> None:
     model = make([3, 3], output=OUTPUT[loss], bias=False, dtype=dtype)
@@ -176,24 +180,94 @@ def test_from_logits_is_the_same_loss(loss: str) -> None:
     logits.set_weights(named.get_weights())
     x, y = inputs(30, 5), targets(loss, 30, 4)
     named.compile("sgd", loss)
-    objects = {
-        "binary_crossentropy": fb.BinaryCrossentropy,
-        "categorical_crossentropy": fb.CategoricalCrossentropy,
-        "sparse_categorical_crossentropy": fb.SparseCategoricalCrossentropy,
-        "poisson_deviance": fb.PoissonDeviance,
-    }
-    logits.compile("sgd", objects[loss](from_logits=True))
+    logits.compile("sgd", CLASSES[loss](from_logits=True))
     assert named.evaluate(x, y) == logits.evaluate(x, y)
     for a, b in zip(named.gradients(x, y), logits.gradients(x, y), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_huber_takes_its_delta() -> None:
-    model = make([5, 4], dtype="float64")
-    model.compile("sgd", fb.Huber(delta=0.3))
-    x, y = inputs(30, 5), targets("huber", 30, 4)
-    value, _ = reference.huber(outputs(model, x), y, delta=0.3)
-    assert model.evaluate(x, y) == pytest.approx(value, rel=1e-12)
+CLASSES = {
+    name: getattr(fb, "KLDivergence" if name == "kl_divergence" else "".join(map(str.capitalize, name.split("_"))))
+    for name in LOSSES
+}
+PARAMETERS: list[tuple[str, dict[str, Any]]] = [
+    ("huber", {"delta": 0.3}),
+    ("quantile", {"quantile": 0.9}),
+    ("binary_crossentropy", {"label_smoothing": 0.2}),
+    ("categorical_crossentropy", {"label_smoothing": 0.2}),
+    ("sparse_categorical_crossentropy", {"label_smoothing": 0.1}),
+    ("binary_focal_crossentropy", {"gamma": 0.0}),
+    ("binary_focal_crossentropy", {"gamma": 3.0, "alpha": 0.7, "apply_class_balancing": True, "label_smoothing": 0.1}),
+    ("categorical_focal_crossentropy", {"gamma": 0.0, "alpha": 1.0}),
+    ("categorical_focal_crossentropy", {"gamma": 0.7, "alpha": 0.5, "label_smoothing": 0.3}),
+    ("sparse_categorical_focal_crossentropy", {"gamma": 3.0}),
+    ("tweedie_deviance", {"power": 1.9}),
+    ("negative_binomial_deviance", {"dispersion": 0.3}),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("loss", "parameters"), PARAMETERS)
+def test_parameters_of_losses(loss: str, parameters: dict[str, Any], dtype: str, tmp_path: Path) -> None:
+    model = make([5, 7, 4], output=OUTPUT.get(loss, "linear"), dtype=dtype)
+    model.compile("sgd", CLASSES[loss](**parameters))
+    x, y = inputs(37, 5), targets(loss, 37, 4)
+    value, wanted, _ = expected(model, loss, x, y, **parameters)
+    assert model.evaluate(x, y) == pytest.approx(value, rel=20 * TOLERANCE[dtype])
+    for got, array in zip(model.gradients(x, y), wanted, strict=True):
+        assert error(got, array) < 20 * TOLERANCE[dtype]
+    model.save(tmp_path / "model.fastbp")
+    assert fb.load_model(tmp_path / "model.fastbp").evaluate(x, y) == model.evaluate(x, y)
+
+
+def test_every_loss_with_parameters_is_tried_with_others() -> None:
+    assert {name for name, _ in PARAMETERS} == {name for name, row in LOSSES.items() if row.parameters}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_has_a_class_in_keras_manner(loss: str) -> None:
+    assert CLASSES[loss]() == LOSSES[loss]
+    for alias in LOSSES[loss].aliases:
+        assert fb.losses.get(alias) is LOSSES[loss]
+
+
+@pytest.mark.parametrize(
+    ("cls", "setting", "value", "message"),
+    [
+        (fb.Huber, "delta", 0, "Huber: delta must be above 0, got 0"),
+        (fb.Huber, "delta", "1", "Huber: delta must be a number, got '1'"),
+        (fb.Quantile, "quantile", 1.0, "Quantile: quantile must be between 0 and 1, got 1.0"),
+        (fb.BinaryCrossentropy, "label_smoothing", 1.0, r"label_smoothing must be in \[0, 1\), got 1.0"),
+        (fb.CategoricalCrossentropy, "label_smoothing", -0.1, r"label_smoothing must be in \[0, 1\), got -0.1"),
+        (fb.BinaryFocalCrossentropy, "alpha", 1.5, "alpha must be between 0 and 1, got 1.5"),
+        (
+            fb.CategoricalFocalCrossentropy,
+            "gamma",
+            -1,
+            "CategoricalFocalCrossentropy: gamma must be at least 0, got -1",
+        ),
+        (
+            fb.TweedieDeviance,
+            "power",
+            2,
+            r"power must be between 1 \(poisson_deviance\) and 2 \(gamma_deviance\), got 2",
+        ),
+        (fb.NegativeBinomialDeviance, "dispersion", float("nan"), "dispersion must be a number, got nan"),
+    ],
+)
+def test_parameters_out_of_range(cls: Callable[..., Any], setting: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cls(**{setting: value})
+
+
+def test_class_numbers_0_and_1_are_signs_to_the_hinges() -> None:
+    x, y = inputs(37, 5), targets("hinge", 37, 4)
+    for loss in ("hinge", "squared_hinge"):
+        model = make([5, 4])
+        model.compile("sgd", loss)
+        given = (y + 1) / 2
+        assert model.evaluate(x, given) == model.evaluate(x, y)
+        assert set(given.ravel()) == {0, 1}  # the caller's array is left alone
 
 
 def test_activation_parameters() -> None:

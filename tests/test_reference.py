@@ -49,11 +49,15 @@ def central_differences(f: Callable[[Array], float], x: Array) -> Array:
 
 
 def targets(loss: str, rows: int, outputs: int, rng: np.random.Generator) -> np.ndarray:
-    if loss == "sparse_categorical_crossentropy":
+    if loss.startswith("sparse"):
         return rng.integers(outputs, size=rows)
-    if loss == "categorical_crossentropy":
+    if loss.startswith(("categorical_cross", "categorical_focal", "kl")):
         return rng.dirichlet(np.ones(outputs), size=rows)
-    if loss in ("poisson", "poisson_deviance"):
+    if loss == "categorical_hinge":
+        return np.eye(outputs)[rng.integers(outputs, size=rows)]
+    if loss in ("hinge", "squared_hinge"):
+        return rng.choice([-1.0, 1.0], size=(rows, outputs))
+    if loss.startswith(("poisson", "tweedie", "negative")):
         return rng.poisson(2.0, size=(rows, outputs)).astype(float)
     return rng.random((rows, outputs))
 
@@ -126,6 +130,33 @@ def test_activation_aliases(alias: str, name: str) -> None:
         ("huber", [[1, 2], [3, 4]], [[0.5, 2], [1, 1]], (0.125 + 0 + 1.5 + 2.5) / 4),
         ("poisson", [[1.0], [math.e]], [[5], [2]], (1 + math.e - 2) / 2),
         ("poisson_deviance", [[0.0], [1.0]], [[0], [1]], (1 + math.e - 2) / 2),
+        ("mean_absolute_percentage_error", [[1.0, 3.0]], [[2, -2]], 100 * (0.5 + 2.5) / 2),
+        ("mean_squared_logarithmic_error", [[math.e - 1, 3.0]], [[math.e**3 - 1, 3]], 4 / 2),
+        ("log_cosh", [[0.0, math.log(2)]], [[0, 0]], math.log(1.25) / 2),
+        ("quantile", [[0.0, 4.0]], [[2, 1]], (0.5 * 2 + 0.5 * 3) / 2),
+        ("hinge", [[0.25, 3.0], [0.25, -3.0]], [[1, 1], [-1, 1]], (0.75 + 0 + 1.25 + 4) / 4),
+        ("squared_hinge", [[0.25, 3.0], [0.25, -3.0]], [[1, 1], [-1, 1]], (0.75**2 + 1.25**2 + 16) / 4),
+        ("categorical_hinge", [[1.0, 2.0, 4.0], [5.0, 1.0, 2.0]], [[0, 1, 0], [1, 0, 0]], 3 / 2),
+        ("kl_divergence", [[0.5, 0.5]], [[0.25, 0.75]], 0.25 * math.log(0.5) + 0.75 * math.log(1.5)),
+        ("cosine_similarity", [[3.0, 4.0], [1.0, 0.0]], [[4, 3], [-2, 0]], (-24 / 25 + 1) / 2),
+        ("gamma_deviance", [[0.0], [1.0]], [[2], [math.e]], (-math.log(2) + 1) / 2),
+        # 4**0.5 / (-0.5 * 0.5) - 4 * 1 / -0.5 + 1 / 0.5
+        ("tweedie_deviance", [[0.0], [math.log(4)]], [[4], [4]], (-8 + 8 + 2) / 2),
+        (
+            "negative_binomial_deviance",
+            [[0.0], [0.0]],
+            [[3], [0]],
+            (3 * math.log(3) - 4 * math.log(2) + math.log(2)) / 2,
+        ),
+        # logit ln 3 is a share of 3/4, so 1/4 is missing; logit 0 misses 1/2
+        (
+            "binary_focal_crossentropy",
+            [[math.log(3)], [0.0]],
+            [[1], [0]],
+            (math.log(4 / 3) / 16 + math.log(2) / 4) / 2,
+        ),
+        ("categorical_focal_crossentropy", np.log([[1, 2, 5]]), [[0, 1, 0]], 0.25 * 0.75**2 * math.log(4)),
+        ("sparse_categorical_focal_crossentropy", np.log([[1, 2, 5]]), [2], 0.25 * 0.375**2 * math.log(8 / 5)),
         ("binary_crossentropy", [[math.log(3)], [0.0]], [[1], [0]], (math.log(4 / 3) + math.log(2)) / 2),
         ("categorical_crossentropy", np.log([[1, 2, 5], [1, 1, 2]]), [[0, 1, 0], [0.5, 0, 0.5]], 1.75 * math.log(2)),
         ("sparse_categorical_crossentropy", np.log([[1, 2, 5], [1, 1, 2]]), [1, 2], math.log(8) / 2),
@@ -133,7 +164,8 @@ def test_activation_aliases(alias: str, name: str) -> None:
 )
 def test_loss_values(loss: str, a: ArrayLike, y: ArrayLike, value: float) -> None:
     # The guard inside Poisson's logarithm moves that loss by up to 1e-6.
-    assert_allclose(LOSSES[loss](np.array(a, float), y)[0], value, rtol=1e-6 if loss == "poisson" else 1e-14)
+    rtol = 1e-6 if loss == "poisson" else 1e-13
+    assert_allclose(LOSSES[loss](np.array(a, float), y)[0], value, rtol=rtol, atol=1e-15)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -142,6 +174,65 @@ def test_loss_gradients(loss: str) -> None:
     a, y = rng.uniform(0.1, 3, (5, 4)), targets(loss, 5, 4, rng)
     expected = central_differences(lambda a: LOSSES[loss](a, y)[0], a)
     assert_allclose(LOSSES[loss](a, y)[1], expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("loss", "parameters"),
+    [
+        ("huber", {"delta": 0.3}),
+        ("quantile", {"quantile": 0.9}),
+        ("binary_crossentropy", {"label_smoothing": 0.2}),
+        ("categorical_crossentropy", {"label_smoothing": 0.2}),
+        ("binary_focal_crossentropy", {"gamma": 0.5, "alpha": 0.7, "apply_class_balancing": True}),
+        ("binary_focal_crossentropy", {"gamma": 3.0, "label_smoothing": 0.3}),
+        ("categorical_focal_crossentropy", {"gamma": 0.5, "alpha": 2.0, "label_smoothing": 0.3}),
+        ("tweedie_deviance", {"power": 1.9}),
+        ("negative_binomial_deviance", {"dispersion": 0.3}),
+    ],
+)
+def test_loss_gradients_with_parameters(loss: str, parameters: dict[str, float]) -> None:
+    rng = np.random.default_rng(1)
+    a, y = rng.uniform(-2, 2, (5, 4)), targets(loss, 5, 4, rng)
+    expected = central_differences(lambda a: LOSSES[loss](a, y, **parameters)[0], a)
+    assert_allclose(LOSSES[loss](a, y, **parameters)[1], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_parameters_that_change_nothing() -> None:
+    rng = np.random.default_rng(2)
+    z = rng.normal(size=(5, 4))
+    for focal, plain, y in (
+        ("binary_focal_crossentropy", "binary_crossentropy", rng.random((5, 4))),
+        ("categorical_focal_crossentropy", "categorical_crossentropy", rng.dirichlet(np.ones(4), size=5)),
+    ):
+        settings = {"gamma": 0.0, "alpha": 1.0}
+        assert_allclose(LOSSES[focal](z, y, **settings)[0], LOSSES[plain](z, y)[0], rtol=1e-12)
+        assert_allclose(LOSSES[focal](z, y, **settings)[1], LOSSES[plain](z, y)[1], rtol=1e-12)
+    y = rng.poisson(2.0, size=(5, 4))
+    poisson = LOSSES["poisson_deviance"](z, y)[0]
+    assert_allclose(LOSSES["tweedie_deviance"](z, y, power=1 + 1e-7)[0], poisson, rtol=1e-5)
+    assert_allclose(LOSSES["negative_binomial_deviance"](z, y, dispersion=1e-7)[0], poisson, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "metric", "parameters", "settings", "factor"),
+    [
+        ("mean_absolute_percentage_error", "mean_absolute_percentage_error", {}, {}, 100),
+        ("mean_squared_logarithmic_error", "mean_squared_log_error", {}, {}, 1),
+        ("quantile", "mean_pinball_loss", {"quantile": 0.8}, {"alpha": 0.8}, 1),
+        ("poisson_deviance", "mean_poisson_deviance", {}, {}, 0.5),
+        ("gamma_deviance", "mean_gamma_deviance", {}, {}, 0.5),
+        ("tweedie_deviance", "mean_tweedie_deviance", {"power": 1.3}, {"power": 1.3}, 0.5),
+    ],
+)
+def test_losses_of_scikit_learn(
+    loss: str, metric: str, parameters: dict[str, float], settings: dict[str, float], factor: float
+) -> None:
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    rng = np.random.default_rng(3)
+    z, y = rng.normal(size=(50, 1)), rng.gamma(2.0, size=(50, 1))
+    a = np.exp(z)
+    expected = factor * getattr(metrics, metric)(y[:, 0], a[:, 0], **settings)
+    assert_allclose(LOSSES[loss](z if loss in PAIRED_ACTIVATION else a, y, **parameters)[0], expected, rtol=1e-5)
 
 
 def test_huber_delta() -> None:
@@ -220,8 +311,10 @@ def test_network_gradients(activation: str, loss: str, use_bias: bool) -> None:
     rng = np.random.default_rng(2)
     hidden = "tanh" if activation == "softmax" else activation
     last = PAIRED_ACTIVATION.get(loss, activation)
-    if loss == "poisson" and activation not in ("sigmoid", "softmax", "softplus"):
-        last = "exponential"  # Poisson's loss is of positive outputs
+    if loss in ("poisson", "mean_squared_logarithmic_error") and activation not in ("sigmoid", "softmax", "softplus"):
+        last = "exponential"  # of positive outputs
+    if loss == "kl_divergence":
+        last = "sigmoid"  # of outputs from 0 to 1
     activations, weights = [hidden, last], network([3, 4, 2], rng, use_bias)
     x, y = rng.normal(size=(5, 3)), targets(loss, 5, 2, rng)
     value, gradients, dx = loss_and_gradients(weights, activations, loss, x, y)

@@ -106,6 +106,7 @@ def test_metrics_are_weighted_only_where_that_is_asked_for() -> None:
         (SPARSE, 3, lambda c: c),
         ("categorical_crossentropy", 3, lambda c: np.eye(3)[c]),
         ("binary_crossentropy", 1, lambda c: np.minimum(c, 1)[:, None]),
+        ("hinge", 1, lambda c: 2.0 * np.minimum(c, 1)[:, None] - 1),
     ],
 )
 @pytest.mark.parametrize("choice", [{0: 2.0, 1: 0.5}, {1: 3}, "balanced"])

@@ -462,8 +462,8 @@ class Engine:
             run[pg.FINISH] = rules.activation(row, dtype).address()
         if loss is not None:
             run[pg.LOSS] = rules.loss(loss, dtype).address()
-            parameters[0] = 0.0 if loss.parameter is None else loss.parameter
-            parameters[1] = 1.0 / layer.fan_out if loss.mean_outputs else 1.0
+            parameters[0] = 1.0 / layer.fan_out if loss.mean_outputs else 1.0
+            parameters[1 : 1 + len(loss.parameters)] = loss.values
             run[pg.LOSS_PARAMETERS], run[pg.FUSED] = parameters.ctypes.data, fused
             run[pg.MEAN_ROWS] = loss.mean_rows
             if backward and not fused and row is not IDENTITY:

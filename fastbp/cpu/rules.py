@@ -83,16 +83,18 @@ def _coupled_derivative(function: Callable[..., Any], kind: Any, step: int) -> C
     return derive
 
 
-def _loss(function: Callable[..., Any], kind: Any, step: int, size: int, masked: int) -> Callable[..., float]:
+def _loss(
+    function: Callable[..., Any], kind: Any, step: int, size: int, count: int, masked: int
+) -> Callable[..., float]:
     def loss(dz: int, a: int, y: int, n: int, parameters: int, scale: int) -> float:
-        p, each = load_number(kind, parameters), load_number(kind, parameters + size)
+        each, p = load_number(kind, parameters), spread_numbers(kind, parameters + size, count)
         result = 0.0
         for half in range(2):
             at = half * step
             gradient, out, target = column(kind, dz + at, 2), column(kind, a + at, 2), column(kind, y + at, 2)
             weight = column(kind, scale + at, 1)[0]
             share = weight * each
-            value = spread(kind, p) * 0.0
+            value = spread(kind, each) * 0.0
             for c in range(n):
                 v, d = function(out[c], target[c], p)
                 if masked:
@@ -106,13 +108,14 @@ def _loss(function: Callable[..., Any], kind: Any, step: int, size: int, masked:
     return loss
 
 
-def _coupled_loss(function: Callable[..., Any], kind: Any, step: int) -> Callable[..., float]:
-    def loss(dz: int, a: int, y: int, n: int, _e: int, scale: int) -> float:
+def _coupled_loss(function: Callable[..., Any], kind: Any, step: int, size: int, count: int) -> Callable[..., float]:
+    def loss(dz: int, a: int, y: int, n: int, parameters: int, scale: int) -> float:
+        p = spread_numbers(kind, parameters + size, count)
         result = 0.0
         for half in range(2):
             at = half * step
             weight = column(kind, scale + at, 1)[0]
-            value = function(column(kind, dz + at, 2), column(kind, a + at, 2), column(kind, y + at, 2), n, weight)
+            value = function(column(kind, dz + at, 2), column(kind, a + at, 2), column(kind, y + at, 2), n, weight, p)
             result += total(where(weight == 0.0, 0.0, value * weight))
         return result
 
@@ -223,9 +226,10 @@ def derivative(row: Activation, dtype: np.dtype) -> Kernel:
 
 def loss(row: Loss, dtype: np.dtype) -> Kernel:
     """The rule that gives a panel's loss and its gradient."""
+    constants = vector_bytes(), dtype.itemsize, len(row.parameters)
     if row.coupled:
-        return _kernel(_coupled_loss, row.function, dtype, vector_bytes())
-    return _kernel(_loss, row.function, dtype, vector_bytes(), dtype.itemsize, int(row.mask_nan))
+        return _kernel(_coupled_loss, row.function, dtype, *constants)
+    return _kernel(_loss, row.function, dtype, *constants, int(row.mask_nan))
 
 
 def metric(row: Metric, dtype: np.dtype) -> Kernel:
