@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from fastbp.callbacks import CallbackList, Logs
 from fastbp.checkpoint import Checkpoints
-from fastbp.cpu.engine import EVALUATION_ROWS, Engine, Outcome
+from fastbp.cpu.engine import EVALUATION_ROWS, Engine
 from fastbp.cpu.peak import peak_gflops
+from fastbp.cpu.runs import Outcome
 from fastbp.data import Sample
 from fastbp.feeds import ArrayFeed
 from fastbp.fit_options import Held, Options
@@ -167,39 +168,50 @@ class Fit:
         DivergenceError : the model holds its last finite snapshot
         KeyboardInterrupt : what was finished is booked
         """
+        request, start = self.request(), time.perf_counter()
+        outcome = self.engine.run(**request)
+        self.book(outcome, time.perf_counter() - start)
+
+    def request(self) -> dict[str, Any]:
+        """What the engine is to run next; `book` takes what comes of it."""
         if self.step == 0:
             self.callbacks.call("on_epoch_begin", self.options.initial_epoch + self.epoch)
-        batch = self.step if self.callbacks.watches_batches else None
-        if batch is not None:
-            self.callbacks.call("on_train_batch_begin", batch, {})
+        if self.callbacks.watches_batches:
+            self.callbacks.call("on_train_batch_begin", self.step, {})
         piece, model = self.feed.piece(self.epoch, self.step), self.model
         chained = self._chainable
         if chained is not None and not self.engine.chains(piece.batch, len(chained)):
             chained = None
         one_epoch = self._one_epoch or (self.held is not None and chained is None)
         left = self.feed.steps - self.step + (0 if one_epoch else (self.epochs - 1 - self.epoch) * self.feed.steps)
-        most = self._steps if batch is None else 1
+        most = 1 if self.callbacks.watches_batches else self._steps
         steps = min(most, left, piece.steps, self.engine.steps_per_run(piece.batch))
         if self.checkpoints is not None:
             steps = min(steps, self.checkpoints.most(self.done))
-        start = time.perf_counter()
-        outcome = self.engine.run(
-            piece.sample.x,
-            piece.sample.y,
+        return {
+            "x": piece.sample.x,
+            "y": piece.sample.y,
             **piece.sample.beside,
-            held=chained,
-            batch=piece.batch,
-            first_step=piece.first_step,
-            steps=steps,
-            objective=self.objective,
-            optimizer=self._optimizer,
-            updates=model._updates,
-            carried=self.sums,
-            shuffle=piece.shuffle,
-            seed=piece.seed,
-        )
-        seconds = time.perf_counter() - start
-        self._account(outcome, seconds, batch)
+            "held": chained,
+            "batch": piece.batch,
+            "first_step": piece.first_step,
+            "steps": steps,
+            "objective": self.objective,
+            "optimizer": self._optimizer,
+            "updates": model._updates,
+            "carried": self.sums,
+            "shuffle": piece.shuffle,
+            "seed": piece.seed,
+        }
+
+    def book(self, outcome: Outcome, seconds: float) -> None:
+        """Account for what the engine did in `seconds`.
+
+        Raises
+        ------
+        DivergenceError, KeyboardInterrupt : see `chunk`
+        """
+        self._account(outcome, seconds, self.step if self.callbacks.watches_batches else None)
         if outcome.interrupt is not None and self.checkpoints is not None:
             self.checkpoints.save(self)
         outcome.completed()
@@ -208,7 +220,7 @@ class Fit:
         elif self.checkpoints is not None and self.checkpoints.due(self):
             self.checkpoints.save(self)
         self._keep(seconds)
-        self._steps = max(1, min(8 * self._steps, int(steps * CHUNK_SECONDS / max(seconds, 1e-6))))
+        self._steps = max(1, min(8 * self._steps, int(outcome.steps * CHUNK_SECONDS / max(seconds, 1e-6))))
         limit = self.options.max_time
         if limit is not None and time.perf_counter() - self._begun >= limit:
             self.history.stopped = f"stopped after max_time={limit:g} s"

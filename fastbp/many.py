@@ -17,7 +17,7 @@ from fastbp import data
 from fastbp._checks import whole
 from fastbp._jit import default_threads
 from fastbp.callbacks import Callback
-from fastbp.cpu.engine import POLL_SECONDS, Engine, most_threads
+from fastbp.cpu.engine import POLL_SECONDS, Engine, most_threads, run_together
 from fastbp.cpu.launch import in_background
 from fastbp.data import Sample
 from fastbp.feeds import ArrayFeed
@@ -30,6 +30,8 @@ from fastbp.weighting import without_missing
 
 Array = NDArray[Any]
 ON_DIVERGENCE = ("warn", "raise", "ignore")
+BUNCH_WORK = 4e8
+"""Floating-point operations of short trainings that are entered together: some 15 ms of the tiniest networks."""
 
 
 class Histories(list[History]):
@@ -313,7 +315,7 @@ def _samples(
 # ---------------------------------------------------------------- training
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     """One network's training."""
 
@@ -325,6 +327,7 @@ class _Job:
     epochs: int
     callbacks: Any
     fit: Fit | None = None
+    failed: bool = False
 
     @property
     def rows(self) -> int:
@@ -360,25 +363,12 @@ class _Job:
             self.fit = Fit(self.model, self.engine, self.feed, Options(epochs=self.epochs), self.held, self.callbacks)
         return self.fit
 
-    def train(self, threads: Callable[[], int], stopping: Callable[[], bool]) -> None:
-        """Train until all is done, the loss diverges or `stopping` says so; `threads` may change between two chunks."""
-        before = self.engine.threads
+    def guard(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Do a step of the training; a divergence stands in the history."""
         try:
-            self.engine.threads = threads()
-            fit = self.begun()
-            fit.start()
-            while not (fit.finished or stopping()):
-                self.engine.threads = threads()
-                fit.chunk()
-            if fit.finished:
-                fit.finish()
-            else:
-                fit.check_weights()
+            step(*arguments)
         except DivergenceError:
-            pass  # it stands in the history
-        finally:
-            self.engine.threads = before
-            self.engine.release()
+            self.failed = True
 
 
 class _Progress(Progress):
@@ -411,9 +401,11 @@ class _Progress(Progress):
 
 
 class _Crew:
-    """Threads that take one network after the other, the most work first, so that they end together.
+    """Threads that take networks, those with the most work first, so that they end together.
 
-    When no network waits any more, those that still train share the threads: the bits are the same for any number.
+    Short trainings are taken by the bunch and entered together, and one thread at a time is at the desk, where they are
+    prepared and booked: threads that compete for Python's lock take twice as long for that. When no network waits any
+    more, those that still train share the threads: the bits are the same for any number.
     """
 
     def __init__(self, jobs: Sequence[_Job], threads: int, verbose: int) -> None:
@@ -421,23 +413,65 @@ class _Crew:
         self._waiting = deque(sorted(jobs, key=lambda job: -job.work))
         self._training: list[_Job] = []
         self._finished: deque[_Job] = deque()
-        self._lock = threading.Lock()
+        self._lock, self._desk = threading.Lock(), threading.Lock()
         self._stopping = False
         self.progress = _Progress(verbose, jobs, threads)
 
     def _member(self) -> None:
-        while True:
-            with self._lock:
-                if self._stopping or not self._waiting:
-                    return
-                job = self._waiting.popleft()
-                self._training.append(job)
-            try:
-                job.train(self._threads_each, lambda: self._stopping)
-            finally:
-                with self._lock:
-                    self._training.remove(job)
-            self._finished.append(job)
+        most = 1
+        while bunch := self._bunch(most):
+            most *= 2  # the first is small, for the others wait while it is prepared
+            threads = [job.engine.threads for job in bunch]
+            with self._desk:
+                try:
+                    self._train(bunch)
+                finally:
+                    for job, before in zip(bunch, threads, strict=True):
+                        job.engine.threads = before
+                        job.engine.release()
+                    with self._lock:
+                        self._training = [job for job in self._training if job not in bunch]
+                self._finished.extend(bunch)
+
+    def _bunch(self, most: int) -> list[_Job]:
+        """The next networks of those that wait: an ever smaller share of them, and a moment's work at most."""
+        with self._lock:
+            most, work = min(most, -(-len(self._waiting) // (2 * self.threads))), 0
+            bunch: list[_Job] = []
+            while self._waiting and not self._stopping:
+                work += self._waiting[0].work
+                if bunch and (len(bunch) >= most or work > BUNCH_WORK):
+                    break
+                bunch.append(self._waiting.popleft())
+            self._training.extend(bunch)
+            return bunch
+
+    def _train(self, bunch: Sequence[_Job]) -> None:
+        """Train until all is done, the loss diverges or the crew is stopped."""
+        for job in bunch:
+            job.engine.threads = 1
+            job.begun().start()
+        while not self._stopping and (live := [job for job in bunch if not job.begun().finished]):
+            if bunch[0].work > BUNCH_WORK:
+                live[0].engine.threads = self._threads_each()
+                with self._away():
+                    live[0].guard(live[0].begun().chunk)
+                continue
+            outcomes = run_together([(job.engine, job.begun().request()) for job in live], self._away())
+            for job, (outcome, seconds) in zip(live, outcomes, strict=True):
+                job.guard(job.begun().book, outcome, seconds)
+        for job in bunch:
+            if not job.failed:
+                job.guard(job.begun().finish if job.begun().finished else job.begun().check_weights)
+
+    @contextmanager
+    def _away(self) -> Iterator[None]:
+        """Leave the desk to the others for a while."""
+        self._desk.release()
+        try:
+            yield
+        finally:
+            self._desk.acquire()
 
     def _threads_each(self) -> int:
         return 1 if self._waiting else max(1, self.threads // max(1, len(self._training)))

@@ -12,8 +12,8 @@ from fastbp._jit import Kernel
 from fastbp.activations import ACTIVATIONS, IDENTITY, RELU
 from fastbp.cpu import bfloat16, rules, thin
 from fastbp.cpu.engine import worker_kernel
-from fastbp.cpu.launch import chain_kernel
 from fastbp.cpu.peak import _loop as peak_loop
+from fastbp.cpu.runs import chain_kernel
 from fastbp.cpu.watch import clock
 from fastbp.losses import LOSSES
 from fastbp.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Optimizer

@@ -16,7 +16,8 @@ from fastbp import program as pg
 from fastbp._jit import Kernel, yield_address
 from fastbp.activations import IDENTITY, RELU
 from fastbp.cpu import bfloat16, penalty, rules, thin, worker
-from fastbp.cpu.launch import LAUNCHERS, chain_kernel, in_background
+from fastbp.cpu.launch import LAUNCHERS, in_background
+from fastbp.cpu.runs import Chain, Outcome, Prepared, start_chains
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.watch import Watch
 from fastbp.losses import Loss
@@ -34,7 +35,6 @@ LONG_WORK = 1e8
 """Above so many floating-point operations a run leaves the calling thread free to notice signals."""
 SNAPSHOT_BYTES = 64 << 20
 """Weights of more bytes are guarded in each update, instead of copied aside now and then."""
-DIVERGED = {pg.DIVERGED: "the loss", pg.OVERFLOWN: "the weights"}
 ROOM = 5
 """Arrays beside each other that memory is reserved for, not taken: the weights, three moments, an average."""
 WORKSPACES = 16 << 20
@@ -75,97 +75,6 @@ class Objective:
 
     loss: Loss | None = None
     metrics: tuple[Metric, ...] = ()
-
-
-@dataclass
-class Outcome:
-    """What a run did.
-
-    Attributes
-    ----------
-    steps : steps finished
-    diverged : what became NaN or infinite, "" where nothing did: "the loss" of the step after them, which updated
-        nothing, or "the weights", which the last of them would not have kept finite
-    sums : (epochs touched, 1 + metrics) float64, summed over rows
-    interrupt : what stopped the run early (Ctrl-C), for the caller to raise when all is put away
-    held : (epochs validated, 1 + metrics) the same of the validation, None where `run` wasn't asked for it
-    """
-
-    steps: int
-    diverged: str
-    sums: np.ndarray
-    interrupt: BaseException | None = None
-    held: np.ndarray | None = None
-
-    def completed(self) -> "Outcome":
-        """The outcome itself, unless something stopped the run: that is raised now."""
-        if self.interrupt is not None:
-            raise self.interrupt
-        return self
-
-
-@dataclass
-class Prepared:
-    """A run that can start: its block of arguments, and the arrays that it points at and that must outlive it.
-
-    Attributes
-    ----------
-    run : (RUN_COLUMNS,) int64, shared by all runs of one kind: the next `prepare` of that kind overwrites it
-    threads : workers wanted
-    work : floating-point operations
-    sums, status : what the workers write
-    plan : the phases and tasks of a step
-    kept : what the block points at
-    """
-
-    run: np.ndarray
-    threads: int
-    work: int
-    sums: np.ndarray
-    status: np.ndarray
-    plan: Plan
-    kept: tuple[Any, ...]
-
-    def outcome(self, interrupt: BaseException | None) -> Outcome:
-        """What the workers, all of them back, have done."""
-        return Outcome(int(self.status[1:].max()), DIVERGED.get(int(self.status[0]), ""), self.sums, interrupt)
-
-
-class Chain:
-    """Runs of one thread one after the other: the epochs of a training run, each with its validation after it.
-
-    Parameters
-    ----------
-    train : steps of training
-    check : one pass over the rows of the validation
-    """
-
-    def __init__(self, train: Prepared, check: Prepared) -> None:
-        self.kept = train, check
-        per_epoch, first, steps = (int(train.run[i]) for i in (pg.STEPS_PER_EPOCH, pg.FIRST_STEP, pg.STEPS))
-        starts = np.arange(first // per_epoch * per_epoch, first + steps, per_epoch).clip(min=first)
-        ends = np.append(starts[1:], first + steps)
-        checks = (first + steps) // per_epoch - first // per_epoch
-        self.sums, self.held = train.sums, np.zeros((checks, train.sums.shape[1]))
-        self.runs = np.empty((len(starts) + checks, pg.RUN_COLUMNS), np.int64)
-        self.status = np.zeros((len(self.runs), 2), np.int64)
-        trained, checked = self.runs[0::2], self.runs[1::2]
-        trained[:], checked[:] = train.run, check.run
-        trained[:, pg.FIRST_STEP], trained[:, pg.STEPS] = starts, ends - starts
-        trained[:, pg.COEFFICIENTS] += (starts - first) * trained[:, pg.COEFFICIENTS_ROW]
-        trained[:, pg.SUBSET] += np.arange(len(starts)) * trained[:, pg.SUBSET_EPOCH]
-        trained[:, pg.SUMS] += np.arange(len(starts)) * self.sums.strides[0]
-        checked[:, pg.SUMS] = self.held.ctypes.data + np.arange(checks) * self.held.strides[0]
-        self.runs[:, pg.STATUS] = self.status.ctypes.data + np.arange(len(self.runs)) * self.status.strides[0]
-        self.arguments = self.runs.ctypes.data, self.status.ctypes.data, len(self.runs)
-        self.work = train.work + checks * check.work
-
-    def outcome(self, interrupt: BaseException | None) -> Outcome:
-        """What was done."""
-        steps = int(self.status[0::2, 1].sum())
-        diverged = DIVERGED.get(int(self.status[0::2, 0].max()), "")
-        checked = int((self.status[1::2, 1] == self.runs[1::2, pg.STEPS]).sum())
-        return Outcome(steps, diverged, self.sums, interrupt, self.held[:checked])
 
 
 @dataclass
@@ -501,11 +410,14 @@ class Engine:
                 with watch:
                     interrupt = self._launch(prepared)
                 return prepared.outcome(interrupt)
-            objective = options["objective"]
+            chain = self._chain(prepared, held, options["objective"])
+            return chain.outcome(self._start(chain.work, start_chains, [chain]))
+
+    def _chain(self, train: Prepared, held: "Sample | None", objective: Objective) -> Chain:
+        check = None
+        if held is not None:
             check = self.prepare(held.x, held.y, **held.beside, batch=EVALUATION_ROWS, objective=objective)
-            chain = Chain(prepared, check)
-            start = chain_kernel().call, worker_kernel(self.dtype).address(), *chain.arguments
-            return chain.outcome(self._start(chain.work, *start))
+        return Chain(train, check, worker_kernel(self.dtype).address())
 
     def prepare(
         self,
@@ -646,3 +558,30 @@ class Engine:
             moments = self.program.parameter_bytes
             update.call(self._buffer.ctypes.data, moments, gradient.ctypes.data, vectors, h.ctypes.data, 0)
             self._stale = True
+
+
+def run_together(
+    requests: Sequence[tuple[Engine, dict[str, Any]]], meanwhile: contextlib.AbstractContextManager[Any]
+) -> list[tuple[Outcome, float]]:
+    """Runs of several engines, one after the other on this thread, entered once.
+
+    Parameters
+    ----------
+    requests : engines of one thread, each once, and what `Engine.run` takes
+    meanwhile : entered while the kernels run
+
+    Returns
+    -------
+    list of each one's outcome and seconds
+    """
+    with contextlib.ExitStack() as locks:
+        for engine in sorted((engine for engine, _ in requests), key=id):  # one order for all who hold several
+            locks.enter_context(engine._lock)
+        chains = []
+        for engine, request in requests:
+            options = {name: value for name, value in request.items() if name != "held"}
+            chains.append(engine._chain(engine.prepare(**options), request["held"], request["objective"]))
+            engine.stop_flag[0] = 0
+        with meanwhile:
+            seconds = start_chains(chains)
+        return [(chain.outcome(None), part) for chain, part in zip(chains, seconds, strict=True)]

@@ -11,11 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numba
-from numba.core import types
 
-from fastbp import program as pg
 from fastbp._jit import OPTIONS, Kernel, launch_lock
-from fastbp._vector import call_worker, load_int
+from fastbp._vector import call_worker
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 
@@ -69,20 +67,6 @@ def by_prange(worker: Kernel, run: int, threads: int) -> None:
             _parallel()(worker.address(), run, threads)
         finally:
             numba.set_num_threads(before)
-
-
-@functools.cache
-def chain_kernel() -> Kernel:
-    """Runs of one thread, one after the other in one call, until one of them doesn't end by itself."""
-
-    def chain(worker: int, runs: int, status: int, count: int) -> int:
-        for i in range(count):
-            call_worker(worker, runs + 8 * pg.RUN_COLUMNS * i, 0)
-            if load_int(status + 16 * i):
-                return i
-        return count
-
-    return Kernel(chain, types.int64(types.int64, types.int64, types.int64, types.int64))
 
 
 LAUNCHERS: dict[str, Callable[[Kernel, int, int], None]] = {"threads": by_threads, "prange": by_prange}
