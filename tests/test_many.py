@@ -53,7 +53,7 @@ SETTINGS: list[dict[str, Any]] = [
     *(
         {"widths": [7, 6, 3], "loss": name, "hidden": "relu"}
         for name, row in LOSSES.items()
-        if row.targets != "labels" and name != "half_squared_error"
+        if row.targets not in ("labels", "positive") and name != "half_squared_error"
     ),
     {"widths": [7, 5, 3], "optimizer": fb.SGD(1e-3), "loss": "half_squared_error"},
     {"widths": [7, 3], "optimizer": fb.SGD(0.1, momentum=0.9)},
