@@ -1,9 +1,10 @@
-"""The networks that are raced and watched: one table for ``rivals.py`` and for the asv benchmarks."""
+"""The networks that are raced and watched: one table for ``rivals.py``, the asv benchmarks and the gate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import sqrt
+import re
+from dataclasses import dataclass, replace
+from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,8 @@ SETTINGS = {
     "sgd": {"learning_rate": 0.01, "momentum": 0.9},
     "adam": {"learning_rate": 1e-4, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-10},
 }
+# What the numbers of a race are kept in: bfloat16 is a way to multiply, the weights stay float32.
+STORED = {"float32": "float32", "float64": "float64", "bfloat16": "float32"}
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,10 @@ class Network:
 
         Returns
         -------
-        x : (rows, I) array of `dtype`
-        y : (rows,) int64 class numbers for softmax, else (rows, O) array of `dtype`
+        x : (rows, I) array of `dtype` (float32 for bfloat16)
+        y : (rows,) int64 class numbers for softmax, else (rows, O) array of the same type
         """
+        dtype = STORED[dtype]
         rng = np.random.default_rng(seed)
         inputs, outputs = self.widths[0], self.widths[-1]
         x = rng.standard_normal((self.rows, inputs), dtype=np.float32)
@@ -119,7 +123,7 @@ class Network:
         layers.append(fb.Dense(self.widths[-1], activation=self.output))
         model = fb.Model(layers, dtype=dtype, threads=threads)
         model.build(self.widths[0])
-        model.set_weights([w.astype(dtype) for w in self.weights()])
+        model.set_weights(self.weights())
         rule = {"sgd": fb.SGD, "adam": fb.Adam}[optimizer]
         model.compile(rule(**SETTINGS[optimizer]), self.loss)
         return model
@@ -140,3 +144,29 @@ NETWORKS = {
         Network("large", (1024, 4096, 4096, 4096, 10), batch=512, steps=2),
     )
 }
+
+
+def named(text: str) -> Network:
+    """Return a network of the table, or one made of its widths, either with another batch: "mnist@7", "20-97-3@1".
+
+    Networks that are not in the table have relu and softmax; with one output sigmoid. An epoch has about as much work
+    as one of the table's, in at least 2 and at most 2000 steps.
+
+    Raises
+    ------
+    ValueError
+        Where the text is neither.
+    """
+    name, _, batch = text.partition("@")
+    if batch and not re.fullmatch("[1-9][0-9]*", batch):
+        raise ValueError(f"{text}: the batch after @ must be a whole number of rows")
+    if name in NETWORKS and not batch:
+        return NETWORKS[name]
+    if name in NETWORKS:
+        network = replace(NETWORKS[name], name=text, batch=int(batch))
+    elif re.fullmatch("[1-9][0-9]*(-[1-9][0-9]*)+", name):
+        widths = tuple(map(int, name.split("-")))
+        network = Network(text, widths, int(batch or 32), 1, output="sigmoid" if widths[-1] == 1 else "softmax")
+    else:
+        raise ValueError(f"{text} is neither among {', '.join(NETWORKS)} nor widths and a batch such as 784-256-10@100")
+    return replace(network, steps=min(2000, max(2, ceil(1e9 / network.flops_per_step))))
