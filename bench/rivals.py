@@ -1,4 +1,4 @@
-"""Race fastbp against PyTorch, JAX and scikit-learn: same data, batches, mathematics and threads, all in one run.
+"""Race fastbp against PyTorch, JAX, scikit-learn and Keras: same data, batches, mathematics and threads, in one run.
 
 The contestants take turns; a rival that is missing is skipped with the reason. ``README.md`` beside this file says how
 to install the rivals and how to read the table.
@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 from importlib import metadata
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time, sleep
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CALL_SECONDS = 0.2
 LEAST_ROUNDS = 3
+# Differences of the losses that rounding explains, as a share of the first epoch's progress.
+PARITY = {"float32": 0.01, "float64": 0.01, "bfloat16": 0.05}
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -40,7 +42,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def set_threads(threads: int) -> None:
+def set_environment(threads: int, dtype: str) -> None:
     """Hold every library to `threads` threads; must come before NumPy, JAX or PyTorch is imported.
 
     JAX sizes its pool by the cores it may run on, so on Linux the process is held to as many cores as threads.
@@ -50,6 +52,7 @@ def set_threads(threads: int) -> None:
     for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_ENABLE_X64"] = str(int(dtype == "float64"))
 
 
 def settle(limit: float = 0.5) -> None:
@@ -116,8 +119,8 @@ class Runner:
 class Peak:
     """The machine's FMA peak, measured again through the run; the best counts. None without fastbp."""
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, dtype: str) -> None:
+        self.threads, self.dtype = threads, dtype
         self.gflops: float | None = None
 
     def measure(self) -> None:
@@ -125,11 +128,11 @@ class Peak:
         import fastbp as fb
 
         settle()
-        self.gflops = max(self.gflops or 0.0, fb.peak_gflops("float32", self.threads))
+        self.gflops = max(self.gflops or 0.0, fb.peak_gflops(self.dtype, self.threads))
 
 
 def enter(
-    network: Network, optimizer: str, names: list[str], threads: int, skipped: dict[str, str]
+    network: Network, optimizer: str, names: list[str], threads: int, dtype: str, skipped: dict[str, str]
 ) -> tuple[dict[str, Runner], dict[str, float], float]:
     """Bring the contestants to the start: made, first epoch run, losses after it compared.
 
@@ -143,17 +146,17 @@ def enter(
     """
     from contestants import CONTESTANTS
 
-    x, y = network.data()
+    x, y = network.data(dtype)
     runners, losses = {}, {}
     for name in names:
         if name in skipped:
             continue
         try:
-            runners[name] = Runner(CONTESTANTS[name](network, optimizer, x, y, threads), network)
+            runners[name] = Runner(CONTESTANTS[name](network, optimizer, x, y, threads, dtype), network)
         except ImportError as error:
             skipped[name] = f"not installed ({error})"
-        except RuntimeError as error:
-            if name == "fastbp":
+        except (RuntimeError, ValueError) as error:
+            if name == "fastbp" and dtype != "bfloat16":
                 raise
             skipped[name] = f"does not run here ({str(error).strip().splitlines()[0]})"
         else:
@@ -174,7 +177,7 @@ def race(
     skipped: dict[str, str],
 ) -> dict[str, Any]:
     """Race one network with one optimizer and return its JSON-able result."""
-    runners, losses, start = enter(network, optimizer, names, threads, skipped)
+    runners, losses, start = enter(network, optimizer, names, threads, peak.dtype, skipped)
     for runner in runners.values():
         runner.calibrate()
     order, begun, turns = list(runners), perf_counter(), 0
@@ -184,13 +187,14 @@ def race(
         for name in order[turns % len(order) :] + order[: turns % len(order)]:
             runners[name].turn()
         turns += 1
-    middle = median(losses.values()) if losses else start
+    middle = median(loss if isfinite(loss) else start for loss in losses.values()) if losses else start
     base = runners.get("fastbp")
     result: dict[str, Any] = {
         "network": network.name,
         "widths": list(network.widths),
         "batch": network.batch,
         "optimizer": optimizer,
+        "dtype": peak.dtype,
         "flops_per_step": network.flops_per_step,
         "loss_at_start": start,
         "rounds": turns,
@@ -208,7 +212,7 @@ def race(
             "ratio_paired": median(a / b for a, b in zip(times, base.microseconds, strict=True)) if base else None,
             "first_epoch_seconds": runner.first_seconds,
             "loss": losses[name],
-            "parity": abs(losses[name] - middle) <= 0.01 * abs(start - middle),
+            "parity": abs(losses[name] - middle) <= PARITY[peak.dtype] * abs(start - middle),
         }
     return result
 
@@ -223,11 +227,16 @@ def share(gflops: float, peak: float | None) -> str:
     return f"{gflops / peak:.1%}" if peak else "-"
 
 
+def title(result: dict[str, Any]) -> str:
+    """Return the network's name in the table, and its widths."""
+    name, widths = result["network"].partition("@")[0], "-".join(map(str, result["widths"]))
+    return widths if name == widths else f"{name} {widths}"
+
+
 def show(result: dict[str, Any], peak: float | None) -> None:
     """Print one race."""
-    widths = "-".join(map(str, result["widths"]))
     print(
-        f"\n{result['network']} {widths}, batch {result['batch']}, {result['optimizer']}, float32: "
+        f"\n{title(result)}, batch {result['batch']}, {result['optimizer']}, {result['dtype']}: "
         f"{result['flops_per_step'] / 1e6:.4g} MFLOP a step, {result['rounds']} rounds, "
         f"loss {result['loss_at_start']:.5f} at the start"
     )
@@ -262,16 +271,14 @@ def markdown(report: dict[str, Any]) -> str:
             factor = f" ({ratio:.3g}x)" if ratio and name != "fastbp" else ""
             cells.append(figure(row[name]["min_us"]) + factor)
         gflops = row["fastbp"]["gflops"] if "fastbp" in row else 0.0
-        widths = "-".join(map(str, result["widths"])).replace("-".join(["128"] * 10), "(10 x 128)")
+        widths = title(result).replace("-".join(["128"] * 10), "(10 x 128)")
         cells.append(share(gflops, report["peak_gflops"]) if gflops else "-")
-        head = f"| {result['network']} {widths} | {result['batch']} | {result['optimizer']} | "
+        head = f"| {widths} | {result['batch']} | {result['optimizer']} | "
         lines.append(head + " | ".join(cells) + " |")
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     peak = f", FMA peak {report['peak_gflops']:.0f} GFLOP/s" if report["peak_gflops"] else ""
-    lines.append(
-        f"\nMicroseconds a step, best call of each, float32, {report['threads']} threads on {report['machine']}"
-    )
-    lines[-1] += f"{peak}. {versions}."
+    lines.append(f"\nMicroseconds a step, best call of each, {report['dtype']}, {report['threads']} threads on ")
+    lines[-1] += f"{report['machine']}{peak}. {versions}."
     return "\n".join(lines)
 
 
@@ -311,7 +318,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes.set_xticks(
         range(len(results)), [f"{result['network']}\n{result['optimizer']}" for result in results], fontsize=8
     )
-    axes.set_title(f"float32, {report['threads']} threads, {report['machine']}", fontsize=9)
+    axes.set_title(f"{report['dtype']}, {report['threads']} threads, {report['machine']}", fontsize=9)
     axes.legend(fontsize=8)
     drawing.savefig(path, dpi=150)
 
@@ -319,25 +326,39 @@ def plot(report: dict[str, Any], path: Path) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python bench/rivals.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--nets", help="networks of the table, with commas between (default: all)")
+    parser.add_argument(
+        "--networks",
+        help="networks of the table (default: all) or widths, with @batch or without, and commas between: "
+        "tiny,mnist@7,784-333-10@100",
+    )
     parser.add_argument("--rivals", help="rivals, with commas between (default: all); fastbp always takes part")
+    parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16"), default="float32")
     parser.add_argument("--optimizers", help="sgd, adam or both (default: those of the table)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--rounds", type=int, help="timed calls of each contestant")
     length.add_argument("--seconds", type=float, default=20.0, help="time of each race (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="default: all usable cores (%(default)s)")
+    parser.add_argument(
+        "--memory", action="store_true", help="instead of the race: how the resident set grows (default: large, adam)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every time to FILE")
     parser.add_argument("--markdown", action="store_true", help="print the README's table at the end")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw bars into FILE (.png, .svg)")
     args = parser.parse_args(arguments)
     if args.threads < 1 or (args.rounds is not None and args.rounds < 1):
         parser.error("--threads and --rounds must be at least 1")
-    set_threads(args.threads)
+    set_environment(args.threads, args.dtype)
 
     from contestants import CONTESTANTS
-    from networks import NETWORKS, SETTINGS
+    from networks import NETWORKS, SETTINGS, named
 
-    for option, known in (("nets", NETWORKS), ("rivals", CONTESTANTS), ("optimizers", SETTINGS)):
+    if args.memory:
+        args.networks, args.optimizers = args.networks or "large", args.optimizers or "adam"
+    try:
+        args.networks = [named(text) for text in (args.networks or ",".join(NETWORKS)).split(",")]
+    except ValueError as error:
+        parser.error(f"--networks: {error}")
+    for option, known in (("rivals", CONTESTANTS), ("optimizers", SETTINGS)):
         chosen = getattr(args, option)
         names = chosen.split(",") if chosen else list(known)
         unknown = sorted(set(names) - set(known))
@@ -364,21 +385,27 @@ def versions(names: list[str]) -> dict[str, str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the races that the command line asks for; the exit code is 1 where a loss differs."""
     args = parse(arguments)
-    from networks import NETWORKS
-
-    print(f"{machine()}, {args.threads} threads", flush=True)
-    warn_if_busy(args.threads)
-    peak, results = Peak(args.threads), []
+    print(f"{machine()}, {args.threads} threads, {args.dtype}", flush=True)
+    races = [(network, name) for network in args.networks for name in network.optimizers if name in args.optimizers]
     skipped: dict[str, str] = {}
-    for network in (NETWORKS[name] for name in args.nets):
-        for optimizer in (name for name in network.optimizers if name in args.optimizers):
-            result = race(network, optimizer, args.rivals, args.threads, args.rounds, args.seconds, peak, skipped)
-            results.append(result)
-            show(result, peak.gflops)
+    if args.memory:
+        from footprint import contest
+
+        grown = [contest(*pair, args.rivals, args.threads, args.dtype, skipped) for pair in races]
+        if args.json:
+            args.json.write_text(json.dumps(grown, indent=1) + "\n")
+        return 0
+    warn_if_busy(args.threads)
+    peak, results = Peak(args.threads, args.dtype), []
+    for network, optimizer in races:
+        result = race(network, optimizer, args.rivals, args.threads, args.rounds, args.seconds, peak, skipped)
+        results.append(result)
+        show(result, peak.gflops)
     names = [name for name in args.rivals if any(name in result["contestants"] for result in results)]
     report = {
         "machine": machine(),
         "threads": args.threads,
+        "dtype": args.dtype,
         "versions": versions(names),
         "peak_gflops": peak.gflops,
         "names": names,
