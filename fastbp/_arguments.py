@@ -33,31 +33,9 @@ def parser() -> argparse.ArgumentParser:
     data = f"{', '.join(readers.BUILTIN)}, or a file: {readers.FORMATS}"
     train = command("train", "train a network on a table and score it on rows held out")
     train.add_argument("data", metavar="DATA", help=data)
+    _training(train)
     option = train.add_argument
-    option("--target", metavar="T", help="column to predict, by name or by number from 0 (default: the last)")
-    option("--task", choices=["auto", "classification", "regression"], default="auto", help="(default: by the target)")
-    option("--ignore", type=_names, default=[], metavar="A,B", help="columns to leave out")
-    option(
-        "--hidden",
-        type=_widths,
-        default=[128],
-        metavar="N,N",
-        help="widths of the hidden layers, or none (default: 128)",
-    )
-    option("--activation", default="relu", metavar="F", help="of the hidden layers (default: relu)")
-    option("--optimizer", default="adam", metavar="O", help="sgd, rmsprop, adamw, lion ... (default: adam)")
-    option("--learning-rate", type=float, metavar="R", help="(default: the optimizer's)")
-    option("--batch-size", type=_whole, default=32, metavar="N", help="rows per step (default: 32)")
     option("--epochs", type=_whole, metavar="N", help="passes over the rows (default: 50; 10 to 200 by their number)")
-    option("--test-fraction", type=_share, default=0.2, metavar="S", help="share of the rows held out (default: 0.2)")
-    option("--seed", type=_seed, default=0, metavar="N", help="the same seed gives the same model (default: 0)")
-    option("--threads", type=_whole, metavar="N", help="(default: all cores this process may use)")
-    option(
-        "--dtype",
-        choices=DTYPES,
-        default="float32",
-        help="of the products (default: float32)",
-    )
     option("--out", metavar="FILE", help="save the model, for example as model.fastbp")
     option("--quiet", action="store_true", help="show the score only")
 
@@ -74,15 +52,68 @@ def parser() -> argparse.ArgumentParser:
     info = command("info", "show this machine and installation, or a saved model")
     info.add_argument("model", metavar="MODEL", nargs="?", help="a model file")
 
+    bench = command("bench", "measure what training a network costs, on a table or on made-up rows")
+    bench.epilog = (
+        "exit codes: 0 (with --compare: the same or better), 1 worse than the file beyond noise and threshold, 2 a "
+        "mistake, 3 the file can't be compared with"
+    )
+    bench.add_argument("data", metavar="DATA", nargs="?", help=data)
+    _training(bench)
+    option = bench.add_argument
+    option("--network", type=_network, metavar="I-H-O", help="widths of a network for made-up rows, as 784-256-128-10")
+    option("--model", metavar="FILE", help="measure a saved model, on the table or on made-up rows")
+    option("--rows", type=_whole, metavar="N", help="made-up rows (default: 100 batches)")
+    option("--seconds", type=_seconds, default=12.0, metavar="S", help="measuring time of all processes (default: 12)")
+    option("--processes", type=_whole, default=8, metavar="N", help="fresh processes to measure in (default: 8)")
+    option("--save", metavar="FILE", help="keep the measurement, as JSON")
+    option("--compare", metavar="FILE", help="say what is better, the same or worse than in a file that --save wrote")
+    option("--threshold", type=_percent, default=0.03, metavar="P", help="least change that counts (default: 3%%)")
+    option("--force", action="store_true", help="compare whatever machine and network the file is of")
+
     warmup = command("warmup", "compile the kernels beforehand, once per machine")
     option = warmup.add_argument
     option(
         "--dtype", type=_dtypes, metavar="D,D", help="float32, float64, bfloat16 (default: float32; with --all: each)"
     )
     option("--all", action="store_true", help="every rule of the tables, not only what most networks need")
-    for sub in (train, evaluate, predict, info, warmup):
+    for sub in (train, evaluate, predict, info, bench, warmup):
         sub.add_argument("--json", action="store_true", help="print one JSON document on stdout, all else on stderr")
     return top
+
+
+def _training(parser: argparse.ArgumentParser) -> None:
+    """What data is trained on, and by which network."""
+    option = parser.add_argument
+    option("--target", metavar="T", help="column to predict, by name or by number from 0 (default: the last)")
+    option("--task", choices=["auto", "classification", "regression"], default="auto", help="(default: by the target)")
+    option("--ignore", type=_names, default=[], metavar="A,B", help="columns to leave out")
+    option(
+        "--hidden",
+        type=_widths,
+        default=[128],
+        metavar="N,N",
+        help="widths of the hidden layers, or none (default: 128)",
+    )
+    option("--activation", default="relu", metavar="F", help="of the hidden layers (default: relu)")
+    option("--optimizer", default="adam", metavar="O", help="sgd, rmsprop, adamw, lion ... (default: adam)")
+    option("--learning-rate", type=float, metavar="R", help="(default: the optimizer's)")
+    option("--batch-size", type=_whole, default=32, metavar="N", help="rows per step (default: 32)")
+    option("--test-fraction", type=_share, default=0.2, metavar="S", help="share of the rows held out (default: 0.2)")
+    option("--seed", type=_seed, default=0, metavar="N", help="the same seed gives the same model (default: 0)")
+    option("--threads", type=_whole, metavar="N", help="(default: all cores this process may use)")
+    option(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="of the products (default: float32)",
+    )
+
+
+def given(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """Those of some options that the user has set to something else than the default."""
+    parsed = _Parser()
+    _training(parsed)
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) != parsed.get_default(name)]
 
 
 class _Version(argparse.Action):
@@ -108,6 +139,22 @@ def _seed(text: str) -> int:
 
 def _share(text: str) -> float:
     return _number(text, float, lambda share: 0 <= share < 1, "a share from 0 to below 1")
+
+
+def _seconds(text: str) -> float:
+    return _number(text, float, lambda seconds: 0 < seconds < 1e6, "a number of seconds above 0")
+
+
+def _percent(text: str) -> float:
+    share = _number(text.strip().removesuffix("%"), float, lambda percent: 0 <= percent < 100, "a percentage from 0")
+    return share / 100
+
+
+def _network(text: str) -> list[int]:
+    widths = [_whole(part) for part in text.split("-")]
+    if len(widths) < 2:
+        raise argparse.ArgumentTypeError(f"wanted inputs, hidden layers and outputs, as 784-256-128-10, got {text!r}")
+    return widths
 
 
 def _names(text: str) -> list[str]:

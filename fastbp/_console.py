@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 
@@ -32,10 +32,14 @@ class Voice:
 
     def lines(self, summary: Callable[..., None]) -> None:
         """Show a model's summary between blank lines."""
+        lines: list[str] = []
+        summary(print_fn=lines.append)
+        self.block(lines)
+
+    def block(self, lines: Iterable[str]) -> None:
+        """Print lines between blank lines."""
         if not self.quiet:
-            print(file=self.stream)
-            summary(print_fn=lambda line: print(line, file=self.stream))
-            print(file=self.stream, flush=True)
+            print("", *lines, "", sep="\n", file=self.stream, flush=True)
 
     def document(self, **content: Any) -> None:
         """Print the JSON document, if one was asked for."""

@@ -23,9 +23,13 @@ from fastbp.preparation import Preparation, held_out
 from fastbp.readers import Dataset
 
 if TYPE_CHECKING:
+    from fastbp.benchmark import Benchmark
     from fastbp.model import Model
 
 INTERRUPTED_MODEL = "interrupted.fastbp"
+WORSE, NOT_COMPARABLE = 1, 3
+"""Exit codes of bench --compare."""
+_OF_A_NETWORK = ("hidden", "activation", "optimizer", "learning_rate", "dtype")
 
 _MISTAKES = (ValueError, OSError, ImportError, FloatingPointError, MemoryError)
 """What a user's data, options or machine can cause; all else is a bug and shows its traceback."""
@@ -42,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0; 2 after a mistake, answered in one line on stderr; 130 after Ctrl-C, 143 after SIGTERM.
+        The exit code: 0; 2 after a mistake, answered in one line on stderr; 130 after Ctrl-C, 143 after SIGTERM; 1 and
+        3 of bench --compare, see its help.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -75,7 +80,7 @@ def _train(args: argparse.Namespace) -> int:
         _check_writable(args.out)
     data, train, test = _read(args, say)
     table = Preparation.of(data, train)
-    model = _network(args, table)
+    model = _network(args, table.outputs)
     x, y = table.inputs(data.x, model.dtype, train), table.targets(_target(data)[train], model.dtype)
     model.build(x.shape[1])
     say.lines(model.summary)
@@ -158,7 +163,8 @@ def _target(data: Dataset) -> NDArray[Any]:
     return data.y
 
 
-def _network(args: argparse.Namespace, table: Preparation) -> "Model":
+def _network(args: argparse.Namespace, outputs: int | None) -> "Model":
+    """The network that the options name; outputs: number of classes, None for a regression."""
     import fastbp as fb
     from fastbp import optimizers
 
@@ -166,11 +172,11 @@ def _network(args: argparse.Namespace, table: Preparation) -> "Model":
     optimizer = optimizers.get(args.optimizer)
     if args.learning_rate is not None:
         optimizer = dataclasses.replace(optimizer, learning_rate=args.learning_rate)
-    if table.classes is None:
+    if outputs is None:
         layers.append(fb.Dense(1))
         loss, metrics = "mean_squared_error", ["mae"]
     else:
-        layers.append(fb.Dense(len(table.classes), activation="softmax"))
+        layers.append(fb.Dense(outputs, activation="softmax"))
         loss, metrics = "sparse_categorical_crossentropy", ["accuracy"]
     model = fb.Model(layers, dtype=args.dtype, seed=args.seed, threads=args.threads)
     model.compile(optimizer=optimizer, loss=loss, metrics=metrics)
@@ -180,6 +186,15 @@ def _network(args: argparse.Namespace, table: Preparation) -> "Model":
 def _evaluate(args: argparse.Namespace) -> int:
     say = Voice(args)
     model, table = _load_model(args.model)
+    data = _read_for(table, args)
+    score = table.score(model.predict(table.inputs(data.x, model.dtype)), _target(data))
+    say.always("score", _score_text(score, ""))
+    say.document(command="evaluate", model=args.model, data=data.name, target=table.target, score=score)
+    return 0
+
+
+def _read_for(table: Preparation, args: argparse.Namespace) -> Dataset:
+    """Read the columns and the target that a saved model wants."""
     data = readers.load(
         args.data,
         args.target or table.target,
@@ -192,10 +207,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             f"{data.name}: there is no column {args.target or table.target!r} to compare with: name it with --target "
             "(fastbp predict needs none)"
         )
-    score = table.score(model.predict(table.inputs(data.x, model.dtype)), data.y)
-    say.always("score", _score_text(score, ""))
-    say.document(command="evaluate", model=args.model, data=data.name, target=table.target, score=score)
-    return 0
+    return data
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -222,6 +234,113 @@ def _predict(args: argparse.Namespace) -> int:
     if args.out:
         say("predicted", f"{len(data.x)} rows of {data.name}; saved {args.out}")
     return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from fastbp import benchmark
+    from fastbp.profiling import threads_text
+    from fastbp.progress import bar
+
+    say = Voice(args)
+    if args.save is not None:
+        _check_writable(args.save, "--save")
+    model, x, y, name = _subject(args, say)
+    subject = benchmark.rehearse(model, x, y, batch_size=args.batch_size, data=name)
+    before, differences = _earlier(args, subject)
+    say("network", f"{subject['network']} ({', '.join(subject['activations'])}), {subject['dtype']}")
+    say("training", f"{subject['optimizer']}, {subject['batch_size']} of {len(x)} rows a step")
+    if differences and not args.force:
+        say.always("no verdict", f"{args.compare} is of something else; --force compares all the same")
+        for difference in differences:
+            say.always("", difference)
+        say.document(command="bench", subject=subject, differences=differences, comparison=None)
+        return NOT_COMPARABLE
+    with bar(args.processes, "measuring") if sys.stderr.isatty() else contextlib.nullcontext() as progress:
+        advance = (lambda: None) if progress is None else progress.update
+        now = benchmark.measure(model, x, y, subject, seconds=args.seconds, processes=args.processes, advance=advance)
+    say("measured", f"{args.processes} processes, one after the other, on {threads_text(subject['threads'])}")
+    say.block(now.whole.table())
+    if args.save is not None:
+        now.save(args.save)
+        say("saved", args.save)
+    report = {"command": "bench", **now.to_dict(), "summary": now.whole.to_dict() | {"raw": None}}
+    if before is None:
+        say.document(**report)
+        return 0
+    comparison = benchmark.compare(before, now, args.threshold)
+    say("compared", f"with {args.compare}: fastbp {before.versions.get('fastbp')}, {before.made}")
+    say.block(comparison.table())
+    say.always("verdict", f"{comparison.verdict}, where changes above {100 * args.threshold:.3g}% count")
+    say.document(**report, differences=differences, comparison=comparison.to_dict())
+    return WORSE if comparison.verdict == "worse" else 0
+
+
+def _earlier(args: argparse.Namespace, subject: dict[str, Any]) -> tuple["Benchmark | None", list[str]]:
+    """The measurement to compare with, and what makes it another one."""
+    from fastbp import benchmark
+
+    if args.compare is None:
+        return None, []
+    before = benchmark.Benchmark.load(args.compare)
+    fewest = min(len(before.processes), args.processes)
+    if fewest < benchmark.LEAST:
+        raise ValueError(
+            f"{fewest} processes are too few to know the noise: measure both sides with --processes {benchmark.LEAST} "
+            f"or more ({args.compare} has {len(before.processes)})"
+        )
+    return before, benchmark.differences(subject, before)
+
+
+def _subject(args: argparse.Namespace, say: Voice) -> tuple["Model", NDArray[Any], NDArray[Any], str]:
+    """The model, inputs, targets and the data's name that the options of bench ask for."""
+    from fastbp import benchmark
+
+    if args.data is None and args.model is None and args.network is None:
+        raise ValueError("what to measure? Name DATA, --network 784-256-128-10 for made-up rows, or --model FILE")
+    refused = {
+        "--model brings its own network": args.model is not None
+        and [*(["--network"] if args.network else []), *_arguments.given(args, _OF_A_NETWORK)],
+        "--network names all widths": args.network is not None and _arguments.given(args, ["hidden"]),
+        "--network is for made-up rows": args.data is not None and args.network is not None and ["DATA"],
+        "DATA has its own rows": args.data is not None and args.rows is not None and ["--rows"],
+        "made-up rows have no columns": args.data is None and _arguments.given(args, ["target", "ignore"]),
+    }
+    for why, options in refused.items():
+        if options:
+            raise ValueError(f"{why}: leave out {', '.join(options)}")
+    if args.model is not None and args.data is not None:
+        model, table = _load_model(args.model, args.threads)
+        data = _read_for(table, args)
+        return model, table.inputs(data.x, model.dtype), table.targets(_target(data), model.dtype), data.name
+    if args.data is not None:
+        data, train, _ = _read(args, say)
+        table = Preparation.of(data, train)
+        model = _network(args, table.outputs)
+        model.build(data.x.shape[1])
+        x, y = table.inputs(data.x, model.dtype, train), table.targets(_target(data)[train], model.dtype)
+        return model, x, y, data.name
+    model = _model_for_made_up_rows(args)
+    x, y = benchmark.made_up(model, args.rows or 100 * args.batch_size)
+    return model, x, y, "made-up rows"
+
+
+def _model_for_made_up_rows(args: argparse.Namespace) -> "Model":
+    import fastbp as fb
+
+    if args.model is not None:
+        model = fb.load_model(args.model, threads=args.threads)
+        if model.optimizer is None:
+            raise ValueError(f"{args.model} was saved before it was compiled: compile it in Python, and save it again")
+        return model
+    inputs, *args.hidden, outputs = args.network
+    regression = args.task == "regression" or (args.task == "auto" and outputs == 1)
+    if outputs == 1 and not regression:
+        raise ValueError("a classification wants two outputs or more: end --network with the number of classes")
+    if outputs > 1 and regression:
+        raise ValueError("a regression wants one output: end --network with 1, or leave out --task")
+    model = _network(args, None if regression else outputs)
+    model.build(inputs)
+    return model
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -313,16 +432,23 @@ def _warmup(args: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "info": _info, "warmup": _warmup}
+_COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "info": _info,
+    "bench": _bench,
+    "warmup": _warmup,
+}
 
 
 # ---------------------------------------------------------------- what the commands share
 
 
-def _load_model(path: str) -> tuple["Model", Preparation]:
+def _load_model(path: str, threads: int | None = None) -> tuple["Model", Preparation]:
     import fastbp as fb
 
-    model = fb.load_model(path)
+    model = fb.load_model(path, threads=threads)
     table = Preparation.from_meta(model.meta, path)
     widths = (len(table.features), 1 if table.classes is None else len(table.classes))
     if widths != (model.input_width, model.output_width):
@@ -339,15 +465,15 @@ def _default_epochs(rows: int, batch_size: int) -> int:
     return min(max(50, math.ceil(500 / steps)), max(10, 50_000 // steps), 200)
 
 
-def _check_writable(path: str) -> None:
+def _check_writable(path: str, option: str = "--out") -> None:
     """Find out before the work, not after it, that its result can't be saved."""
     folder = Path(path).absolute().parent
     if not folder.is_dir():
-        raise FileNotFoundError(f"--out {path}: the folder {folder} does not exist: make it first")
+        raise FileNotFoundError(f"{option} {path}: the folder {folder} does not exist: make it first")
     if Path(path).is_dir():
-        raise IsADirectoryError(f"--out {path} is a folder: name a file")
+        raise IsADirectoryError(f"{option} {path} is a folder: name a file")
     if not os.access(folder, os.W_OK):
-        raise PermissionError(f"--out {path}: the folder {folder} is not yours to write to: choose another")
+        raise PermissionError(f"{option} {path}: the folder {folder} is not yours to write to: choose another")
 
 
 def _score_text(score: dict[str, Any], which: str) -> str:

@@ -134,6 +134,11 @@ class Preparation:
         """Give everything as JSON's types, under one key."""
         return {"table": asdict(self)}
 
+    @property
+    def outputs(self) -> int | None:
+        """The number of classes, None for a regression."""
+        return None if self.classes is None else len(self.classes)
+
     def inputs(self, x: NDArray[Any], dtype: DTypeLike, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
         """Standardise the table, or the given rows of it, as (N, I) of `dtype`."""
         out = np.empty((len(x) if rows is None else len(rows), x.shape[1]), dtype)

@@ -177,8 +177,8 @@ class Profile:
 
     def _title(self) -> str:
         s = self.subject
-        threads = f"{s['threads']} thread{'s' if s['threads'] != 1 else ''}"
-        return f"{s['network']}, {s['dtype']}, batch {s['batch_size']}, {s['optimizer']}, {threads}"
+        text = f"{s['network']}, {s['dtype']}, batch {s['batch_size']}, {s['optimizer']}"
+        return f"{text}, {threads_text(s['threads'])}"
 
     def table(self) -> list[str]:
         """The lines of the table below the title."""
@@ -242,6 +242,11 @@ SUBJECT = ("network", "dtype", "threads", "optimizer", "loss", "batch_size", "ro
 def figure(value: float) -> str:
     """Write a figure with three significant digits or more, and thousands apart."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.3g}"
+
+
+def threads_text(count: int) -> str:
+    """Say a number of threads."""
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def profile(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastbp as fb
-from fastbp import cli, readers
+from fastbp import benchmark, cli, readers
 from fastbp.compilation import Compiled
 from fastbp.preparation import Preparation
 
@@ -276,6 +276,102 @@ def test_warmup_of_everything(run, monkeypatch):
     ]
 
 
+# ---------------------------------------------------------------- bench
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """What bench measures in processes of its own (see test_benchmark), measured here, which is quicker."""
+
+    def measured(folder, options):
+        benchmark.child(folder, options | {"seconds": 0.004})
+        return fb.Profile.from_dict(json.loads((folder / benchmark.RESULT).read_text()))
+
+    monkeypatch.setattr(benchmark, "_in_a_process", measured)
+
+
+def scaled(path, factor, **subject):
+    """A file that bench saved, as if each step had taken so many times as long."""
+    content = json.loads(Path(path).read_text())
+    content["subject"] |= subject
+    for process in content["processes"]:
+        process["raw"]["seconds"] = [factor * value for value in process["raw"]["seconds"]]
+    Path("scaled.json").write_text(json.dumps(content))
+    return "scaled.json"
+
+
+NETWORK = ("--network", "5-8-3", "--activation", "tanh", "--batch-size", 20, "--optimizer", "sgd")
+
+
+def test_bench_prints_a_table(run):
+    code, out, err = run("bench", *NETWORK, "--rows", 300, "--processes", 2, "--seconds", 0.1, "--threads", 1)
+    assert (code, err) == (0, "")
+    assert re.search(r"^network     5-8-3 \(tanh, softmax\), float32$", out, re.MULTILINE)
+    assert re.search(r"^training    SGD\(learning_rate=0.01\), 20 of 300 rows a step$", out, re.MULTILINE)
+    assert re.search(r"^measured    2 processes, one after the other, on 1 thread$", out, re.MULTILINE)
+    for name in ("us/step", "samples/s", "peak", "rows", "weights", "waiting", "launch", "python", "staging", "start"):
+        assert re.search(rf"^{name} +[\d.,]+", out, re.MULTILINE), name
+
+
+def test_bench_of_a_table_measures_what_train_trains(run, in_this_process):
+    Path("t.csv").write_text(flowers())
+    options = ("--hidden", "7,6", "--dtype", "float64", "--processes", 2, "--json")
+    code, out, err = run("bench", "t.csv", *options)
+    report = json.loads(out)
+    assert code == 0 and "held out" in err
+    subject = report["subject"]
+    assert (subject["network"], subject["dtype"], subject["data"]) == ("3-7-6-3", "float64", "t.csv")
+    assert (subject["rows"], subject["batch_size"], subject["metrics"]) == (72, 32, ["accuracy"])
+    assert len(report["processes"]) == 2
+    assert report["summary"]["us_per_step"]["median"] > 0
+    assert report["machine"]["cpu"] and report["versions"]["fastbp"] == fb.__version__
+
+
+def test_bench_of_a_saved_model(run, in_this_process, flower_model):
+    by_table = json.loads(run("bench", "flowers.csv", "--model", flower_model, "--processes", 1, "--json")[1])[
+        "subject"
+    ]
+    assert (by_table["network"], by_table["rows"], by_table["data"]) == ("3-128-3", 90, "flowers.csv")
+    made_up = json.loads(run("bench", "--model", flower_model, "--rows", 70, "--processes", 1, "--json")[1])["subject"]
+    assert (made_up["network"], made_up["rows"], made_up["data"]) == ("3-128-3", 70, "made-up rows")
+    assert made_up["optimizer"] == by_table["optimizer"] == "Adam(learning_rate=0.001)"
+
+
+def test_bench_compares_with_what_it_saved(run, in_this_process):
+    options = (*NETWORK, "--rows", 100, "--processes", 8)
+    code, out, _ = run("bench", *options, "--save", "b.json")
+    assert code == 0 and out.endswith("\nsaved       b.json\n")
+    code, out, _ = run("bench", *options, "--compare", "b.json", "--threshold", "99%")
+    assert code == 0 and "verdict     same, where changes above 99% count\n" in out
+    for factor, wanted, exit_code in ((0.05, "worse", 1), (20, "better", 0)):
+        code, out, _ = run("bench", *options, "--compare", scaled("b.json", factor))
+        assert (code, out.splitlines()[-1]) == (exit_code, f"verdict     {wanted}, where changes above 3% count")
+        assert re.search(rf"^us/step .* {wanted}$", out, re.MULTILINE)
+    code, out, _ = run("bench", *options, "--compare", scaled("b.json", 0.05), "--json")
+    report = json.loads(out)
+    assert (code, report["comparison"]["verdict"], report["differences"]) == (1, "worse", [])
+
+
+def test_bench_refuses_to_compare_what_differs(run, in_this_process):
+    options = ("--rows", 100, "--processes", 4)
+    assert run("bench", *NETWORK, *options, "--save", "b.json")[0] == 0
+    code, out, _ = run("bench", *NETWORK, *options, "--dtype", "float64", "--compare", "b.json", "--save", "c.json")
+    assert code == 3
+    assert "no verdict  b.json is of something else; --force compares all the same\n" in out
+    assert out.splitlines()[-1] == "            dtype: float64, there float32"
+    assert not Path("c.json").exists() and "us/step" not in out
+    code, out, _ = run("bench", *NETWORK, *options, "--compare", scaled("b.json", 1, rows=7), "--json")
+    assert (code, json.loads(out)["differences"]) == (3, ["rows: 100, there 7"])
+    code, out, _ = run("bench", *NETWORK, *options, "--compare", scaled("b.json", 0.05, rows=7), "--force")
+    assert code == 1 and out.splitlines()[-1].startswith("verdict     worse")
+
+
+def test_bench_wants_enough_processes_to_compare(run, in_this_process):
+    assert run("bench", *NETWORK, "--rows", 50, "--processes", 2, "--save", "b.json")[0] == 0
+    code, _, err = run("bench", *NETWORK, "--rows", 50, "--compare", "b.json")
+    assert code == 2 and "2 processes are too few to know the noise" in err and "--processes 4" in err
+
+
 # ---------------------------------------------------------------- mistakes
 
 
@@ -308,6 +404,27 @@ def test_warmup_of_everything(run, monkeypatch):
         (("predict", "t.csv"), "required: DATA"),
         (("warmup", "--dtype", "int8"), "argument --dtype: wanted float32, float64 or bfloat16, got 'int8'"),
         (("warmup", "--dtype", ","), "argument --dtype: wanted float32, float64 or bfloat16, got ','"),
+        (("bench",), "what to measure"),
+        (
+            ("bench", "--network", "5"),
+            "argument --network: wanted inputs, hidden layers and outputs, as 784-256-128-10",
+        ),
+        (("bench", "--network", "5-x-1"), "argument --network: wanted a whole number from 1, got 'x'"),
+        (("bench", "t.csv", "--network", "5-1"), "--network is for made-up rows: leave out DATA"),
+        (("bench", "t.csv", "--rows", "5"), "DATA has its own rows: leave out --rows"),
+        (("bench", "--network", "5-1", "--hidden", "7"), "--network names all widths: leave out --hidden"),
+        (("bench", "--network", "5-1", "--target", "x"), "made-up rows have no columns: leave out --target"),
+        (("bench", "--network", "5-3", "--task", "regression"), "a regression wants one output"),
+        (("bench", "--network", "5-1", "--task", "classification"), "a classification wants two outputs"),
+        (("bench", "--network", "5-1", "--model", "m"), "--model brings its own network: leave out --network"),
+        (("bench", "--model", "m", "--dtype", "float64"), "--model brings its own network: leave out --dtype"),
+        (("bench", "--model", "no.fastbp"), "no.fastbp: no such file"),
+        (("bench", "--network", "5-1", "--compare", "no.json"), "no.json: no such file"),
+        (("bench", "--network", "5-1", "--compare", "t.csv"), "t.csv is no file that fastbp bench --save wrote"),
+        (("bench", "--network", "5-1", "--save", "no/b.json"), "--save no/b.json: the folder .* does not exist"),
+        (("bench", "--network", "5-1", "--threshold", "-1"), "argument --threshold: wanted a percentage from 0"),
+        (("bench", "--network", "5-1", "--seconds", "0"), "wanted a number of seconds above 0, got '0'"),
+        (("bench", "--network", "5-1", "--optimizer", "adm"), "adm.*adam"),
         (("info", "t.csv"), "t.csv is truncated, damaged or of another kind"),
     ],
 )

@@ -239,8 +239,10 @@ def test_the_catalogue_has_every_kernel_that_a_network_can_need() -> None:
             fb.SGD(0.1, momentum=0.5, nesterov=True, weight_decay=0.1),
             fb.Adam(weight_decay=0.1, use_ema=True, ema_overwrite_frequency=7),
         ):
-            assert id(rules.update(optimizer, number)) in everything, optimizer
+            updates = {id(rules.update(optimizer, number, guarded)) for guarded in (False, True)}
+            assert updates <= everything, optimizer
         assert {id(rules.metric(row, number)) for row in METRICS.values()} <= everything
+        assert {id(rules.penalty(number)), id(rules.pull(number))} <= everything
 
 
 @pytest.mark.parametrize("dtype", ["float16", [], ["float32", "int8"]])

@@ -54,7 +54,9 @@ def kernels(dtype: str, everything: bool = False) -> list[tuple[str, Kernel]]:
             found.append((name, rules.metric(metric, number)))
     usual = (SGD(), SGD(momentum=0.9), Adam(), AdamW())
     for optimizer in _optimizers() if everything else usual:
-        found.append((optimizer.name, rules.update(optimizer, number)))
+        found += [(optimizer.name, rules.update(optimizer, number, guarded)) for guarded in (False, True)]
+    if everything:
+        found += [("penalty", rules.penalty(number)), ("penalty", rules.pull(number))]
     return list({id(kernel): (name, kernel) for name, kernel in found}.values())
 
 
