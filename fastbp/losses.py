@@ -33,6 +33,7 @@ class Loss:
     coupled : whether it takes columns
     from_logits : the outputs are logits already: the last layer is linear, and `fused_with` is applied by the loss
     mask_nan : whether targets that are NaN are left out, see ``Model.compile``
+    reported : what the value is multiplied by where it is reported; the gradient is that of the whole value
     aliases : other names
     """
 
@@ -46,6 +47,7 @@ class Loss:
     coupled: bool = False
     from_logits: bool = False
     mask_nan: bool = False
+    reported: float = 1.0
     aliases: tuple[str, ...] = ()
 
     @property

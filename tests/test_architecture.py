@@ -191,6 +191,7 @@ def test_numbas_settings_are_left_alone() -> None:
     """Neither the import nor a fit changes what other users of Numba in the process see."""
     code = """
 import os
+import sklearn  # sets variables of OpenMP when it is imported
 import numba
 from numba.core import config
 

@@ -373,6 +373,7 @@ class Engine:
             run[pg.LOSS] = rules.loss(loss, dtype).address()
             parameters[0] = 1.0 / layer.fan_out if loss.mean_outputs else 1.0
             parameters[1 : 1 + len(loss.parameters)] = loss.values
+            parameters[1 + len(loss.parameters)] = loss.reported
             run[pg.LOSS_PARAMETERS], run[pg.FUSED] = parameters.ctypes.data, fused
             run[pg.MEAN_ROWS] = loss.mean_rows
             if backward and not fused and row is not IDENTITY:

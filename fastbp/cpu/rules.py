@@ -88,6 +88,7 @@ def _loss(
 ) -> Callable[..., float]:
     def loss(dz: int, a: int, y: int, n: int, parameters: int, scale: int) -> float:
         each, p = load_number(kind, parameters), spread_numbers(kind, parameters + size, count)
+        reported = spread(kind, load_number(kind, parameters + (1 + count) * size))
         result = 0.0
         for half in range(2):
             at = half * step
@@ -102,7 +103,7 @@ def _loss(
                     d = where(target[c] == target[c], d, 0.0)
                 value = value + v
                 gradient[c] = where(weight == 0.0, 0.0, d * share)
-            result += total(where(weight == 0.0, 0.0, value * share))
+            result += total(where(weight == 0.0, 0.0, value * (share * reported)))
         return result
 
     return loss

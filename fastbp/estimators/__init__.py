@@ -1,0 +1,16 @@
+"""Floor 5: scikit-learn's estimators: change the import, keep the program.
+
+``from fastbp.estimators import MLPClassifier, MLPRegressor`` in place of ``from sklearn.neural_network import ...``.
+"""
+
+try:
+    import sklearn as sklearn
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "fastbp.estimators needs scikit-learn: pip install 'fastbp[sklearn]'", name="sklearn"
+    ) from None
+
+from fastbp.estimators.classifier import MLPClassifier
+from fastbp.estimators.regressor import MLPRegressor
+
+__all__ = ["MLPClassifier", "MLPRegressor"]

@@ -1,0 +1,239 @@
+"""Floor 5: `MLPClassifier`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.validation import validate_data
+
+from fastbp.activations import Activation
+from fastbp.estimators.base import BasePerceptron, described
+from fastbp.losses import LOSSES, Loss
+
+Array = NDArray[Any]
+
+MULTICLASS = LOSSES["sparse_categorical_crossentropy"]
+BINARY = replace(LOSSES["binary_crossentropy"], mean_outputs=False)
+
+
+@described
+class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
+    """A multilayer perceptron for classes: scikit-learn's ``MLPClassifier``, trained by fastbp's kernels.
+
+    Parameters, attributes and methods, their defaults and errors are scikit-learn's, and so are the initial weights,
+    the held-out rows and the order of the rows for a `random_state`: results are those of scikit-learn but for
+    rounding. The loss is computed from logits, not from clipped probabilities. Sparse rows become dense a block at a
+    time.
+    Binary and multilabel targets have logistic outputs, more than two classes softmax outputs.
+
+    Parameters
+    ----------
+    {parameters}
+    class_weight : beyond scikit-learn: weights of the classes as a dict by label, "balanced" (each class counts alike),
+        or None; several labels a row take a list of dicts
+
+    Attributes
+    ----------
+    classes_ : the class labels, sorted
+    {attributes}
+
+    Examples
+    --------
+    >>> from fastbp.estimators import MLPClassifier
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> classifier = MLPClassifier((32,), random_state=0, max_iter=400).fit(X, y)
+    >>> bool(classifier.score(X, y) > 0.95)
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BasePerceptron._parameter_constraints,
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    }
+
+    classes_: Array
+    class_weight: Any
+    _label_binarizer: LabelBinarizer
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: str | Activation | Sequence[str | Activation] = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        class_weight: Any = None,
+        weight_decay: float = 0.0,
+        callbacks: Any = None,
+        dtype: Any = None,
+        threads: int | None = None,
+    ) -> None:
+        self._keep(locals())
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: ArrayLike | None = None,
+    ) -> "MLPClassifier":
+        """Fit the network to rows and their classes.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array, frame or sparse matrix
+        y : (n_samples,) class labels, or (n_samples, n_classes) zeros and ones for several labels a row
+        sample_weight : (n_samples,) weights of the rows
+        X_val, y_val, sample_weight_val : beyond scikit-learn: rows to validate on with `early_stopping`, in place of
+            held-out ones
+
+        Returns
+        -------
+        self
+        """
+        fitted = self._fit(X, y, sample_weight, False, X_val, y_val, sample_weight_val)
+        return fitted  # type: ignore[no-any-return]
+
+    @available_if(BasePerceptron._is_stochastic)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, classes: ArrayLike | None = None
+    ) -> "MLPClassifier":
+        """Go on training with one pass over these rows.
+
+        Parameters
+        ----------
+        X, y, sample_weight : as for `fit`
+        classes : all class labels there will be; needed at the first call
+
+        Returns
+        -------
+        self
+        """
+        if _check_partial_fit_first_call(self, classes):
+            multilabel = type_of_target(y).startswith("multilabel")
+            self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
+        return self._fit(X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
+
+    # -------------------------------------------------- targets
+
+    _score_name = "accuracy"
+
+    def _checked(self, X: Any, y: Any, reset: bool) -> tuple[Any, Array]:
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            dtype=(np.float64, np.float32),
+            reset=reset,
+        )
+        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+    def _encoded(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array, Array | None]:
+        X, y = self._checked(X, y, reset)
+        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+            self._label_binarizer = LabelBinarizer().fit(y)
+            self.classes_ = self._label_binarizer.classes_
+        else:
+            self._check_classes(unique_labels(y), same=self.warm_start)
+        if incremental and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight 'balanced' is not supported for partial_fit, which sees some of the rows at a time: pass "
+                "compute_class_weight('balanced', classes=classes, y=all_targets) as a dict"
+            )
+        of_classes = None if self.class_weight is None else compute_sample_weight(self.class_weight, y)
+        return X, self._codes(y), of_classes
+
+    def _encoded_held(self, X: Any, y: Any) -> tuple[Any, Array]:
+        X, y = self._checked(X, y, False)
+        self._check_classes(unique_labels(y), same=False)
+        return X, self._codes(y)
+
+    def _codes(self, y: Array) -> Array:
+        """Class numbers (N,), or (N, O) booleans."""
+        if self._label_binarizer.y_type_ == "multiclass":
+            return np.searchsorted(self.classes_, y).astype(np.int64)
+        return self._label_binarizer.transform(y).astype(bool)
+
+    def _check_classes(self, classes: Array, same: bool) -> None:
+        """Refuse classes that the network has no outputs for; `same`: refuse all others than those it has."""
+        if same:
+            if set(classes) != set(self.classes_):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
+                    f"Previously got {self.classes_}, `y` has {classes}"
+                )
+        elif len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+            raise ValueError(
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {classes}."
+            )
+
+    def _outputs_wanted(self, y: Array) -> tuple[int, str]:
+        return (len(self.classes_), "softmax") if y.ndim == 1 else (y.shape[1], "logistic")
+
+    def _criterion(self) -> Loss:
+        return MULTICLASS if self.out_activation_ == "softmax" else BINARY
+
+    def _stratification(self, y: Array) -> Array | None:
+        return y.astype(bool) if self.n_outputs_ == 1 else None
+
+    def _scored(self, outputs: Array, y: Array, weight: Array | None) -> float:
+        right = outputs.argmax(axis=1) == y if y.ndim == 1 else ((outputs > 0.5) == (y > 0.5)).all(axis=1)
+        return float(np.average(right, weights=weight))
+
+    # -------------------------------------------------- predictions
+
+    def predict(self, X: Any) -> Array:
+        """Classes (n_samples,), or zeros and ones (n_samples, n_classes), of rows X (n_samples, n_features)."""
+        outputs = self._outputs(X)
+        labels: Array = self._label_binarizer.inverse_transform(outputs.ravel() if self.n_outputs_ == 1 else outputs)
+        return labels
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probability (n_samples, n_classes) of each class, in the order of `classes_`."""
+        outputs = self._outputs(X)
+        return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Logarithm of `predict_proba`."""
+        probabilities = self.predict_proba(X)
+        return np.log(probabilities, out=probabilities)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

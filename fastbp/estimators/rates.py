@@ -1,0 +1,186 @@
+"""Floor 5: scikit-learn's solvers: their learning rates over epochs and steps, and the rule that the engine applies."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbp import optimizers
+from fastbp.optimizers import Optimizer
+
+Array = NDArray[Any]
+
+SMALLEST_RATE = 1e-6
+"""An adaptive rate is not divided further below this."""
+
+
+@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class StepRule(Optimizer):
+    """An update rule whose coefficients are given for each step of one run.
+
+    Parameters
+    ----------
+    update : formula of ``fastbp.optimizers``
+    slots_kept : arrays that it keeps beside the weights, which begin as zeros
+    rates : (steps,) learning rates
+    columns : the formula's coefficients: (steps,) arrays or numbers
+    weight_decay : see `Optimizer`
+    """
+
+    update: Callable[..., Any]
+    slots_kept: int
+    rates_of_steps: Array
+    columns: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        """Estimators check their parameters themselves."""
+
+    @property
+    def formula(self) -> Callable[..., Any]:
+        return self.update
+
+    @property
+    def initials(self) -> tuple[float, ...]:
+        return (0.0,) * self.slots_kept
+
+    def rates(self, steps: Array) -> Array:
+        """The learning rates of the steps, counted from 1."""
+        return self.rates_of_steps[steps.astype(np.int64) - 1]
+
+    def _columns(self, steps: Array, rates: Array) -> list[Any]:
+        places = steps.astype(np.int64) - 1
+        return [column[places] if isinstance(column, np.ndarray) else column for column in self.columns]
+
+
+class SGDRates:
+    """Momentum, and a rate that stays, falls with the samples seen, or is divided when nothing improves.
+
+    Parameters
+    ----------
+    rate : the first learning rate
+    schedule : "constant", "invscaling" (rate / (t + 1) ** power after each epoch, t samples seen) or "adaptive"
+    power : of "invscaling"
+    momentum : share of the last step kept
+    nesterov : look ahead (Sutskever et al. 2013)
+    decay : share of the learning rate by which a step shrinks all weights
+
+    Attributes
+    ----------
+    learning_rate : the rate of the next step
+    """
+
+    def __init__(self, rate: float, schedule: str, power: float, momentum: float, nesterov: bool, decay: float) -> None:
+        self.initial, self.schedule, self.power = float(rate), schedule, float(power)
+        self.momentum, self.nesterov, self.decay = float(momentum), bool(nesterov), float(decay)
+        self.learning_rate = self.initial
+
+    @property
+    def next_rate(self) -> float:
+        """What callbacks see and set."""
+        return self.learning_rate
+
+    @next_rate.setter
+    def next_rate(self, rate: float) -> None:
+        self.learning_rate = rate
+
+    def rule(self, epochs: int, per_epoch: int, samples: int, seen: int) -> StepRule:
+        """The rule of the next `epochs` of `per_epoch` steps over `samples` rows; `seen` were seen before."""
+        rates = np.full(epochs, self.learning_rate)
+        if self.schedule == "invscaling":
+            rates[1:] = [self._inverse(seen + samples * epoch) for epoch in range(1, epochs)]
+        steps = np.repeat(rates, per_epoch)
+        formula = optimizers.descend
+        if self.momentum:
+            formula = optimizers.nesterov if self.nesterov else optimizers.momentum
+        return StepRule(
+            update=formula,
+            slots_kept=1 if self.momentum else 0,
+            rates_of_steps=steps,
+            columns=(steps, self.momentum),
+            weight_decay=self.decay,
+        )
+
+    def _inverse(self, seen: int) -> float:
+        return float(self.initial / (seen + 1) ** self.power)
+
+    def advance(self, steps: int, seen: int) -> None:
+        """`steps` more are done, at the end of an epoch; `seen` samples were seen so far."""
+        if self.schedule == "invscaling":
+            self.learning_rate = self._inverse(seen)
+
+    def stop_or_slow_down(self) -> str:
+        """Nothing improved for long: what to say, "Stopping." unless the rate was divided by 5 instead."""
+        if self.schedule != "adaptive":
+            return "Stopping."
+        if self.learning_rate <= SMALLEST_RATE:
+            return "Learning rate too small. Stopping."
+        self.learning_rate /= 5.0
+        return f"Setting learning rate to {self.learning_rate:f}"
+
+
+class AdamRates:
+    """Adam with its epsilon beside the uncorrected root (Kingma and Ba 2015, the end of section 2).
+
+    Parameters
+    ----------
+    rate : learning rate
+    beta_1, beta_2 : decay of the first and second moment
+    epsilon : added to the root of the second moment
+    decay : share of the learning rate by which a step shrinks all weights
+
+    Attributes
+    ----------
+    learning_rate : with the bias corrections of the last step
+    updates : steps so far
+    """
+
+    def __init__(self, rate: float, beta_1: float, beta_2: float, epsilon: float, decay: float) -> None:
+        self.initial, self.beta_1, self.beta_2 = float(rate), float(beta_1), float(beta_2)
+        self.epsilon, self.decay = float(epsilon), float(decay)
+        self.learning_rate, self.updates = self.initial, 0
+
+    @property
+    def next_rate(self) -> float:
+        """What callbacks see and set: the rate before its corrections."""
+        return self.initial
+
+    @next_rate.setter
+    def next_rate(self, rate: float) -> None:
+        self.initial = rate
+
+    def _corrected(self, steps: Array) -> Array:
+        rates: Array = self.initial * np.sqrt(1 - self.beta_2**steps) / (1 - self.beta_1**steps)
+        return rates
+
+    def rule(self, epochs: int, per_epoch: int, samples: int, seen: int) -> StepRule:
+        """The rule of the next `epochs` of `per_epoch` steps."""
+        numbers = self.updates + np.arange(1.0, epochs * per_epoch + 1)
+        return StepRule(
+            update=optimizers.adam,
+            slots_kept=2,
+            rates_of_steps=np.full(len(numbers), self.initial),
+            columns=(
+                self._corrected(numbers),
+                self.beta_1,
+                1 - self.beta_1,
+                self.beta_2,
+                1 - self.beta_2,
+                self.epsilon,
+            ),
+            weight_decay=self.decay,
+        )
+
+    def advance(self, steps: int, seen: int) -> None:
+        """`steps` more are done."""
+        if steps:
+            self.updates += steps
+            self.learning_rate = float(self._corrected(np.array(float(self.updates))))
+
+    def stop_or_slow_down(self) -> str:
+        """Nothing improved for long: what to say."""
+        return "Stopping."
+
+
+Rates = SGDRates | AdamRates
