@@ -124,7 +124,10 @@ def made_up(model: "Model", rows: int, seed: int = 0) -> tuple[Array, Array]:
     x = rng.standard_normal((rows, model.input_width), np.float32).astype(model.dtype, copy=False)
     if model._loss.targets == "labels":
         return x, rng.integers(0, model.output_width, rows)
-    return x, rng.random((rows, model.output_width), np.float32).astype(model.dtype, copy=False)
+    shape = (rows, model.output_width)
+    if model._loss.targets == "signs":
+        return x, rng.integers(0, 2, shape).astype(model.dtype)
+    return x, rng.uniform(0.1, 1.0, shape).astype(model.dtype)  # a probability, and above 0
 
 
 def rehearse(model: "Model", x: Array, y: Array, *, batch_size: int, data: str, shuffle: bool = True) -> dict[str, Any]:
