@@ -230,8 +230,9 @@ def test_the_catalogue_has_every_kernel_that_a_network_can_need() -> None:
                 model = fb.Model([fb.Dense(3, hidden), fb.Dense(2, output)], dtype=dtype)
                 model.compile("adam", loss.name)
                 model.build(4)
-                needed = model._engine.kernels(model._objective(), True, model.optimizer, 32)
-                assert {id(kernel) for _, kernel in needed} <= everything
+                for batch in (1, 500):
+                    needed = model._engine.kernels(model._objective(), True, model.optimizer, batch)
+                    assert {id(kernel) for _, kernel in needed} <= everything
         number = model.dtype
         for optimizer in (
             *(cls() for cls in OPTIMIZERS.values()),
