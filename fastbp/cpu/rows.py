@@ -9,7 +9,17 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp._jit import helper
-from fastbp._vector import call_rule, column, lanes, load_int, load_number, spread, store_int, store_number
+from fastbp._vector import (
+    call_rule,
+    column,
+    lanes,
+    load_acquire,
+    load_int,
+    load_number,
+    spread,
+    store_int,
+    store_number,
+)
 from fastbp.cpu.tile import (
     gather_square,
     item_bytes,
@@ -340,16 +350,20 @@ def input_gradient(kind: Any, run: int, count: int, first: int, p0: int, p1: int
 
 @helper
 def whole(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p0: int, p1: int) -> None:
-    """Forward, loss and back-propagation of the panels p0:p1."""
+    """Forward, loss and back-propagation of the panels p0:p1, left between two layers where the run is to stop."""
     table = at(run, pg.TABLE)
     ops = at(run, pg.OPS)
     gather(kind, run, first, count, rows, epoch, p0, p1)
     for i in range(ops):
+        if load_acquire(at(run, pg.STOP)):
+            return
         op = table + 8 * pg.OP_COLUMNS * i
         forward(kind, op, p0, p1, 0, at(op, pg.OUT))
     output(kind, run, count, first, p0, p1)
     if at(run, pg.BACKWARD):
         for i in range(ops - 1, 0, -1):
+            if load_acquire(at(run, pg.STOP)):
+                return
             op = table + 8 * pg.OP_COLUMNS * i
             backward(kind, op, 0, p0, p1, 0, at(op, pg.IN))
         if at(table, pg.DA):

@@ -170,6 +170,9 @@ def _share(kind: Any, run: int, me: int) -> int:
                                 store_int(at(run, pg.STATUS), pg.STOPPED)
                                 return s
                             _perform(kind, run, task, epoch, batch0 + slab0, count, batch_rows)
+                            if load_acquire(at(run, pg.STOP)):  # the task may have been left in the middle
+                                store_int(at(run, pg.STATUS), pg.STOPPED)
+                                return s
                         i += 1
                         mine += 1
                     if mine and threads > 1:
