@@ -149,12 +149,12 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
 
 class Kernel:
-    """A jitted entry point of int64 arguments, compiled or loaded from the cache when its address is first asked for.
+    """A jitted entry point of numbers (or arrays, see `entry`), made ready when its address is first asked for.
 
     Attributes
     ----------
     dispatcher : the Numba dispatcher
-    signature : int64 (and float64) argument types and the return type
+    signature : argument types, mostly int64, and the return type
     seconds : about how long it takes to compile, for whoever shows progress
     """
 
@@ -202,6 +202,18 @@ class Kernel:
         if result is not None:
             self._result = result  # owns the code
             self._address = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
+
+    @functools.cached_property
+    def entry(self) -> Callable[..., Any]:
+        """The kernel as Numba's own function, which takes arrays too: releases the GIL, and compiles nothing more.
+
+        Raises TypeError for arguments that aren't of the signature's types, orders and alignments.
+        """
+        self.address()
+        if not self.dispatcher.overloads:
+            self.dispatcher.add_overload(self._result)
+        self.dispatcher.disable_compile()
+        return self.dispatcher  # type: ignore[no-any-return]
 
     @functools.cached_property
     def call(self) -> Callable[..., Any]:

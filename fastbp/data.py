@@ -103,7 +103,9 @@ class _Table(NamedTuple):
         return f"{name}[{row}, {column}]" if self.columns is None else f"row {row} of column {self.columns[column]!r}"
 
 
-def as_matrix(x: Any, dtype: DTypeLike, *, name: str = "x", width: int | None = None) -> NDArray[Any]:
+def as_matrix(
+    x: Any, dtype: DTypeLike, *, name: str = "x", width: int | None = None, finite: bool = True
+) -> NDArray[Any]:
     """Return `x` as the matrix the kernels read.
 
     Parameters
@@ -117,6 +119,8 @@ def as_matrix(x: Any, dtype: DTypeLike, *, name: str = "x", width: int | None = 
         What the error messages call the array.
     width : int, optional
         The number of columns wanted; any number by default.
+    finite : bool, default True
+        Whether values are looked at where nothing is copied; False where the kernels do that (in a prediction).
 
     Returns
     -------
@@ -133,7 +137,7 @@ def as_matrix(x: Any, dtype: DTypeLike, *, name: str = "x", width: int | None = 
     """
     table = _table(x, name)
     _check_matrix_shape(table.shape, name, width)
-    return _stage(table, np.dtype(dtype), name)
+    return _stage(table, np.dtype(dtype), name, look=finite)
 
 
 TARGETS: dict[str, tuple[str, str]] = {
@@ -425,8 +429,8 @@ def _check_rows(shape: tuple[int, ...], rows: int, name: str) -> None:
         raise ValueError(f"{name} has shape {shape}, but x has {rows} rows: each row of x wants its row of {name}")
 
 
-def _stage(table: _Table, dtype: np.dtype[Any], name: str, missing: bool = False) -> NDArray[Any]:
-    """Copy (where needed) and check a block at a time, while the block is in cache.
+def _stage(table: _Table, dtype: np.dtype[Any], name: str, missing: bool = False, look: bool = True) -> NDArray[Any]:
+    """Copy (where needed) and check (what is copied, and else by `look`) a block at a time, while it is in cache.
 
     A finite sum proves that every term is finite; a sum that is not may be an overflow, so only then each is looked at.
     """
@@ -436,7 +440,7 @@ def _stage(table: _Table, dtype: np.dtype[Any], name: str, missing: bool = False
     else:
         out, copied = np.empty((rows, columns), dtype), True
     arrays = source if isinstance(source, list) else [source]
-    check = any(a.dtype.kind == "f" for a in arrays)
+    check = (copied or look) and any(a.dtype.kind == "f" for a in arrays)
     step = max(1, _BLOCK // columns)
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, rows, step) if check or copied else ():

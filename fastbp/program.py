@@ -122,14 +122,15 @@ OP_COLUMNS = 42
     RESULT,  # predictions (N, O), or the inputs' gradient
     RESULT_ROW,
     BACKWARD,
+    UNFIT,  # where to write 1 when an input isn't finite, 0: they were looked at before
     PENALTY_VALUE,  # rule
     PENALTY_PULL,  # rule
     PENALTIES,  # float64 values of the blocks of all ops in even steps, then in odd ones, 0 where nothing is penalised
     PENALTY_COUNT,  # blocks
     PROFILE,  # each worker's ticks: waiting for others, then in each phase; 0 where nobody asks
     PROFILE_WORKER,
-) = range(60)
-RUN_COLUMNS = 60
+) = range(61)
+RUN_COLUMNS = 61
 
 # ---- what STATUS says of a run
 (

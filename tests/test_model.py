@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import fastbp as fb
 from fastbp import storage
 from fastbp._jit import Kernel
 from fastbp.cpu.engine import Engine
+from fastbp.cpu.serving import Server
 from fastbp.history import History
 from fastbp.layers import INITIALIZERS
 from fastbp.progress import resolve_verbose
@@ -932,3 +934,93 @@ def test_evaluate_says_its_values(capsys: pytest.CaptureFixture[str]) -> None:
     loss, accuracy = model.evaluate(X, LABELS, verbose=1)
     err = capsys.readouterr().err
     assert err == f"loss {loss:.4g}  accuracy {accuracy:.4g}\n"
+
+
+# ---------------------------------------------------------------- the short way of a prediction
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each prediction that took the short way."""
+    counts: list[int] = []
+    call = Server.__call__
+
+    def counted(self: Server, x: np.ndarray) -> np.ndarray | None:
+        result = call(self, x)
+        if result is not None:
+            counts.append(len(result))
+        return result
+
+    monkeypatch.setattr(Server, "__call__", counted)
+    return counts
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("widths", [[20, 10, 1], [7, 65, 64, 5], [33, 5]], ids=str)
+def test_few_rows_take_the_short_way_with_the_same_bits(widths: list[int], dtype: str, served: list[int]) -> None:
+    model = make(widths, "gelu", "softmax", dtype=dtype, threads=2)
+    x = inputs(300, widths[0]).astype(model.dtype)
+    wanted = model.predict(x, batch_size=50)
+    for rows in (1, 2, 4, 5, 16, 17, 33, 257, 300):
+        same_bits([model.predict(x[:rows])], [wanted[:rows]])
+    assert served == [1, 2, 4, 5, 16, 17, 33, 257, 300]
+
+
+def test_the_short_way_follows_the_weights(served: list[int]) -> None:
+    for dtype in ("float32", "bfloat16"):
+        model = fb.Model([fb.Dense(2, kernel_initializer="ones", input_dim=3)], dtype=dtype)
+        x = np.ones((1, 3), np.float32)
+        for factor in (1.0, 2.0):
+            model.set_weights([np.full((3, 2), factor), np.zeros(2)])
+            model.predict(x)
+            assert (model.predict(x) == 3 * factor).all()
+        for optimizer in ("adam", fb.SGD(0.1)):  # with moments, and without: the buffers move
+            model.compile(optimizer, "mse")
+            model.fit(x, [[1.0, 1.0]], epochs=3, verbose=0)
+            kernel, bias = model.get_weights()
+            np.testing.assert_allclose(model.predict(x), (x @ kernel + bias), rtol=0.02)
+            model.predict(x)
+    assert len(served) >= 8
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_the_short_way_does_not_take_goes_the_long_one(form: str, served: list[int]) -> None:
+    model = make([7, 5, 4])
+    x = np.random.default_rng(2).integers(-9, 9, (3, 7)).astype(np.float32)
+    wanted = model.predict(x)
+    same_bits([model.predict(FORMS[form](x))], [wanted])
+    assert served == []
+
+
+@pytest.mark.parametrize(("x", "error", "words"), BAD_INPUTS)
+@pytest.mark.parametrize("rows", [40, 4000])
+def test_bad_inputs_of_a_prediction(rows: int, x: Any, error: type[Exception], words: str) -> None:
+    model = make([4, 30, 2], "relu", threads=2)  # which would make a number of NaN
+    model.predict(X.astype(np.float32))
+    with pytest.raises(error, match=words):
+        model.predict(x)
+    if isinstance(x, np.ndarray) and x.dtype == float and x.shape == X.shape and not np.isfinite(x).all():
+        many = np.resize(X, (rows, 4)).astype(np.float32)
+        many[:40] = x
+        with pytest.raises(error, match=words.replace("160", str(4 * rows))):
+            model.predict(many)
+
+
+def test_few_rows_in_many_threads(served: list[int]) -> None:
+    model = make([20, 10, 1])
+    x = inputs(64, 20).astype(np.float32)
+    wanted, wrong = model.predict(x), []
+
+    def predict(first: int) -> None:
+        for i in range(2000):
+            row = (first + i) % 64
+            if model.predict(x[row : row + 1]) != wanted[row]:
+                wrong.append(row)
+
+    workers = [threading.Thread(target=predict, args=(8 * i,)) for i in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+    assert len(served) == 16_000

@@ -10,7 +10,7 @@ import numpy as np
 from fastbp import metrics as metric_table
 from fastbp._jit import Kernel
 from fastbp.activations import ACTIVATIONS, IDENTITY, RELU
-from fastbp.cpu import bfloat16, rules, thin
+from fastbp.cpu import bfloat16, rules, serving, thin
 from fastbp.cpu.engine import worker_kernel
 from fastbp.cpu.peak import _loop as peak_loop
 from fastbp.cpu.runs import chain_kernel
@@ -36,6 +36,7 @@ def kernels(dtype: str, everything: bool = False) -> list[tuple[str, Kernel]]:
     """
     number = np.dtype("float64" if dtype == "float64" else "float32")
     found = [("training loop", worker_kernel(number)), ("validation", chain_kernel()), ("clock", clock())]
+    found.append(("prediction", serving.kernel(number)))
     found.append(("peak", peak_loop(dtype)[0]))
     if dtype == "bfloat16":
         found += [("bfloat16", bfloat16.rule(name)) for name in bfloat16.RULES]

@@ -15,7 +15,7 @@ import numpy as np
 from fastbp import program as pg
 from fastbp._jit import Kernel, yield_address
 from fastbp.activations import IDENTITY, RELU
-from fastbp.cpu import bfloat16, penalty, rules, thin, worker
+from fastbp.cpu import bfloat16, penalty, rules, serving, thin, worker
 from fastbp.cpu.launch import LAUNCHERS, in_background
 from fastbp.cpu.runs import Chain, Outcome, Prepared, start_chains
 from fastbp.cpu.tile import geometry
@@ -127,7 +127,8 @@ class Engine:
         self._moments = 0
         self._buffer = self._room(1)
         self._snapshot: np.ndarray | None = None
-        self._lock = threading.RLock()
+        self._server: serving.Server | None = None
+        self.lock = threading.RLock()
         self.stop_flag = np.zeros(8, np.int64)
         self.watch: Watch | None = None
 
@@ -205,9 +206,9 @@ class Engine:
 
     def release(self) -> None:
         """Give back what only training needs beside the weights and moments: workspaces and the snapshot."""
-        with self._lock:
+        with self.lock:
             self._bound.clear()
-            self._snapshot = None
+            self._snapshot = self._server = None
 
     def restore_snapshot(self) -> None:
         """Put the weights back as they were at `keep_snapshot`; guarded ones stay."""
@@ -224,13 +225,13 @@ class Engine:
         if count < self._moments or (1 + count) * nbytes > len(self._buffer):
             fresh = self._room(1 + count)
             fresh[:nbytes] = self._buffer[:nbytes]
-            self._buffer, self._stale = fresh, True
+            self._buffer, self._stale, self._server = fresh, True, None
             self._bound.clear()
         self._moments = count
 
     def reserve_moments(self, optimizer: Optimizer) -> None:
         """Room for the optimizer's arrays beside the weights, as they are before the first step; the weights stay."""
-        with self._lock:
+        with self.lock:
             self._reserve(optimizer.slots)
             for moment, initial in zip(self.moments(), optimizer.initials, strict=False):
                 moment.fill(initial)
@@ -268,7 +269,9 @@ class Engine:
                     needed.append((row.name, rules.derivative(row, self.dtype)))
         if backward and any(any(layer.penalty) for layer in self.program.layers):
             needed += [("penalty", rules.penalty(self.dtype)), ("penalty", rules.pull(self.dtype))]
-        if objective.loss is not None:
+        if objective.loss is None and not backward:
+            needed.append(("prediction", serving.kernel(self.dtype)))
+        elif objective.loss is not None:
             needed.append((objective.loss.name, rules.loss(objective.loss, self.dtype)))
             last = self.program.layers[-1].activation
             if last is RELU and backward and objective.loss.fused_with is None:
@@ -296,6 +299,10 @@ class Engine:
     def _most_workspaces(self) -> int:
         """Bytes that workspaces may take together: a fit of a large network gives its own up for its validation."""
         return max(WORKSPACES, (1 + self._moments) * self.program.parameter_bytes // 8)
+
+    def bind_alone(self, batch: int) -> _Bound:
+        """What predicts `batch` rows on the calling thread, with a workspace of its own."""
+        return self._make(self.program.plan(batch, 1, backward=False), 1, Objective())
 
     def _make(self, plan: Plan, threads: int, objective: Objective) -> _Bound:
         program, dtype = self.program, self.dtype
@@ -401,7 +408,7 @@ class Engine:
 
         held : rows to validate on at the end of each epoch, where `chains` says so
         """
-        with self._lock:
+        with self.lock:
             prepared = self.prepare(x, y, **options)
             self.stop_flag[0] = 0
             if held is None:
@@ -419,6 +426,16 @@ class Engine:
         if held is not None:
             check = self.prepare(held.x, held.y, **held.beside, batch=EVALUATION_ROWS, objective=objective)
         return Chain(train, check, worker_kernel(self.dtype).address())
+
+    def serve(self, x: np.ndarray) -> np.ndarray | None:
+        """Outputs (N, O) of a few rows by the shortest way; None where `run` has to do it, or to say what is wrong."""
+        return None if self._server is None else self._server(x)
+
+    def open_server(self) -> None:
+        """From now on `serve` serves, if the network is small enough; the kernels of a prediction must be ready."""
+        with self.lock:
+            if self._server is None and serving.most_rows(self):
+                self._server = serving.Server(self, worker_kernel(self.dtype).address())
 
     def prepare(
         self,
@@ -438,6 +455,7 @@ class Engine:
         gradient: np.ndarray | None = None,
         result: np.ndarray | None = None,
         carried: np.ndarray | None = None,
+        unfit: np.ndarray | None = None,
         shuffle: bool = False,
         seed: int = 0,
     ) -> Prepared:
@@ -462,6 +480,7 @@ class Engine:
         gradient : flat array that receives the gradient instead, in the order of the weights
         result : (N, O) array for the outputs, or (N, I) for the inputs' gradient beside `gradient`
         carried : sums of the first epoch's steps that were run before; its sums go on from there
+        unfit : int64, whose first becomes 1 where an input isn't finite; None where all of x has been looked at
         """
         count = len(x) if rows is None else rows.shape[-1]
         batch = max(1, min(batch, count))
@@ -469,8 +488,7 @@ class Engine:
         steps = per_epoch if steps is None else steps
         backward = optimizer is not None or gradient is not None
         bound = self._bind(batch, objective, backward, backward and result is not None)
-        if self._stale and self.program.half:
-            self._refresh_copies(bound.table)
+        self.refresh_copies(bound.table)
         run, columns = bound.run, 1 + len(bound.metrics)
         threads = int(run[pg.THREADS])
         epochs = (first_step + steps - 1) // per_epoch - first_step // per_epoch + 1
@@ -513,11 +531,14 @@ class Engine:
         run[pg.SHUFFLE], run[pg.SEED] = shuffle, seed
         run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
         work = steps * batch * self.program.flops_per_row
-        kept = bound, x, y, rows, weights, present, gradient, result, coefficients, sync
+        run[pg.UNFIT] = 0 if unfit is None else unfit.ctypes.data
+        kept = bound, unfit, x, y, rows, weights, present, gradient, result, coefficients, sync
         return Prepared(run, threads, work, sums, status, bound.plan, kept)
 
-    def _refresh_copies(self, table: np.ndarray) -> None:
+    def refresh_copies(self, table: np.ndarray) -> None:
         """The weights' copies in bfloat16, after someone else than a step may have written the weights."""
+        if not (self._stale and self.program.half):
+            return
         pack = bfloat16.rule("pack weights").call
         for op, row in enumerate(table):
             panels = self.program.panels(int(row[pg.OUT]))
@@ -552,7 +573,7 @@ class Engine:
 
     def apply(self, optimizer: Optimizer, gradient: np.ndarray, updates: int) -> None:
         """One update from a gradient given in the order of the weights."""
-        with self._lock:
+        with self.lock:
             update = rules.update(optimizer, self.dtype)
             h = np.ascontiguousarray(optimizer.coefficients(np.array([updates + 1.0])), self.dtype)
             vectors = self.program.parameter_bytes // (self.program.tiles.lanes * self.dtype.itemsize)
@@ -577,7 +598,7 @@ def run_together(
     """
     with contextlib.ExitStack() as locks:
         for engine in sorted((engine for engine, _ in requests), key=id):  # one order for all who hold several
-            locks.enter_context(engine._lock)
+            locks.enter_context(engine.lock)
         chains = []
         for engine, request in requests:
             options = {name: value for name, value in request.items() if name != "held"}

@@ -19,6 +19,7 @@ from fastbp._vector import (
     spread,
     store_int,
     store_number,
+    total,
 )
 from fastbp.cpu.tile import (
     gather_square,
@@ -230,6 +231,8 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
         a = at(op, pg.A) + p * at(op, pg.A_PANEL)
         halves = 1 if at(op, pg.THIN) else 2
         gather_rows(kind, at(run, pg.X), at(run, pg.X_ROW), inputs, index, a, halves)
+        if at(run, pg.UNFIT) and not finite(kind, a, inputs, halves):
+            store_int(at(run, pg.UNFIT), 1)
         if at(op, pg.STEPS_IN) > inputs:
             ones = column(kind, a + inputs * size, 1)
             ones[0] = spread(kind, 1.0)
@@ -247,6 +250,19 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
                     store_number(kind, target + label * size + b * item, 1.0)
             else:
                 gather_rows(kind, at(run, pg.Y), at(run, pg.Y_ROW), outs, index, target, 2)
+
+
+@helper
+def finite(kind: Any, a: int, inputs: int, halves: int) -> bool:
+    """Whether all inputs of a panel are finite numbers."""
+    numbers = column(kind, a, 1)
+    wild = spread(kind, 0.0)
+    other = spread(kind, 0.0)
+    for c in range(inputs):
+        wild = wild + (numbers[2 * c] - numbers[2 * c])  # NaN where it isn't finite
+        if halves == 2:
+            other = other + (numbers[2 * c + 1] - numbers[2 * c + 1])
+    return total(wild) + total(other) == 0.0
 
 
 @helper
