@@ -154,6 +154,13 @@ TARGETS: dict[str, tuple[str, str]] = {
 """Kinds of targets that a loss may want: what they must be, and what to do where they aren't."""
 
 
+def staging_bytes(x: Any, dtype: np.dtype[Any]) -> int:
+    """Bytes of the copy that `as_matrix` makes of an array or frame; 0 where it reads it in place."""
+    if isinstance(x, np.ndarray) and x.dtype == dtype and x.flags.c_contiguous and x.flags.aligned:
+        return 0
+    return math.prod(x.shape) * dtype.itemsize
+
+
 def as_targets(
     y: Any, kind: str, outputs: int, dtype: DTypeLike, *, rows: int, name: str = "y", missing: bool = False
 ) -> NDArray[Any] | NDArray[np.int64]:

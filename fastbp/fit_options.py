@@ -14,6 +14,7 @@ from fastbp.data import Sample
 from fastbp.feeds import ArrayFeed
 from fastbp.preparation import held_out
 from fastbp.progress import resolve_verbose
+from fastbp.summary import check_fit
 from fastbp.weighting import by_class, classes_of, without_missing
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class Options:
 
 def sources(model: "Model", x: Any, y: Any, options: Options) -> tuple[ArrayFeed, Held | None]:
     """The rows to train on, in the order that the options say, and those held out."""
+    validates = bool(options.validation_split) or options.validation_data is not None
+    check_fit(model, x, options.batch, validates)
     sample = model._sample(x, y, options.sample_weight)
     _, loss, _ = model._compiled("fit")
     held: Sample | None = None

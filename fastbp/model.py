@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import data, files, losses, metrics, optimizers, storage
+from fastbp import data, files, losses, metrics, optimizers, storage, summary
 from fastbp._checks import DTYPES, whole
 from fastbp._jit import default_threads
 from fastbp.callbacks import Callback, CallbackList
@@ -148,17 +148,20 @@ class Model:
             raise ValueError(f"the first layer takes {self._input} columns, got data with {width}")
         if self.built:
             return
-        self._input = width
-        specs, arrays = [], []
-        for index, layer in enumerate(self.layers):
-            specs.append(LayerSpec(width, layer.units, layer.use_bias, layer.activation))
+        summary.check_build(self, width)
+        self._input, specs, arrays = width, self._specs(width), []
+        for index, (layer, spec) in enumerate(zip(self.layers, specs, strict=True)):
             rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
-            arrays += layer.initial(rng, width)
-            width = layer.units
+            arrays += layer.initial(rng, spec.fan_in)
         engine = Engine(specs, self.dtype, self.threads, half=self.compute_dtype == "bfloat16")
         engine.program.put(engine.weights, arrays)
         self._engine = engine
         self._reset_optimizer()
+
+    def _specs(self, width: int) -> list[LayerSpec]:
+        """The layers, resolved for inputs of `width` columns."""
+        widths = [width, *(layer.units for layer in self.layers)]
+        return [LayerSpec(i, o.units, o.use_bias, o.activation) for i, o in zip(widths, self.layers, strict=False)]
 
     def _reset_optimizer(self) -> None:
         self._updates = 0
@@ -579,29 +582,15 @@ class Model:
         assert self._engine is not None
         return self._engine.program.flops_per_row
 
-    def summary(self, print_fn: Callable[[str], None] = print) -> None:
-        """Print the layers with their shapes, parameters, bytes and floating-point operations per sample."""
+    def summary(self, print_fn: Callable[[str], None] = print, *, batch_size: int | None = None) -> None:
+        """Print the layers with their shapes, parameters, bytes and floating-point operations per sample.
+
+        A compiled model also says what a fit in batches of `batch_size` rows (default 32) takes of memory, by parts.
+        """
+        batch = 32 if batch_size is None else whole("batch_size", batch_size)
         self.build()
-        assert self._engine is not None
-        size = self.dtype.itemsize
-        rows = [("layer", "activation", "outputs", "parameters", "bytes", "FLOP/sample")]
-        specs = self._engine.program.layers
-        for name, layer in zip(self._names(), specs, strict=True):
-            count, flops = layer.parameters, 2 * layer.fan_in * layer.fan_out * (2 if layer is specs[0] else 3)
-            numbers = (f"{layer.fan_out:,}", f"{count:,}", f"{count * size:,}", f"{flops:,}")
-            rows.append((name, layer.activation.name, *numbers))
-        widths = [max(len(row[i]) for row in rows) for i in range(6)]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        count = self.count_params()
-        print_fn(f"{self.name}: {self._input} inputs, {self.compute_dtype}, {self.threads} threads")
-        for line in (lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0])):
-            print_fn(line.rstrip())
-        print_fn(f"{count:,} parameters, {count * size:,} bytes, {self.flops_per_sample:,} FLOP to train on one sample")
+        for line in summary.lines(self, batch):
+            print_fn(line)
 
     def _names(self) -> list[str]:
         names: list[str] = []

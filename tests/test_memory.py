@@ -240,6 +240,7 @@ def everything(
     gradients, dx = model.gradients(x, y, inputs=True)
     model.apply_gradients(gradients)
     found = [model.evaluate(x, y, batch_size=batch), *gradients, dx, *model.get_weights(), model.predict(x, batch)]
+    found += [model.predict(x), model.predict(x[-1:])]  # by the short way, where the network is small
     return [history.history, *(np.array(value) for value in found)]
 
 

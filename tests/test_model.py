@@ -1024,3 +1024,18 @@ def test_few_rows_in_many_threads(served: list[int]) -> None:
         worker.join()
     assert wrong == []
     assert len(served) == 16_000
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16, 17])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_number_that_is_not_finite_is_found_in_few_rows(rows: int, dtype: str) -> None:
+    model = make([37, 150, 2], "relu", dtype=dtype)
+    x = inputs(rows, 37).astype(np.float32)
+    model.predict(x)
+    for row in (0, rows - 1):
+        for column in (0, 36):
+            wrong = x.copy()
+            wrong[row, column] = np.inf
+            with pytest.raises(ValueError, match=rf"the first inf at x\[{row}, {column}\]"):
+                model.predict(wrong)
+    assert np.isfinite(model.predict(x)).all()

@@ -57,6 +57,20 @@ def worker_kernel(dtype: np.dtype) -> Kernel:
     return Kernel(worker.make(dtype.type), worker.SIGNATURE, seconds=8.0)
 
 
+def most_workspaces(state: int) -> int:
+    """Bytes that workspaces may take together beside `state` bytes of weights and moments.
+
+    A fit of a large network gives its own up for its validation.
+    """
+    return max(WORKSPACES, state // 8)
+
+
+def scratch_bytes(program: Program) -> int:
+    """Bytes of a worker's gradient tile."""
+    rows = pg.ROWS_OF_TILE + program.tiles.lanes
+    return rows * pg.PANELS_OF_TILE * program.tiles.width * program.dtype.itemsize
+
+
 def aligned(nbytes: int, used: int | None = None) -> np.ndarray:
     """Zeroed bytes on a cache line, large ones on a huge page: np.empty asks the system for those, np.zeros doesn't.
 
@@ -127,6 +141,7 @@ class Engine:
         self._moments = 0
         self._buffer = self._room(1)
         self._snapshot: np.ndarray | None = None
+        self._gradient: np.ndarray | None = None
         self._server: serving.Server | None = None
         self.lock = threading.RLock()
         self.stop_flag = np.zeros(8, np.int64)
@@ -288,7 +303,8 @@ class Engine:
         key = (rows, threads, objective, backward, input_gradient)
         if key not in self._bound:
             plan = self.program.plan(rows, threads, backward=backward, input_gradient=input_gradient)
-            while len(self._bound) >= 4 or (self._bound and plan.nbytes + self._workspaces() > self._most_workspaces()):
+            most = most_workspaces((1 + self._moments) * self.program.parameter_bytes)
+            while len(self._bound) >= 4 or (self._bound and plan.nbytes + self._workspaces() > most):
                 self._bound.pop(next(iter(self._bound)))
             self._bound[key] = self._make(plan, threads, objective)
         return self._bound[key]
@@ -296,9 +312,12 @@ class Engine:
     def _workspaces(self) -> int:
         return sum(len(bound.workspace) for bound in self._bound.values())
 
-    def _most_workspaces(self) -> int:
-        """Bytes that workspaces may take together: a fit of a large network gives its own up for its validation."""
-        return max(WORKSPACES, (1 + self._moments) * self.program.parameter_bytes // 8)
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the buffers that there are now."""
+        kept = [self._copies, self._snapshot, self._gradient]
+        own = (1 + self._moments) * self.program.parameter_bytes
+        return own + self._workspaces() + sum(array.nbytes for array in kept if array is not None)
 
     def bind_alone(self, batch: int) -> _Bound:
         """What predicts `batch` rows on the calling thread, with a workspace of its own."""
@@ -330,7 +349,7 @@ class Engine:
         chosen = [(rules.metric(m, dtype).address(), m.weighted) for m in objective.metrics]
         metrics = np.array(chosen, np.int64).reshape(-1, 2)
         partial = np.zeros((plan.panels, 1 + len(metrics)))
-        tile = (pg.ROWS_OF_TILE + program.tiles.lanes) * pg.PANELS_OF_TILE * program.tiles.width * dtype.itemsize
+        tile = scratch_bytes(program)
         scratch = aligned(threads * tile) if plan.backward else aligned(pg.LINE)
         run = np.zeros(pg.RUN_COLUMNS, np.int64)
         run[pg.TABLE], run[pg.OPS] = table.ctypes.data, len(table)
@@ -546,7 +565,7 @@ class Engine:
         self._stale = False
 
     def _gradient_buffer(self) -> np.ndarray:
-        if not hasattr(self, "_gradient"):
+        if self._gradient is None:
             self._gradient = aligned(self.program.parameter_bytes).view(self.dtype)
         return self._gradient
 

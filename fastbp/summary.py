@@ -1,0 +1,78 @@
+"""Floor 4: a model in words and figures, and whether training it fits the machine."""
+
+from typing import TYPE_CHECKING, Any
+
+from fastbp import data, memory
+from fastbp.layers import Dense
+
+if TYPE_CHECKING:
+    from fastbp.model import Model
+
+
+def lines(model: "Model", batch: int) -> list[str]:
+    """The layers as a table, their sums, and for a compiled model what training takes of memory."""
+    engine = model._engine
+    assert engine is not None
+    size, specs = model.dtype.itemsize, engine.program.layers
+    rows = [("layer", "activation", "outputs", "parameters", "bytes", "FLOP/sample")]
+    for name, layer in zip(model._names(), specs, strict=True):
+        count, flops = layer.parameters, 2 * layer.fan_in * layer.fan_out * (2 if layer is specs[0] else 3)
+        numbers = (f"{layer.fan_out:,}", f"{count:,}", f"{count * size:,}", f"{flops:,}")
+        rows.append((name, layer.activation.name, *numbers))
+    widths = [max(len(row[i]) for row in rows) for i in range(6)]
+    table = [
+        "  ".join(
+            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    count, rule = model.count_params(), "-" * len(table[0])
+    found = [f"{model.name}: {model.input_width} inputs, {model.compute_dtype}, {model.threads} threads"]
+    found += [line.rstrip() for line in (table[0], rule, *table[1:], rule)]
+    found.append(
+        f"{count:,} parameters, {count * size:,} bytes, {model.flops_per_sample:,} FLOP to train on one sample"
+    )
+    if model.optimizer is not None:
+        needs = memory.training(engine.program, engine.threads, batch, model.optimizer)
+        parts = ", ".join(f"{name} {part / memory.MIB:,.1f}" for name, part in needs.parts.items() if part)
+        total = f"{needs.total / memory.MIB:,.1f} MiB"
+        found.append(f"memory to train in batches of {batch} rows, beside the data: {total} ({parts})")
+    return found
+
+
+def check_fit(model: "Model", x: Any, batch: int, validates: bool) -> None:
+    """Raise MemoryError, with a table and what helps, where a fit of the rows would not fit the machine."""
+    shape: tuple[int, ...] = getattr(x, "shape", ())
+    optimizer = model.optimizer
+    width = model.input_width or (shape[1] if len(shape) == 2 else 0)
+    if optimizer is None or not model.layers or not width or len(shape) != 2:
+        return
+    half, engine = model.compute_dtype == "bfloat16", model._engine
+    program = engine.program if engine is not None else memory.network(model._specs(width), model.dtype, half)
+    staged, batch = data.staging_bytes(x, model.dtype), min(batch, shape[0])
+    if memory.small(program, batch, optimizer, staged):
+        return
+    needs = memory.training(program, model.threads, batch, optimizer, staged=staged, validates=validates)
+    held = 0 if engine is None else engine.resident_bytes + memory.RUNTIME
+    remedies = []
+    if batch > 1 and needs.parts["activations and their gradients"] > needs.total // 10:
+        remedies.append(f"smaller batches than batch_size={batch}")
+    if optimizer.slots:
+        remedies.append(f"fb.SGD() instead of {type(optimizer).__name__}, which keeps {optimizer.slots} more arrays")
+    if model.dtype.itemsize == 8:
+        remedies.append('dtype="float32"')
+    if staged:
+        remedies.append(f"x as a C-contiguous array of {model.dtype.name}, which is read in place")
+    remedies.append("narrower layers")
+    memory.refuse(needs.total - held, memory.available(), needs, remedies)
+
+
+def check_build(model: "Model", width: int) -> None:
+    """Raise MemoryError where the weights alone would not fit the machine."""
+    program = memory.network(model._specs(width), model.dtype, model.compute_dtype == "bfloat16")
+    size = program.parameter_bytes + program.copy_bytes
+    if size > memory.FREELY:
+        widest = max((layer for layer in model.layers if isinstance(layer, Dense)), key=lambda layer: layer.units)
+        needs = memory.Needs({"parameters": program.parameter_bytes, "bfloat16 copies": program.copy_bytes})
+        remedies = [f"narrower layers than {widest!r}"] + ['dtype="float32"'] * (model.dtype.itemsize == 8)
+        memory.refuse(size, memory.available(), needs, remedies)
