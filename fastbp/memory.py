@@ -13,6 +13,7 @@ import numpy as np
 from fastbp.cpu import engine as cpu
 from fastbp.cpu.tile import geometry
 from fastbp.optimizers import Optimizer
+from fastbp.plan import lay_out
 from fastbp.program import LayerSpec, Program
 
 RUNTIME = 45 << 20
@@ -64,9 +65,9 @@ def training(
 
     def workspace(rows: int, backward: bool) -> int:
         rows = program.thin_rows(rows) or -(-rows // samples) * samples
-        return program.plan(rows, 1, backward=backward).nbytes
+        return lay_out(program, rows, 1, backward=backward).nbytes
 
-    plan = program.plan(program.thin_rows(batch) or -(-batch // samples) * samples, 1, backward=True)
+    plan = lay_out(program, program.thin_rows(batch) or -(-batch // samples) * samples, 1, backward=True)
     held = workspace(cpu.EVALUATION_ROWS, False) if validates else 0
     if plan.nbytes + held > cpu.most_workspaces(weights * (1 + optimizer.slots)):
         held = max(0, held - plan.nbytes)  # the two take turns

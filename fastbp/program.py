@@ -8,15 +8,13 @@ numbers for each input and, last, the biases. Activations: panels of `samples` b
 for each neuron and a row of ones that multiplies the biases.
 """
 
-import functools
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from fastbp.activations import IDENTITY, RELU, Activation
+from fastbp.activations import Activation
 
 # ---- columns of an op's row in the table (one op is one dense layer). Addresses are absolute, distances are bytes.
 (
@@ -148,9 +146,7 @@ LINE = 64
 NEURON_BLOCK = 256  # outputs of a block stay in L2 over the blocks of k
 K_BLOCK = 192  # rows of a panel that stay in L1 over the neurons of a block
 ROWS_OF_TILE, PANELS_OF_TILE = 32, 16  # a task of the weights phase: 32 inputs x 16 panels of neurons
-FEW_TILES = 12  # a thread: below that the tasks are halved, to share them better
-SLAB_ROWS, SLAB_BYTES = 1024, 4 << 20
-PANELS_PER_TASK = 8
+SLAB_ROWS = 1024
 THIN_PARAMETERS = 4096  # below that a whole panel of samples costs little
 
 
@@ -211,11 +207,6 @@ def row_blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
 def round_up(n: int, multiple: int) -> int:
     """The least multiple that is at least n."""
     return -(-n // multiple) * multiple
-
-
-def _spread(nbytes: int) -> int:
-    """A distance of panels off the 4 KB period, so that neighbours don't fall on the same cache sets."""
-    return nbytes if nbytes < 8192 else nbytes + (1024 - nbytes) % 4096
 
 
 class Program:
@@ -323,227 +314,3 @@ class Program:
         if batch > lanes or self.parameter_count < THIN_PARAMETERS or self.half:
             return 0
         return next(rows for rows in (1, min(4, lanes), lanes) if batch <= rows)
-
-    # -------------------------------------------------- a step's table
-
-    def plan(self, batch: int, threads: int, *, backward: bool, input_gradient: bool = False) -> "Plan":
-        """Lay out a step over at most `batch` rows: once for all networks of these layers."""
-        return _plan(self.layers, self.dtype, self.tiles, self.half, batch, threads, backward, input_gradient)
-
-
-@functools.lru_cache(maxsize=64)
-def _plan(layers: tuple[LayerSpec, ...], dtype: np.dtype, tiles: Tiles, half: bool, *step: Any) -> "Plan":
-    return Plan(Program(layers, dtype, tiles, half), *step)
-
-
-class Plan:
-    """Buffers, phases and tasks of one kind of step, as offsets: `bind` makes them addresses.
-
-    Attributes
-    ----------
-    nbytes : bytes of the workspace
-    slab : most rows in flight
-    slabs : how many slabs a full batch takes
-    phases : (phases, 2 + threads) int64: first task, then the bounds of each worker's own tasks
-    tasks : (tasks, TASK_COLUMNS) int64
-    ones : (offset, count) runs of numbers that must be 1
-    """
-
-    def __init__(self, program: Program, batch: int, threads: int, backward: bool, input_gradient: bool) -> None:
-        self.program, self.backward = program, backward
-        tiles, size = program.tiles, program.dtype.itemsize
-        row = tiles.samples * size
-        widths = [program.layers[0].fan_in, *(layer.fan_out for layer in program.layers)]
-        row_bytes = 2 * size * sum(widths)
-        most = max(SLAB_ROWS, SLAB_BYTES // row_bytes)
-        self.slab = round_up(min(batch, round_up(most, tiles.samples)), tiles.samples)
-        self.slabs = -(-batch // self.slab)
-        self.thin = program.thin_rows(batch)
-        self.panels = self.slab // tiles.samples
-        self.nbytes = 0
-        self.ones: list[tuple[int, int]] = []
-
-        def reserve(rows: int) -> tuple[int, int]:
-            """(offset, distance of panels) of a buffer with `rows` rows in each panel."""
-            distance = _spread(round_up(rows, tiles.lanes) * row)
-            return self._take(distance * self.panels), distance
-
-        def activations(rows: int, ones: bool) -> tuple[int, int]:
-            offset, distance = reserve(rows + ones)
-            if ones:
-                self.ones += [((offset + p * distance + rows * row) // size, tiles.samples) for p in range(self.panels)]
-            return offset, distance
-
-        layers = program.layers
-        # a layer's dZ is read for the last time when that of the layer before is written: two places in turn do. Not
-        # for the float products of layers whose last vector isn't full: what is beyond their neurons must stay zero
-        turning = [backward and (program.half or layer.fan_out % tiles.lanes == 0) for layer in layers]
-        turns = [layer.fan_out for layer, turn in zip(layers, turning, strict=True) if turn]
-        places = [reserve(max(turns)) for _ in turns[:2]]
-
-        def gradients(index: int) -> tuple[int, int]:
-            return places[index % len(places)] if turning[index] else reserve(layers[index].fan_out)
-
-        self.table = np.zeros((len(layers), OP_COLUMNS), np.int64)
-        inputs = activations(layers[0].fan_in, layers[0].bias)
-        gradient = reserve(layers[0].fan_in) if input_gradient else (0, 0)
-        for index, layer in enumerate(layers):
-            op = self.table[index]
-            last = index == len(layers) - 1
-            op[[IN, STEPS_IN, OUT, THIN]] = layer.fan_in, layer.steps, layer.fan_out, self.thin
-            op[W], op[W_PANEL] = program.offsets[index], program.panel_bytes[index]
-            op[[A, A_PANEL]], op[[DA, DA_PANEL]] = inputs, gradient
-            op[MODE] = layer.activation is RELU
-            op[MASK] = index > 0 and layers[index - 1].activation is RELU
-            inputs = activations(layer.fan_out, not last and layers[index + 1].bias)
-            kept = (last or (backward and layer.activation.keeps_z)) and layer.activation not in (IDENTITY, RELU)
-            op[[H, H_PANEL]] = inputs
-            op[[Z, Z_PANEL]] = reserve(layer.fan_out) if kept else inputs
-            if backward or last:
-                gradient = gradients(index)
-                op[[DZ, DZ_PANEL]] = gradient
-            if backward:
-                numbers = tiles.lanes if program.half else tiles.samples
-                op[T_PANEL] = self.panels * numbers * tiles.width * size + LINE
-                op[T] = self._take(int(op[T_PANEL]) * program.panels(layer.fan_out))
-            if program.half:
-                op[[A_PAIRS, A_PAIRS_PANEL]] = self._pairs(layer.steps)
-                if backward:
-                    op[[DZ_PAIRS, DZ_PAIRS_PANEL]] = self._pairs(layer.fan_out)
-                    distance = _spread(round_up(layer.steps, tiles.lanes) * tiles.lanes * size)
-                    op[[A_PLAIN, A_PLAIN_PANEL]] = self._take(distance * self.panels), distance
-        self.index = self._take(self.panels * tiles.samples * 8)
-        self.scale = self._take(self.panels * row)
-        self.counts = self._take(self.panels * row * 2)
-        self.target, self.target_panel = reserve(layers[-1].fan_out)
-        self.phases, self.tasks = self._schedule(threads)
-
-    def _pairs(self, numbers: int) -> tuple[int, int]:
-        """(offset, distance of panels) of a buffer with a row for each pair along a sum of so many numbers."""
-        tiles = self.program.tiles
-        row = tiles.samples * self.program.dtype.itemsize
-        distance = _spread(round_up(numbers, 2 * tiles.lanes) // 2 * row)
-        return self._take(distance * self.panels), distance
-
-    def _take(self, nbytes: int) -> int:
-        offset = self.nbytes
-        self.nbytes += round_up(nbytes, LINE)
-        return offset
-
-    def _schedule(self, threads: int) -> tuple[np.ndarray, np.ndarray]:
-        """Phases and tasks. How the rows are cut changes who computes a number, never the number."""
-        layers = self.program.layers
-        work = 2 * self.slab * sum(layer.parameters for layer in layers)
-        phases: list[list[tuple[int, ...]]] = []
-        few_panels = self.panels < 2 * threads and threads > 1
-        if few_panels and (self.thin or work / self.panels > 2e6):
-            phases = self._cut_by_layers(threads)
-        else:
-            share = max(1, min(PANELS_PER_TASK, -(-self.panels // threads)))
-            count = -(-self.panels // share)
-            bounds = [self.panels * i // count for i in range(count + 1)]
-            phases.append([(ROWS, 0, lo, hi, 0, 0) for lo, hi in itertools.pairwise(bounds)])
-        final: list[tuple[int, ...]] = [(SUM, 0, 0, 0, 0, 0)]
-        if self.backward:
-            if self.thin and threads > 1:
-                final += self._owned_tiles(threads)
-            else:
-                final += self._weight_tiles(ROWS_OF_TILE)
-            if threads > 1 and len(final) <= FEW_TILES * threads and not self.program.half and not self.thin:
-                final[1:] = self._weight_tiles(ROWS_OF_TILE // 2)
-        phases.append(final)
-        starts = np.cumsum([0, *(len(phase) for phase in phases)])
-        table = [(start, *_shares(phase, threads)) for start, phase in zip(starts, phases, strict=False)]
-        return np.array(table, np.int64), np.array([task for phase in phases for task in phase], np.int64)
-
-    def _weight_tiles(self, rows: int) -> list[tuple[int, ...]]:
-        """Tasks of the weights phase: `rows` inputs x PANELS_OF_TILE panels of neurons, no thin rests."""
-        program = self.program
-        return [
-            (WEIGHTS, index, k0, k1, j0, j1)
-            for index, layer in enumerate(program.layers)
-            for j0, j1 in _blocks(program.panels(layer.fan_out), PANELS_OF_TILE)
-            for k0, k1 in _blocks(layer.steps, rows, sliver=program.tiles.lanes // 2)
-        ]
-
-    def _owned_tiles(self, threads: int) -> list[tuple[int, ...]]:
-        """Tasks of the weights phase of a thin step, thread by thread: the neurons whose sums it made going forward."""
-        program = self.program
-        return [
-            (WEIGHTS, index, k0, k1, first + j0, first + j1)
-            for thread in range(threads)
-            for index, layer in enumerate(program.layers)
-            for first, last in [_part(program.panels(layer.fan_out), thread, threads)]
-            for j0, j1 in _blocks(last - first, PANELS_OF_TILE)
-            for k0, k1 in _blocks(layer.steps, ROWS_OF_TILE, sliver=program.tiles.lanes // 2)
-        ]
-
-    def _cut_by_layers(self, threads: int) -> list[list[tuple[int, ...]]]:
-        """(row block x neuron block) tasks, a phase for each product of each layer: for few rows and many cores."""
-        layers, tiles = self.program.layers, self.program.tiles
-        rows = list(_blocks(self.panels, PANELS_PER_TASK))
-
-        def pieces(neurons: int) -> list[tuple[int, int]]:
-            if self.thin:
-                parts = [_part(self.program.panels(neurons), thread, threads) for thread in range(threads)]
-                return [(j0 * tiles.width, min(neurons, j1 * tiles.width)) for j0, j1 in parts if j0 < j1]
-            per_task = max(1, -(-neurons * len(rows) // (4 * threads * tiles.width)))
-            return list(_blocks(neurons, min(per_task * tiles.width, NEURON_BLOCK // tiles.width * tiles.width)))
-
-        phases: list[list[tuple[int, ...]]] = [[(GATHER, 0, p, p + 1, 0, 0) for p in range(self.panels)]]
-        for index, layer in enumerate(layers):
-            phases.append([(FORWARD, index, lo, hi, o0, o1) for lo, hi in rows for o0, o1 in pieces(layer.fan_out)])
-        phases.append([(OUTPUT, 0, p, p + 1, 0, 0) for p in range(self.panels)])
-        if self.backward:
-            for index in range(len(layers) - 1, -1, -1):
-                if index or self.table[0, DA_PANEL]:
-                    blocks = pieces(layers[index].fan_in)
-                    phases.append([(BACK, index, lo, hi, i0, i1) for lo, hi in rows for i0, i1 in blocks])
-            if self.table[0, DA_PANEL]:
-                phases.append([(INPUT_GRADIENT, 0, p, p + 1, 0, 0) for p in range(self.panels)])
-        return phases
-
-    def bind(self, workspace: int, parameters: int, copies: int = 0) -> np.ndarray:
-        """The table with absolute addresses."""
-        table = self.table.copy()
-        table[:, W] += parameters
-        for column in (A, Z, H, DZ, T):
-            table[:, column] += workspace
-        wanted = np.arange(len(table)) > 0
-        wanted[0] = bool(table[0, DA_PANEL])
-        table[wanted, DA] += workspace
-        if self.program.half:
-            table[:, WF : WB_BLOCK + 1] = self.program.copies
-            table[:, WF] += copies
-            table[1:, WB] += copies
-            table[0, WB] = 0
-            table[:, A_PAIRS] += workspace
-            if self.backward:
-                table[:, A_PLAIN] += workspace
-                table[:, DZ_PAIRS] += workspace
-        return table
-
-
-def _blocks(n: int, block: int, sliver: int = 0) -> list[tuple[int, int]]:
-    """0..n in runs of `block`; a rest of at most `sliver` joins the run before it."""
-    runs, start = [], 0
-    while start < n:
-        end = min(n, start + block)
-        if n - end <= sliver:
-            end = n
-        runs.append((start, end))
-        start = end
-    return runs
-
-
-def _part(n: int, thread: int, threads: int) -> tuple[int, int]:
-    """The thread's part of 0..n, the first ones the larger."""
-    return -(-n * thread // threads), -(-n * (thread + 1) // threads)
-
-
-def _shares(phase: Sequence[tuple[int, ...]], threads: int) -> list[int]:
-    """Bounds of each worker's own tasks: equal parts of the area that the tasks cover."""
-    area = np.cumsum([max(1, (task[3] - task[2]) * max(1, task[5] - task[4])) for task in phase])
-    ends = np.array([0, *area])
-    cuts = [int(np.abs(ends - area[-1] * i / threads).argmin()) for i in range(1, threads)]
-    return [0, *cuts, len(phase)]

@@ -30,6 +30,7 @@ FLOORS = {
     "fastbp.optimizers": 1,
     "fastbp.schedules": 1,
     "fastbp.layers": 2,
+    "fastbp.plan": 2,
     "fastbp.program": 2,
     "fastbp.data": 2,
     "fastbp.storage": 2,

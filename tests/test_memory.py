@@ -22,7 +22,8 @@ from fastbp import model as model_module
 from fastbp import program as program_module
 from fastbp.cpu import engine as engine_module
 from fastbp.cpu.engine import Engine
-from fastbp.program import Plan, round_up
+from fastbp.plan import Plan
+from fastbp.program import round_up
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="guard pages are made with Linux's mprotect")
 

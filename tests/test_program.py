@@ -17,7 +17,8 @@ from fastbp import program as pg
 from fastbp.activations import ACTIVATIONS
 from fastbp.cpu import tile
 from fastbp.cpu.tile import Geometry
-from fastbp.program import LayerSpec, Plan, Program
+from fastbp.plan import Plan, lay_out
+from fastbp.program import LayerSpec, Program
 
 
 def _geometries() -> Iterator[tuple[int, Geometry]]:
@@ -126,7 +127,7 @@ plans = given(
 @settings(max_examples=150, deadline=None)
 @plans
 def test_buffers_lie_apart(program: Program, batch: int, threads: int, backward: bool, inputs: bool) -> None:
-    plan = program.plan(batch, threads, backward=backward, input_gradient=backward and inputs)
+    plan = lay_out(program, batch, threads, backward=backward, input_gradient=backward and inputs)
     spans = list(buffers(plan))
     assert spans[0][0] >= 0
     assert spans[-1][1] <= plan.nbytes
@@ -194,7 +195,7 @@ def check_tasks(plan: Plan, threads: int, backward: bool, inputs: bool) -> set[i
 def test_every_number_is_computed_once(
     program: Program, batch: int, threads: int, backward: bool, inputs: bool
 ) -> None:
-    plan = program.plan(batch, threads, backward=backward, input_gradient=backward and inputs)
+    plan = lay_out(program, batch, threads, backward=backward, input_gradient=backward and inputs)
     check_tasks(plan, threads, backward, inputs)
 
 
@@ -202,9 +203,9 @@ def test_every_number_is_computed_once(
 @pytest.mark.parametrize("threads", [2, 8])
 def test_few_rows_on_many_cores_are_cut_at_layers(size: int, tiles: Geometry, threads: int) -> None:
     program = network([70, 5000, 60], size, tiles)
-    plan = program.plan(tiles.samples, threads, backward=True)
+    plan = lay_out(program, tiles.samples, threads, backward=True)
     assert check_tasks(plan, threads, True, False) > {pg.GATHER, pg.FORWARD, pg.OUTPUT, pg.BACK}
-    serial = program.plan(tiles.samples, 1, backward=True)
+    serial = lay_out(program, tiles.samples, 1, backward=True)
     assert check_tasks(serial, 1, True, False) == {pg.ROWS, pg.SUM, pg.WEIGHTS}
 
 
@@ -223,7 +224,7 @@ def test_tiles_fit_the_panels(size: int, tiles: Geometry) -> None:
 def test_the_bound_table_has_addresses(
     program: Program, batch: int, threads: int, backward: bool, inputs: bool
 ) -> None:
-    plan = program.plan(batch, threads, backward=backward, input_gradient=backward and inputs)
+    plan = lay_out(program, batch, threads, backward=backward, input_gradient=backward and inputs)
     table, base, weights = plan.bind(1 << 40, 1 << 50), 1 << 40, 1 << 50
     np.testing.assert_array_equal(table[:, pg.W] - weights, plan.table[:, pg.W])
     for column in (pg.A, pg.Z, pg.H, pg.DZ, pg.T):

@@ -63,11 +63,12 @@ class Products:
         from fastbp.activations import RELU
         from fastbp.cpu.engine import aligned
         from fastbp.cpu.tile import geometry
+        from fastbp.plan import lay_out
 
         number = np.dtype(dtype)
         layers = [pg.LayerSpec(width, width, True, RELU)] * 2
         program = pg.Program(layers, number, geometry(number.itemsize))
-        plan = program.plan(self.batch, 1, backward=True)
+        plan = lay_out(program, self.batch, 1, backward=True)
         parameters, workspace = aligned(program.parameter_bytes), aligned(plan.nbytes)
         for buffer in (parameters, workspace):
             numbers = buffer[: len(buffer) // number.itemsize * number.itemsize].view(number)

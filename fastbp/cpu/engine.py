@@ -23,7 +23,8 @@ from fastbp.cpu.watch import Watch
 from fastbp.losses import Loss
 from fastbp.metrics import Metric
 from fastbp.optimizers import Optimizer
-from fastbp.program import LayerSpec, Plan, Program
+from fastbp.plan import Plan, lay_out
+from fastbp.program import LayerSpec, Program
 
 if TYPE_CHECKING:
     from fastbp.data import Sample
@@ -302,7 +303,7 @@ class Engine:
         rows = self.program.thin_rows(batch) or -(-batch // samples) * samples
         key = (rows, threads, objective, backward, input_gradient)
         if key not in self._bound:
-            plan = self.program.plan(rows, threads, backward=backward, input_gradient=input_gradient)
+            plan = lay_out(self.program, rows, threads, backward=backward, input_gradient=input_gradient)
             most = most_workspaces((1 + self._moments) * self.program.parameter_bytes)
             while len(self._bound) >= 4 or (self._bound and plan.nbytes + self._workspaces() > most):
                 self._bound.pop(next(iter(self._bound)))
@@ -321,7 +322,7 @@ class Engine:
 
     def bind_alone(self, batch: int) -> _Bound:
         """What predicts `batch` rows on the calling thread, with a workspace of its own."""
-        return self._make(self.program.plan(batch, 1, backward=False), 1, Objective())
+        return self._make(lay_out(self.program, batch, 1, backward=False), 1, Objective())
 
     def _make(self, plan: Plan, threads: int, objective: Objective) -> _Bound:
         program, dtype = self.program, self.dtype

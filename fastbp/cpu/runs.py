@@ -12,7 +12,7 @@ from numba.core import types
 from fastbp import program as pg
 from fastbp._jit import Kernel
 from fastbp._vector import call_worker, load_int, store_int, ticks
-from fastbp.program import Plan
+from fastbp.plan import Plan
 
 DIVERGED = {pg.DIVERGED: "the loss", pg.OVERFLOWN: "the weights"}
 
