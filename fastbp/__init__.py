@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastbp import callbacks as callbacks
     from fastbp import losses as losses
     from fastbp import optimizers as optimizers
+    from fastbp import regularizers as regularizers
     from fastbp import schedules as schedules
     from fastbp.cpu.peak import peak_gflops as peak_gflops
     from fastbp.fit import DivergenceError as DivergenceError
@@ -101,7 +102,7 @@ _CONTENTS = {
     "fastbp.warming": ("warmup",),
     "fastbp.rate_finder": ("LearningRateCurve", "find_learning_rate"),
 }
-_MODULES = ("activations", "callbacks", "layers", "losses", "metrics", "optimizers", "schedules")
+_MODULES = ("activations", "callbacks", "layers", "losses", "metrics", "optimizers", "regularizers", "schedules")
 _HOME = {name: module for module, names in _CONTENTS.items() for name in names}
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]

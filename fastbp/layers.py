@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbp import activations
+from fastbp import activations, regularizers
 from fastbp.activations import Activation, unknown
-from fastbp.program import Piece, pieces_of, row_blocks
+from fastbp.program import LayerSpec, Piece, pieces_of, row_blocks
+from fastbp.regularizers import Regularizer
 
 Initializer = Callable[[np.random.Generator, int, int, tuple[int, int]], Iterator[Piece]]
 """(rng, I, O, shape) -> float64 pieces of a matrix of that shape: a large layer is never held in float64."""
@@ -99,6 +100,9 @@ class Dense:
     kernel_initializer : "glorot_uniform" (default), "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
         "lecun_normal", "zeros", "ones", or an array (I, O)
     bias_initializer : the same, default "zeros"; an array has the shape (O,)
+    kernel_regularizer : penalty on the kernel, part of the loss: "l1", "l2", "l1_l2" (each with 0.01) or an object such
+        as ``fb.regularizers.L2(1e-4)``; None (default) for none
+    bias_regularizer : the same for the biases
     name : shown in summaries and used in files; numbered by default
     input_shape, input_dim : width of the inputs where the layer comes first, (I,) or I; else taken from the data
 
@@ -114,6 +118,8 @@ class Dense:
         use_bias: bool = True,
         kernel_initializer: str | ArrayLike = "glorot_uniform",
         bias_initializer: str | ArrayLike = "zeros",
+        kernel_regularizer: str | Regularizer | None = None,
+        bias_regularizer: str | Regularizer | None = None,
         *,
         name: str | None = None,
         input_shape: Sequence[int] | int | None = None,
@@ -126,12 +132,22 @@ class Dense:
         self.use_bias = bool(use_bias)
         self.kernel_initializer = _checked_initializer(kernel_initializer, "kernel_initializer")
         self.bias_initializer = _checked_initializer(bias_initializer, "bias_initializer")
+        self.kernel_regularizer = regularizers.get(kernel_regularizer, "kernel_regularizer")
+        self.bias_regularizer = regularizers.get(bias_regularizer, "bias_regularizer")
         self.name = name
         self.input_dim = _input_width(input_shape, input_dim)
 
     def __repr__(self) -> str:
-        bias = "" if self.use_bias else ", use_bias=False"
-        return f"Dense({self.units}, activation={self.activation.name!r}{bias})"
+        options = "" if self.use_bias else ", use_bias=False"
+        for name in ("kernel_regularizer", "bias_regularizer"):
+            if (value := getattr(self, name)) is not None:
+                options += f", {name}={value!r}"
+        return f"Dense({self.units}, activation={self.activation.name!r}{options})"
+
+    def spec(self, fan_in: int) -> LayerSpec:
+        """The layer as the program sees it, for so many inputs."""
+        penalty = regularizers.strengths(self.kernel_regularizer, self.bias_regularizer if self.use_bias else None)
+        return LayerSpec(fan_in, self.units, self.use_bias, self.activation, penalty)
 
     def initial(self, rng: np.random.Generator, fan_in: int) -> list[Iterator[Piece]]:
         """Fresh kernel (I, O) and, where the layer has one, bias (1, O), in pieces drawn when they are asked for."""
@@ -152,6 +168,8 @@ class Dense:
             "use_bias": self.use_bias,
             "kernel_initializer": _initializer_name(self.kernel_initializer),
             "bias_initializer": _initializer_name(self.bias_initializer),
+            "kernel_regularizer": self.kernel_regularizer and self.kernel_regularizer.config(),
+            "bias_regularizer": self.bias_regularizer and self.bias_regularizer.config(),
             "name": self.name,
         }
 

@@ -161,7 +161,7 @@ class Model:
     def _specs(self, width: int) -> list[LayerSpec]:
         """The layers, resolved for inputs of `width` columns."""
         widths = [width, *(layer.units for layer in self.layers)]
-        return [LayerSpec(i, o.units, o.use_bias, o.activation) for i, o in zip(widths, self.layers, strict=False)]
+        return [layer.spec(i) for i, layer in zip(widths, self.layers, strict=False)]
 
     def _reset_optimizer(self) -> None:
         self._updates = 0

@@ -283,8 +283,10 @@ class Engine:
                 needed.append((row.name, rules.activation(row, self.dtype)))
                 if backward:
                     needed.append((row.name, rules.derivative(row, self.dtype)))
-        if backward and any(any(layer.penalty) for layer in self.program.layers):
-            needed += [("penalty", rules.penalty(self.dtype)), ("penalty", rules.pull(self.dtype))]
+        if any(any(layer.penalty) for layer in self.program.layers) and (backward or objective.loss is not None):
+            needed.append(("penalty", rules.penalty(self.dtype)))
+            if backward:
+                needed.append(("penalty", rules.pull(self.dtype)))
         if objective.loss is None and not backward:
             needed.append(("prediction", serving.kernel(self.dtype)))
         elif objective.loss is not None:
@@ -365,7 +367,9 @@ class Engine:
         run[pg.STOP], run[pg.YIELD] = self.stop_flag.ctypes.data, yield_address()
         run[pg.BACKWARD] = plan.backward
         self._bind_output(run, objective, plan.backward, constants[len(layers) * stride :])
-        penalties = self._bind_penalties(run, table, constants.ctypes.data) if plan.backward else None
+        penalties = None
+        if objective.loss is not None or plan.backward:
+            penalties = self._bind_penalties(run, table, constants.ctypes.data)
         return _Bound(plan, self._buffer, workspace, table, partial, constants, metrics, run, scratch, penalties)
 
     def _bind_penalties(self, run: np.ndarray, table: np.ndarray, constants: int) -> np.ndarray | None:
@@ -382,10 +386,9 @@ class Engine:
                 table[op, pg.PENALTY] = constants + op * pg.LINE + self.dtype.itemsize
                 table[op, pg.PENALTY_SUMS] = penalties.ctypes.data + 8 * sum(counts[:op])
         run[pg.PENALTIES], run[pg.PENALTY_COUNT] = penalties.ctypes.data, sum(counts)
-        run[pg.PENALTY_VALUE], run[pg.PENALTY_PULL] = (
-            rules.penalty(self.dtype).address(),
-            rules.pull(self.dtype).address(),
-        )
+        run[pg.PENALTY_VALUE] = rules.penalty(self.dtype).address()
+        if run[pg.BACKWARD]:
+            run[pg.PENALTY_PULL] = rules.pull(self.dtype).address()
         return penalties
 
     def _bind_output(self, run: np.ndarray, objective: Objective, backward: bool, parameters: np.ndarray) -> None:

@@ -26,6 +26,12 @@ def scale_of(kind: Any, run: int, h: int) -> int:
 
 
 @helper
+def place_of(run: int, step: int) -> int:
+    """Where the values of a step begin: training has two places in turn, for an evaluation's weights stay."""
+    return 8 * (step & 1) * at(run, pg.PENALTY_COUNT) * at(run, pg.BACKWARD)
+
+
+@helper
 def measure(kind: Any, run: int, op: int, k0: int, k1: int, j0: int, j1: int, h: int) -> None:
     """Values of the blocks k0:k1 x j0:j1 of an op, before its weights change."""
     vectors = panel_width(kind) // lanes(kind)
@@ -33,7 +39,7 @@ def measure(kind: Any, run: int, op: int, k0: int, k1: int, j0: int, j1: int, h:
     inputs, steps = at(op, pg.IN), at(op, pg.STEPS_IN)
     step = (h - at(run, pg.COEFFICIENTS)) // at(run, pg.COEFFICIENTS_ROW)
     blocks = (steps + BLOCK - 1) // BLOCK
-    sums = at(op, pg.PENALTY_SUMS) + 8 * (step & 1) * at(run, pg.PENALTY_COUNT)
+    sums = at(op, pg.PENALTY_SUMS) + place_of(run, step)
     strengths, rule = at(op, pg.PENALTY), at(run, pg.PENALTY_VALUE)
     for j in range(j0, j1):
         panel = at(op, pg.W) + j * at(op, pg.W_PANEL)
@@ -43,6 +49,16 @@ def measure(kind: Any, run: int, op: int, k0: int, k1: int, j0: int, j1: int, h:
             if end > inputs:
                 value += call_rule(rule, panel + inputs * row, vectors, strengths + 2 * item_bytes(kind), 0, 0, 0)
             store_number(np.float64, sums + 8 * (j * blocks + k // BLOCK), value)
+
+
+@helper
+def measure_all(kind: Any, run: int) -> None:
+    """Values of all blocks, for an evaluation."""
+    for index in range(at(run, pg.OPS)):
+        op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * index
+        if at(op, pg.PENALTY):
+            panels = (at(op, pg.OUT) + panel_width(kind) - 1) // panel_width(kind)
+            measure(kind, run, op, 0, at(op, pg.STEPS_IN), 0, panels, at(run, pg.COEFFICIENTS))
 
 
 @helper
@@ -62,7 +78,7 @@ def pull(kind: Any, run: int, op: int, k: int, rows: int, w: int, g: int, h: int
 def add(kind: Any, run: int, step: int) -> None:
     """Add a finished step's penalty to the loss of its epoch."""
     count = at(run, pg.PENALTY_COUNT)
-    first = at(run, pg.PENALTIES) + 8 * (step & 1) * count
+    first = at(run, pg.PENALTIES) + place_of(run, step)
     value = 0.0
     for i in range(count):
         value += load_number(np.float64, first + 8 * i)

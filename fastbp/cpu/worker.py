@@ -160,8 +160,11 @@ def _share(kind: Any, run: int, me: int) -> int:
                         task = first_task + 8 * pg.TASK_COLUMNS * i
                         if final:
                             if load_int(task) == pg.SUM:
-                                if s and slab0 == 0 and at(run, pg.PENALTIES):
-                                    penalty.add(kind, run, s - 1)
+                                if slab0 == 0 and at(run, pg.PENALTIES):
+                                    if s:
+                                        penalty.add(kind, run, s - 1)
+                                    elif at(run, pg.BACKWARD) == 0:
+                                        penalty.measure_all(kind, run)
                                 _add_sums(run, epoch, panels, batch_rows)
                             else:
                                 _sum_weights(kind, run, task, count, slab0, slab0 + slab >= batch_rows, h, scratch)
