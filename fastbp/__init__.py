@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from fastbp.cpu.peak import peak_gflops as peak_gflops
     from fastbp.fit import DivergenceError as DivergenceError
     from fastbp.history import History as History
+    from fastbp.interchange import from_keras_weights as from_keras_weights
+    from fastbp.interchange import from_sklearn as from_sklearn
+    from fastbp.interchange import from_torch_state_dict as from_torch_state_dict
+    from fastbp.interchange import to_sklearn as to_sklearn
+    from fastbp.interchange import to_torch_state_dict as to_torch_state_dict
     from fastbp.layers import Dense as Dense
     from fastbp.layers import Input as Input
     from fastbp.losses import BinaryCrossentropy as BinaryCrossentropy
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
     from fastbp.model import Model as Model
     from fastbp.model import Sequential as Sequential
     from fastbp.model import load_model as load_model
+    from fastbp.onnx import to_onnx as to_onnx
     from fastbp.optimizers import SGD as SGD
     from fastbp.optimizers import Adadelta as Adadelta
     from fastbp.optimizers import Adagrad as Adagrad
@@ -95,8 +101,16 @@ _CONTENTS = {
     ),
     "fastbp.fit": ("DivergenceError",),
     "fastbp.history": ("History",),
+    "fastbp.interchange": (
+        "from_keras_weights",
+        "from_sklearn",
+        "from_torch_state_dict",
+        "to_sklearn",
+        "to_torch_state_dict",
+    ),
     "fastbp.many": ("Histories", "fit_many"),
     "fastbp.model": ("Model", "Sequential", "load_model"),
+    "fastbp.onnx": ("to_onnx",),
     "fastbp.optimizers": ("SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "Nadam", "RAdam", "RMSprop"),
     "fastbp.profiling": ("Profile", "profile"),
     "fastbp.warming": ("warmup",),

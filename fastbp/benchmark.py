@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp import _compare, _machine
+from fastbp._atomic import replacing
 from fastbp.profiling import PARTS, Profile, figure
 
 if TYPE_CHECKING:
@@ -70,12 +71,8 @@ class Benchmark:
 
     def save(self, path: str) -> None:
         """Write the file, atomically."""
-        part = Path(f"{path}.part")
-        try:
+        with replacing(path) as part:
             part.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str) -> "Benchmark":

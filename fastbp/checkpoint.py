@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +65,6 @@ class Checkpoints:
             return
         fit.check_weights()
         tensors, content = _state(fit)
-        content["checksum"] = _checksum(tensors, content)
         try:
             storage.write(self.path, tensors, content, previous=self.previous)
         except OSError as error:
@@ -119,8 +117,6 @@ class Checkpoints:
                 tensors, content = storage.read(path)
                 if "fit" not in content:
                     raise ValueError(f"{path} is a model file, not a checkpoint: name another file for the checkpoint")
-                if content.pop("checksum", None) != _checksum(tensors, content):
-                    raise ValueError(f"{path} is damaged: its checksum differs")
             except (OSError, ValueError) as error:
                 damage.append(str(error))
                 continue
@@ -235,16 +231,6 @@ def _unpacked(packed: Any, tensors: Mapping[str, Array]) -> Any:
 def _plain(content: Any) -> Any:
     """Plain data as a file gives it back."""
     return json.loads(json.dumps(content, default=storage.as_json))
-
-
-def _checksum(tensors: Mapping[str, Array], content: Mapping[str, Any]) -> int:
-    """Of every byte of the tensors and of the plain data."""
-    total = zlib.crc32(json.dumps(content, sort_keys=True, default=storage.as_json).encode())
-    for name in sorted(tensors):
-        array = np.asarray(tensors[name], order="C")
-        total = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), total)
-        total = zlib.crc32(array.reshape(-1).view(np.uint8).data, total)
-    return total
 
 
 def _difference(theirs: Any, mine: Any, where: str = "") -> tuple[str, Any, Any] | None:

@@ -1,15 +1,22 @@
 """Floor 2: the model file, the safetensors layout with one metadata key, written so that no crash leaves half of it.
 
-Layout: a safetensors file whose metadata holds one key, ``fastbp``: a JSON object with ``format_version`` and ``meta``.
-Any safetensors reader finds the arrays; nothing in the file can run code.
+Layout: a safetensors file whose metadata holds one key, ``fastbp``, a JSON object:
+
+- ``format_version``: 2. Files of version 1 load too: they have no checksum.
+- ``checksum``: CRC-32 over ``meta`` as ``json.dumps(meta, sort_keys=True)`` gives it in UTF-8, then for each tensor, by
+  name, over ``"<name> <dtype> <shape>"`` in NumPy's words and over its bytes, little-endian and C-contiguous.
+- ``meta``: plain data. For a model: ``layers`` (a list of dicts with ``kind`` and what the layer was made with),
+  ``input_width``, ``dtype``, ``seed``, ``name``, ``optimizer``, ``loss``, ``metrics``, ``weighted_metrics``,
+  ``updates``, ``epochs`` and the user's own ``meta`` (with a table: how its columns become inputs).
+
+Tensors: ``<layer>.kernel`` (I, O), ``<layer>.bias`` (O,) and the optimizer's arrays, ``optimizer.<slot>.<the same>``.
+Any safetensors reader finds them; nothing in the file can run code.
 """
 
-import contextlib
 import json
 import os
-import secrets
+import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,7 +24,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-FORMAT_VERSION = 1
+from fastbp._atomic import replacing
+
+FORMAT_VERSION = 2
 
 _KEY = "fastbp"
 _FOREIGN = {
@@ -59,12 +68,6 @@ def write(
     OSError
         If the file cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"the folder {target.parent} does not exist: make it, or save the model elsewhere")
-    if target.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: name a file to save the model in")
-    text = json.dumps({"format_version": FORMAT_VERSION, "meta": dict(meta)}, default=as_json)
     # The package writes an array's memory as it lies there, so that any other order would be stored as garbage.
     plain = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     for name, array in plain.items():
@@ -72,22 +75,13 @@ def write(
             raise TypeError(
                 f"tensor {name!r} is of type {array.dtype}; a model file holds floats, integers and booleans"
             )
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    mode = _create(part)
-    try:
+    content = json.loads(json.dumps(dict(meta), default=as_json))
+    text = json.dumps({"format_version": FORMAT_VERSION, "checksum": _checksum(plain, content), "meta": content})
+    with replacing(path, previous=previous) as part:
         try:
             save_file(plain, part, metadata={_KEY: text})
         except SafetensorError as error:
             raise OSError(f"{path} cannot be written: {error}") from None
-        os.chmod(part, mode)  # the package makes its files 0600
-        with open(part, "r+b") as file:
-            os.fsync(file.fileno())
-        if previous is not None and target.exists():
-            os.replace(target, previous)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-    _sync_folder(target.parent)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -119,11 +113,13 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
             metadata = file.metadata() or {}
             if _KEY not in metadata:
                 _refuse(path, "is a safetensors file of another program")
-            meta = _meta(path, metadata[_KEY])
+            meta, wanted = _meta(path, metadata[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         what = next((what for magic, what in _FOREIGN.items() if head.startswith(magic)), None)
         _refuse(path, f"is {what}" if what else f"is truncated, damaged or of another kind ({error})")
+    if wanted is not None and wanted != _checksum(tensors, meta):
+        _refuse(path, "is damaged: its checksum differs")
     return tensors, meta
 
 
@@ -134,7 +130,18 @@ def _refuse(path: str | os.PathLike[str], what: str) -> NoReturn:
     )
 
 
-def _meta(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
+def _checksum(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> int:
+    """CRC-32 of every byte of the tensors and of the plain data, as the module's text says."""
+    total = zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(tensors):
+        array = tensors[name].astype(tensors[name].dtype.newbyteorder("<"), copy=False)
+        total = zlib.crc32(f"{name} {array.dtype.name} {array.shape}".encode(), total)
+        total = zlib.crc32(array.reshape(-1).view(np.uint8).data, total)
+    return total
+
+
+def _meta(path: str | os.PathLike[str], text: str) -> tuple[dict[str, Any], int | None]:
+    """(plain data, checksum), None in files of version 1."""
     try:
         content = json.loads(text)
         version, meta = content["format_version"], content["meta"]
@@ -147,7 +154,11 @@ def _meta(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
             f"{os.fspath(path)} was saved by a newer fastbp: it has format version {version}, this one reads up to "
             f"{FORMAT_VERSION}; pip install --upgrade fastbp"
         )
-    return meta
+    if version == 1:
+        return meta, None
+    if not isinstance(content.get("checksum"), int):
+        _refuse(path, "has damaged metadata")
+    return meta, content["checksum"]
 
 
 def as_json(value: Any) -> Any:
@@ -155,22 +166,3 @@ def as_json(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     raise TypeError(f"meta holds a {type(value).__name__} ({value!r}); wanted dict, list, str, numbers, bool or None")
-
-
-def _create(path: Path) -> int:
-    """Create the file and return the mode that the user's umask gives it."""
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    try:
-        return os.fstat(descriptor).st_mode & 0o777
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last through a power cut, where folders can be synced (not on Windows)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -5,6 +5,7 @@ import os
 import pickle
 import stat
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
+import fastbp as fb
 from fastbp import storage
 
 TENSORS = {
@@ -105,7 +107,7 @@ def test_random_bytes(tmp_path_factory, content):
 
 @settings(max_examples=150, deadline=None)
 @given(at=st.integers(0, 10_000), byte=st.integers(0, 255))
-def test_a_changed_byte_is_refused_or_harmless(tmp_path_factory, at, byte):
+def test_a_changed_byte_is_refused_or_changes_nothing(tmp_path_factory, at, byte):
     folder = tmp_path_factory.mktemp("flip")
     storage.write(folder / "m", TENSORS, META)
     content = bytearray((folder / "m").read_bytes())
@@ -116,8 +118,28 @@ def test_a_changed_byte_is_refused_or_harmless(tmp_path_factory, at, byte):
     except ValueError as error:
         assert "m " in str(error)
     else:
-        assert isinstance(meta, dict)
-        assert all(isinstance(t, np.ndarray) for t in tensors.values())
+        assert meta == META
+        assert tensors.keys() == TENSORS.keys()
+        for name, tensor in TENSORS.items():
+            np.testing.assert_array_equal(tensors[name], tensor)
+
+
+def test_every_byte_of_the_tensors_is_under_the_checksum(tmp_path):
+    storage.write(tmp_path / "m", TENSORS, META)
+    whole = (tmp_path / "m").read_bytes()
+    for at in range(8 + int.from_bytes(whole[:8], "little"), len(whole)):
+        (tmp_path / "m").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match=r"m is damaged: its checksum differs; wanted a model file"):
+            storage.read(tmp_path / "m")
+
+
+def test_files_of_version_1_load():
+    """This one was written by the version before checksums."""
+    path = Path(__file__).parent / "data" / "model-1.safetensors"
+    model = fb.load_model(path)
+    assert model.meta == {"note": "as the first version wrote it"}
+    np.testing.assert_allclose(model.predict([[0.5, -1.0]]), [[0.26206297, 0.34757584, 0.39036113]], rtol=1e-6)
+    assert (model.optimizer.momentum, model._updates) == (0.9, 2)
 
 
 def test_pickles_and_other_formats_are_named_and_not_opened(tmp_path):
@@ -156,6 +178,8 @@ def test_header_whose_length_looks_like_a_pickle(tmp_path):
         ({"fastbp": "[1]"}, "damaged metadata"),
         ({"fastbp": '{"format_version": "1", "meta": {}}'}, "damaged metadata"),
         ({"fastbp": '{"format_version": 1, "meta": []}'}, "damaged metadata"),
+        ({"fastbp": '{"format_version": 2, "meta": {}}'}, "damaged metadata"),
+        ({"fastbp": '{"format_version": 2, "meta": {}, "checksum": 1}'}, "its checksum differs"),
         ({"fastbp": "[" * 100_000}, "damaged metadata"),
         ({"fastbp": json.dumps({"format_version": storage.FORMAT_VERSION + 1, "meta": {}})}, "newer fastbp.*upgrade"),
     ],

@@ -11,6 +11,7 @@ except ModuleNotFoundError:
     ) from None
 
 from fastbp.estimators.classifier import MLPClassifier
+from fastbp.estimators.onnx import register_onnx_converters
 from fastbp.estimators.regressor import MLPRegressor
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["MLPClassifier", "MLPRegressor", "register_onnx_converters"]

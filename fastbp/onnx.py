@@ -1,0 +1,266 @@
+"""Floor 5: networks as ONNX graphs, for onnxruntime and whatever else reads them.
+
+A layer kind is a row of `LAYERS`, an activation a row of `ACTIVATIONS`: a function that adds its nodes to a `Graph`.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbp import activations, layers
+from fastbp._atomic import replacing
+from fastbp.activations import Activation
+from fastbp.model import Model
+
+Array = NDArray[Any]
+
+OPSET = 18
+"""Version of the operators: what onnxruntime reads since 1.14 (2023)."""
+IR_VERSION = 8
+INPUT, OUTPUT = "x", "y"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation of a graph."""
+
+    op: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class Graph:
+    """Nodes and constants, in the order of their making.
+
+    Parameters
+    ----------
+    dtype : of the numbers that flow: float32 or float64
+    """
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = np.dtype(dtype)
+        self.nodes: list[Node] = []
+        self.constants: dict[str, Array] = {}
+
+    def constant(self, value: Any, name: str | None = None) -> str:
+        """The name of a constant of the graph's dtype; without a name of its own, equal ones are one."""
+        array = np.ascontiguousarray(value, self.dtype).reshape(np.shape(value))
+        if name is None:
+            name = f"constant_{array.item():.9g}"
+        self.constants[name] = array
+        return name
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """The name of what an operation gives."""
+        node = Node(op, inputs, f"{op.lower()}_{len(self.nodes)}", attributes)
+        self.nodes.append(node)
+        return node.output
+
+
+# ---------------------------------------------------------------- activations: (graph, z, row of the table) -> a
+
+
+def _alone(op: str) -> Callable[[Graph, str, Activation], str]:
+    return lambda graph, z, row: graph.add(op, z)
+
+
+def _erf(graph: Graph, z: str) -> str:
+    """onnxruntime has the error function in single precision alone."""
+    if graph.dtype == np.float32:
+        return graph.add("Erf", z)
+    return graph.add("Cast", graph.add("Erf", graph.add("Cast", z, to=_FLOAT)), to=_DOUBLE)
+
+
+def _gelu(graph: Graph, z: str, row: Activation) -> str:
+    scaled = _erf(graph, graph.add("Mul", z, graph.constant(math.sqrt(0.5))))
+    half = graph.add("Mul", z, graph.constant(0.5))
+    return graph.add("Mul", half, graph.add("Add", scaled, graph.constant(1.0)))
+
+
+def _gelu_tanh(graph: Graph, z: str, row: Activation) -> str:
+    cubed = graph.add("Mul", graph.add("Mul", z, z), graph.constant(0.044715))
+    scale = graph.constant(2.0 * math.sqrt(2.0 / math.pi))
+    inner = graph.add("Mul", graph.add("Mul", z, scale), graph.add("Add", cubed, graph.constant(1.0)))
+    return graph.add("Mul", z, graph.add("Sigmoid", inner))
+
+
+def _elu(graph: Graph, z: str, row: Activation) -> str:
+    return graph.add("Elu", z, alpha=row.parameter)
+
+
+def _leaky_relu(graph: Graph, z: str, row: Activation) -> str:
+    return graph.add("LeakyRelu", z, alpha=row.parameter)
+
+
+def _selu(graph: Graph, z: str, row: Activation) -> str:
+    return graph.add("Selu", z, alpha=activations.SELU_ALPHA, gamma=activations.SELU_SCALE)
+
+
+def _silu(graph: Graph, z: str, row: Activation) -> str:
+    return graph.add("Mul", z, graph.add("Sigmoid", z))
+
+
+def _softmax(graph: Graph, z: str, row: Activation) -> str:
+    return graph.add("Softmax", z, axis=-1)
+
+
+ACTIVATIONS: dict[str, Callable[[Graph, str, Activation], str]] = {
+    "linear": lambda graph, z, row: z,
+    "relu": _alone("Relu"),
+    "leaky_relu": _leaky_relu,
+    "elu": _elu,
+    "selu": _selu,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "silu": _silu,
+    "sigmoid": _alone("Sigmoid"),
+    "tanh": _alone("Tanh"),
+    "softplus": _alone("Softplus"),
+    "exponential": _alone("Exp"),
+    "softmax": _softmax,
+}
+
+
+def activate(graph: Graph, z: str, row: Activation) -> str:
+    """The nodes of an activation.
+
+    Raises
+    ------
+    ValueError : an activation that has no row in `ACTIVATIONS`
+    """
+    if row.name not in ACTIVATIONS:
+        raise ValueError(
+            f"to_onnx: the activation {row.name!r} has no ONNX operators here; it knows {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[row.name](graph, z, row)
+
+
+# ---------------------------------------------------------------- layers: (graph, x, layer, its name, its arrays) -> a
+
+
+def dense(graph: Graph, x: str, layer: layers.Dense, name: str, arrays: Mapping[str, Array]) -> str:
+    """a = activation(x @ kernel + bias)."""
+    kernel = graph.constant(arrays["kernel"], f"{name}.kernel")
+    if layer.use_bias:
+        z = graph.add("Gemm", x, kernel, graph.constant(arrays["bias"], f"{name}.bias"))
+    else:
+        z = graph.add("MatMul", x, kernel)
+    return activate(graph, z, layer.activation)
+
+
+LAYERS: dict[type, Callable[..., str]] = {layers.Dense: dense}
+
+
+def add_network(graph: Graph, x: str, model: Model) -> str:
+    """Add a model's layers behind `x`; the name of the last one's outputs.
+
+    Raises
+    ------
+    ValueError : a layer that has no row in `LAYERS`
+    """
+    arrays: dict[str, dict[str, Array]] = {}
+    for label, array in model.named_weights().items():
+        name, _, part = label.rpartition(".")
+        arrays.setdefault(name, {})[part] = array
+    for name, layer in zip(model._names(), model.layers, strict=True):
+        if type(layer) not in LAYERS:
+            raise ValueError(f"to_onnx: the layer {layer!r} has no ONNX operators here")
+        x = LAYERS[type(layer)](graph, x, layer, name, arrays.get(name, {}))
+    return x
+
+
+# ---------------------------------------------------------------- files
+
+_FLOAT, _DOUBLE = 1, 11
+"""Numbers of the two types in ONNX's files (TensorProto.DataType)."""
+
+
+def packages() -> tuple[Any, Any]:
+    """The modules ``onnx.helper`` and ``onnx.numpy_helper``.
+
+    Raises
+    ------
+    ImportError : onnx isn't installed
+    """
+    try:
+        from onnx import helper, numpy_helper
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("to_onnx needs onnx: pip install 'fastbp[onnx]'", name="onnx") from None
+    return helper, numpy_helper
+
+
+def element_type(dtype: np.dtype[Any]) -> int:
+    """ONNX's number of float32 or float64."""
+    return _FLOAT if dtype == np.float32 else _DOUBLE
+
+
+def to_onnx(
+    model: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    input_name: str = INPUT,
+    output_name: str = OUTPUT,
+) -> Any:
+    """A network as an ONNX graph, for onnxruntime, browsers, phones and other programs.
+
+    The graph takes any number of rows. It computes in the model's dtype (float32 where products were bfloat16) and
+    gives what ``predict`` gives, to rounding.
+
+    Parameters
+    ----------
+    model : `Model`, or a fitted ``MLPClassifier`` or ``MLPRegressor`` of ``fastbp.estimators``, whose outputs are those
+        of its last layer (pipelines: ``fastbp.estimators.register_onnx_converters``)
+    path : file to write as well, atomically; None for none
+    input_name, output_name : names of the graph's input (rows, I) and output (rows, O)
+
+    Returns
+    -------
+    onnx.ModelProto
+        Operators of version 18, format version 8: both stay, whatever onnx is installed.
+
+    Raises
+    ------
+    ImportError : onnx isn't installed
+    RuntimeError : the model isn't built
+    TypeError, ValueError : something else than a network, or a layer or an activation that ONNX has no operators for
+
+    Examples
+    --------
+    >>> fb.to_onnx(model, "digits.onnx")  # doctest: +SKIP
+    >>> onnxruntime.InferenceSession("digits.onnx").run(None, {"x": rows})  # doctest: +SKIP
+    """
+    if not isinstance(model, Model):
+        if not hasattr(model, "to_model"):
+            raise TypeError(f"to_onnx: wanted a fastbp Model or an estimator of fastbp.estimators, got {model!r:.80}")
+        model = model.to_model()
+    helper, numpy_helper = packages()
+    if input_name == output_name:
+        raise ValueError(f"to_onnx: input and output are both named {input_name!r}; name them differently")
+    model.build()
+    graph = Graph(model.dtype)
+    inner = add_network(graph, input_name, model)
+    nodes = [helper.make_node(n.op, n.inputs, [n.output], name=n.output, **n.attributes) for n in graph.nodes]
+    nodes.append(helper.make_node("Identity", [inner], [output_name], name="output"))
+    kind = element_type(graph.dtype)
+    made = helper.make_model(
+        helper.make_graph(
+            nodes,
+            model.name,
+            [helper.make_tensor_value_info(input_name, kind, ["rows", model.input_width])],
+            [helper.make_tensor_value_info(output_name, kind, ["rows", model.output_width])],
+            [numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="fastbp",
+    )
+    if path is not None:
+        with replacing(path) as part:
+            part.write_bytes(made.SerializeToString())
+    return made

@@ -1,0 +1,142 @@
+"""ONNX: onnxruntime computes what `predict` computes, for every activation, any number of rows, pipelines too."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from helpers import ELEMENTWISE, inputs, make
+from sklearn.compose import make_column_transformer
+from sklearn.datasets import load_iris, make_multilabel_classification, make_regression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import fastbp as fb
+from fastbp.activations import ACTIVATIONS
+from fastbp.estimators import MLPClassifier, MLPRegressor, register_onnx_converters
+from fastbp.onnx import ACTIVATIONS as OPERATORS
+from fastbp.onnx import IR_VERSION, LAYERS, OPSET
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+X, Y = load_iris(return_X_y=True)
+
+
+def served(graph: Any, **feeds: np.ndarray) -> list[np.ndarray]:
+    onnx.checker.check_model(graph, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)  # type: ignore[no-any-return]
+
+
+def test_every_activation_and_layer_has_operators() -> None:
+    assert OPERATORS.keys() == ACTIVATIONS.keys()
+    assert fb.Dense in LAYERS
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ELEMENTWISE)
+def test_every_activation(activation: str, dtype: str) -> None:
+    model = make([7, 9, 4], activation, activation, dtype=dtype)
+    graph = fb.to_onnx(model)
+    for rows in (1, 33):
+        x = 3 * inputs(rows, 7).astype(dtype)
+        (got,) = served(graph, x=x)
+        assert got.dtype == dtype
+        wanted = model.predict(x)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    if dtype == "float64" and activation != "gelu":
+        np.testing.assert_allclose(got, wanted, rtol=2e-7, atol=2e-7)  # alpha is float32 in ONNX
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_softmax_and_biases(bias: bool) -> None:
+    model, x = make([5, 6, 3], "tanh", "softmax", bias=bias), 5 * inputs(20, 5).astype(np.float32)
+    np.testing.assert_allclose(served(fb.to_onnx(model), x=x)[0], model.predict(x), atol=1e-6)
+
+
+def test_parameters_of_activations() -> None:
+    rows = [fb.activations.LEAKY_RELU(0.03), fb.activations.ELU(0.7)]
+    model = fb.Model([fb.Dense(6, row, name="same") for row in rows] + [fb.Dense(2)])
+    model.build(5)
+    x = 3 * inputs(20, 5).astype(np.float32)
+    np.testing.assert_allclose(served(fb.to_onnx(model), x=x)[0], model.predict(x), atol=1e-5)
+
+
+def test_names_versions_and_the_file(tmp_path: Path) -> None:
+    model, x = make([5, 6, 3], dtype="bfloat16"), inputs(4, 5).astype(np.float32)
+    graph = fb.to_onnx(model, tmp_path / "m.onnx", input_name="rows", output_name="scores")
+    assert (graph.opset_import[0].version, graph.ir_version) == (OPSET, IR_VERSION)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+    assert onnx.load(tmp_path / "m.onnx") == graph
+    (got,) = served(graph, rows=x)
+    np.testing.assert_allclose(got, model.predict(x), atol=0.05)  # bfloat16 products there, float32 here
+    dims = graph.graph.input[0].type.tensor_type.shape.dim
+    assert (dims[0].dim_param, dims[1].dim_value) == ("rows", 5)
+
+
+def test_what_cannot_be_exported() -> None:
+    with pytest.raises(TypeError, match="wanted a fastbp Model or an estimator"):
+        fb.to_onnx(StandardScaler())
+    with pytest.raises(RuntimeError, match="input width isn't known"):
+        fb.to_onnx(fb.Model([fb.Dense(1)]))
+    with pytest.raises(ValueError, match="both named 'x'"):
+        fb.to_onnx(make([2, 1]), output_name="x")
+
+    class Odd(fb.Dense):
+        pass
+
+    model = make([2, 1])
+    model.layers[0] = Odd(1)
+    with pytest.raises(ValueError, match="no ONNX operators"):
+        fb.to_onnx(model)
+
+
+def test_onnx_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'fastbp\[onnx\]'"):
+        fb.to_onnx(make([2, 1]))
+
+
+# ---------------------------------------------------------------- estimators and pipelines
+
+
+def test_an_estimator_is_its_network() -> None:
+    classifier = MLPClassifier((8,), max_iter=5, random_state=0).fit(X.astype(np.float32), Y)
+    (got,) = served(fb.to_onnx(classifier), x=X.astype(np.float32))
+    np.testing.assert_allclose(got, classifier.predict_proba(X.astype(np.float32)), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("y", [Y, load_iris().target_names[Y], Y > 0], ids=["numbers", "text", "two"])
+def test_pipelines_of_classifiers(y: np.ndarray, dtype: Any) -> None:
+    skl2onnx = pytest.importorskip("skl2onnx")
+    register_onnx_converters()
+    x = X.astype(dtype)
+    scaled = make_column_transformer((StandardScaler(), [0, 1]), remainder="passthrough")
+    pipeline = make_pipeline(scaled, MLPClassifier((8,), ["gelu"], max_iter=5, random_state=0, dtype=dtype)).fit(x, y)
+    final = pipeline[-1]
+    graph = skl2onnx.to_onnx(pipeline, x[:1], options={id(final): {"zipmap": False}}, target_opset=OPSET)
+    labels, got = served(graph, X=x)
+    np.testing.assert_allclose(got, pipeline.predict_proba(x), atol=1e-5)
+    np.testing.assert_array_equal(labels, pipeline.predict(x))
+
+
+def test_pipelines_of_labels_and_numbers() -> None:
+    skl2onnx = pytest.importorskip("skl2onnx")
+    register_onnx_converters()
+    x, y = make_multilabel_classification(60, 6, n_classes=4, random_state=0)
+    x = x.astype(np.float32)
+    several = make_pipeline(StandardScaler(), MLPClassifier((8,), max_iter=30, random_state=0)).fit(x, y)
+    graph = skl2onnx.to_onnx(several, x[:1], options={"zipmap": False}, target_opset=OPSET)
+    labels, got = served(graph, X=x)
+    np.testing.assert_allclose(got, several.predict_proba(x), atol=1e-5)
+    np.testing.assert_array_equal(labels, several.predict(x))
+    x, y = make_regression(60, 6, n_targets=2, random_state=0)
+    x = x.astype(np.float32)
+    numbers = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(8,), max_iter=5)).fit(x, y)
+    (got,) = served(skl2onnx.to_onnx(numbers, x[:1], target_opset=OPSET), X=x)
+    np.testing.assert_allclose(got, numbers.predict(x), rtol=1e-5, atol=1e-4)
