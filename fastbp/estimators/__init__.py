@@ -13,5 +13,6 @@ except ModuleNotFoundError:
 from fastbp.estimators.classifier import MLPClassifier
 from fastbp.estimators.onnx import register_onnx_converters
 from fastbp.estimators.regressor import MLPRegressor
+from fastbp.estimators.search import MLPSearchCV
 
-__all__ = ["MLPClassifier", "MLPRegressor", "register_onnx_converters"]
+__all__ = ["MLPClassifier", "MLPRegressor", "MLPSearchCV", "register_onnx_converters"]

@@ -187,6 +187,8 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         """Class numbers (N,), or (N, O) booleans."""
         if self._label_binarizer.y_type_ == "multiclass":
             return np.searchsorted(self.classes_, y).astype(np.int64)
+        if y.ndim == 1:
+            return np.asarray(y == self.classes_[-1])[:, None] & (len(self.classes_) > 1)
         return self._label_binarizer.transform(y).astype(bool)
 
     def _check_classes(self, classes: Array, same: bool) -> None:
