@@ -71,7 +71,7 @@ def phase(name: str, width: int, dtype: str = "float32") -> Run:
     model.train_on_batch(x, y)  # fills all buffers with what a step finds there
     engine, _, optimizer = model._compiled("watch")
     prepared = engine.prepare(
-        x, y, batch=BATCH, steps=1, objective=model._objective(), optimizer=optimizer, shuffle=True
+        x, y, batch=BATCH, steps=1, objective=model._scoring().objective, optimizer=optimizer, shuffle=True
     )
     (bound,) = engine._bound.values()
     panels = range(bound.plan.panels)

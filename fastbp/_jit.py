@@ -59,9 +59,10 @@ KERNEL_SOURCES = (
     "_*.py",
     "activations.py",
     "losses.py",
-    "metrics.py",
+    "tallies.py",
     "optimizers.py",
     "schedules.py",
+    "plan.py",
     "program.py",
     "cpu/*.py",
 )

@@ -646,11 +646,14 @@ class TensorBoard(Callback):
         self._seen += 1
         if self._seen % self._every == 0:
             for name, value in (logs or {}).items():
-                self._writer("train").add_scalar(f"batch_{name}", value, self._seen)
+                if np.ndim(value) == 0:
+                    self._writer("train").add_scalar(f"batch_{name}", value, self._seen)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         for name, value in {"learning_rate": self.model.learning_rate, **(logs or {})}.items():
             which = "validation" if name.startswith(VALIDATION) else "train"
+            if np.ndim(value):
+                continue
             self._writer(which).add_scalar(f"epoch_{name.removeprefix(VALIDATION)}", value, epoch)
         if self.histogram_freq and (epoch + 1) % self.histogram_freq == 0:
             for name, array in self.model.named_weights().items():

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import files, losses, storage
+from fastbp import files, losses, metrics, storage
+from fastbp.scoring import joined
 
 if TYPE_CHECKING:
     from fastbp.fit import Fit
@@ -152,8 +153,8 @@ def identity(fit: "Fit") -> dict[str, Any]:
         "seed": model.seed,
         "optimizer": fit.begun_with,
         "loss": losses.config(fit.objective.loss) if fit.objective.loss else None,
-        "metrics": model._metric_requests,
-        "weighted_metrics": model._weighted_requests,
+        "metrics": [metrics.config(request) for request in model._metric_requests],
+        "weighted_metrics": [metrics.config(request) for request in model._weighted_requests],
         "batch_size": feed.batch,
         "steps_per_epoch": feed.steps,
         "shuffle": feed.shuffle,
@@ -172,6 +173,8 @@ def _state(fit: "Fit") -> tuple[dict[str, Array], dict[str, Any]]:
     states: list[Any] = []
     for index, callback in enumerate(fit.callbacks.callbacks):
         states.append(_packed(callback.get_state(), f"{files.FIT}callback.{index}", tensors))
+    for index, rows in enumerate(joined(fit.kept)):
+        tensors[f"{files.FIT}kept.{index}"] = rows
     content["fit"] = _plain(
         {
             "begun_with": identity(fit),
@@ -200,10 +203,14 @@ def _restore(fit: "Fit", tensors: dict[str, Array], content: dict[str, Any]) -> 
         model._optimizer = replace(model._optimizer, learning_rate=state["learning_rate"])
     fit.done, fit.epoch, fit.step = state["done"], state["epoch"], state["step"]
     fit.sums, fit.epoch_seconds = np.array(state["sums"]), state["epoch_seconds"]
+    kept = [name for name in tensors if name.startswith(f"{files.FIT}kept.")]
+    fit.kept = [tuple(tensors[name] for name in sorted(kept))] if kept else []
     fit.passes = state["passes"]
     fit.feed.wind(state["passes"], fit.epoch, fit.step)
     model.stop_training = state["stop_training"]
     vars(fit.history).update(state["history"])
+    for values in fit.history.history.values():
+        values[:] = [np.array(value) if isinstance(value, list) else value for value in values]
     return [_unpacked(packed, tensors) for packed in state["callbacks"]]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import losses, optimizers, storage
+from fastbp import losses, metrics, optimizers, storage
 from fastbp.layers import Dense
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def state(model: "Model") -> tuple[dict[str, Array], dict[str, Any]]:
         "name": model.name,
         "optimizer": model._optimizer.config(model._updates) if model._optimizer else None,
         "loss": losses.config(model._loss) if model._loss else None,
-        "metrics": model._metric_requests,
-        "weighted_metrics": model._weighted_requests,
+        "metrics": [metrics.config(request) for request in model._metric_requests],
+        "weighted_metrics": [metrics.config(request) for request in model._weighted_requests],
         "updates": model._updates,
         "epochs": model._epochs_seen,
         "meta": model.meta,
@@ -72,8 +72,8 @@ def restored(model: "Model", tensors: dict[str, Array], content: dict[str, Any])
     if content["loss"] is not None:
         model._loss = losses.from_config(content["loss"])
         model._loss_name = model._loss.name
-    model._metric_requests = [str(request) for request in content["metrics"]]
-    model._weighted_requests = [str(request) for request in content.get("weighted_metrics", ())]
+    model._metric_requests = [metrics.from_config(request) for request in content["metrics"]]
+    model._weighted_requests = [metrics.from_config(one) for one in content.get("weighted_metrics", ())]
     model.build(content["input_width"])
     put_state(model, tensors)
     model._updates, model._epochs_seen = int(content["updates"]), int(content["epochs"])

@@ -17,6 +17,7 @@ from fastbp.fit_options import Held, Options
 from fastbp.history import VALIDATION, History
 from fastbp.optimizers import Optimizer
 from fastbp.progress import Progress
+from fastbp.scoring import by_epoch, joined, plain
 from fastbp.weighting import without_missing
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Fit:
     ----------
     epoch : epochs finished in this fit
     step, sums : finished steps of the running epoch, and their sums of loss and metrics
+    kept : what was kept of the rows of these steps, for metrics that need them all, in pieces
     done : finished steps of this fit
     begun_with : the optimizer's settings at the beginning; callbacks may change them
     """
@@ -77,12 +79,13 @@ class Fit:
         callbacks: Any = None,
     ) -> None:
         self.model, self.engine, self.feed, self.options, self.held = model, engine, feed, options, held
-        self.objective = model._objective()
-        self.names = model.metrics_names
-        reported = [*self.names, *(VALIDATION + name for name in self.names if held is not None)]
+        self.scores = model._scoring()
+        self.objective, names = self.scores.objective, self.scores.names
+        reported = [*names, *(VALIDATION + name for name in names if held is not None)]
         params = {"epochs": options.epochs, "steps": feed.steps, "verbose": options.verbose, "metrics": reported}
         self.callbacks = CallbackList(callbacks, model, **params)
-        self.callbacks.check_monitors(reported)
+        numbers = self.scores.scalars
+        self.callbacks.check_monitors([*numbers, *(VALIDATION + name for name in numbers if held is not None)])
         self.epochs = options.epochs - options.initial_epoch
         self.history = model.history = History(options.epochs, feed.steps)
         dtype, threads, flops = model.compute_dtype, engine.threads, engine.program.flops_per_row
@@ -90,17 +93,19 @@ class Fit:
             options.verbose, self.epochs, feed.rows(1, 0), feed.steps, lambda: peak(dtype, threads), flops
         )
         # the kernels validate after every epoch themselves, if nobody looks at the batches of it
-        watched = self.callbacks.watches_tests or feed.steps != feed.per_pass
+        watched = self.callbacks.watches_tests or feed.steps != feed.per_pass or self.scores.keeps
         plain = held is not None and held.epochs == 1 and held.batch == EVALUATION_ROWS and not watched
         self._chainable = held.sample if held is not None and plain else None
-        self._one_epoch = self.callbacks.watches_epochs or not feed.spans_epochs
+        self._one_epoch = self.callbacks.watches_epochs or not feed.spans_epochs or self.scores.keeps
         self.epoch = self.step = self.done = 0
         self.begun_with = self._optimizer.config()
         self.checkpoints = None
         if options.checkpoint is not None:
             self.checkpoints = Checkpoints(options.checkpoint, options.checkpoint_every)
             self._one_epoch |= options.checkpoint_every is None
-        self.sums = np.zeros(1 + len(self.objective.metrics))
+        self.sums = np.zeros(self.objective.columns(model.output_width))
+        self.kept: list[tuple[Array, ...]] = []
+        self._keeping: tuple[Array, ...] = ()
         self.epoch_seconds = 0.0
         self.passes = model._epochs_seen
         self._steps = max(1, int(CHUNK_SECONDS * CAUTIOUS_RATE / (feed.batch * flops)))
@@ -188,6 +193,9 @@ class Fit:
         steps = min(most, left, piece.steps, self.engine.steps_per_run(piece.batch))
         if self.checkpoints is not None:
             steps = min(steps, self.checkpoints.most(self.done))
+        rows = self.feed.rows(self.epoch, self.step + steps) - self.feed.rows(self.epoch, self.step)
+        if self.scores.keeps:
+            self._keeping = self.objective.kept(model.output_width, int(rows), model.dtype)
         return {
             "x": piece.sample.x,
             "y": piece.sample.y,
@@ -200,6 +208,7 @@ class Fit:
             "optimizer": self._optimizer,
             "updates": model._updates,
             "carried": self.sums,
+            "kept": self._keeping,
             "shuffle": piece.shuffle,
             "seed": piece.seed,
         }
@@ -237,6 +246,9 @@ class Fit:
         self.step += outcome.steps
         self.done += outcome.steps
         ended = self.step // length
+        if self._keeping:
+            done = int(self.feed.rows(self.epoch, self.step) - seen)
+            self.kept.append(tuple(rows[:done] for rows in self._keeping))
         self.model._updates += outcome.steps
         shares = np.diff((length * np.arange(len(outcome.sums) + 1)).clip(first, self.step))
         shares = shares * (seconds / max(1, outcome.steps))
@@ -251,9 +263,9 @@ class Fit:
         self.progress.advance(outcome.steps, self.feed.rows(self.epoch, self.step) - seen, seconds)
 
     def _means(self) -> Logs:
-        """Loss and metrics over the epoch so far."""
-        rows = self.feed.rows(self.epoch, self.step) - self.feed.rows(self.epoch, 0)
-        return dict(zip(self.names, self.model._means(self.sums, rows).tolist(), strict=True))
+        """Loss and metrics over the epoch so far; those that need all rows come at its end."""
+        values = self.scores.values(self.sums, self.feed.rows(self.epoch, self.step) - self.feed.rows(self.epoch, 0))
+        return dict(zip(values, plain(values.values()), strict=True))
 
     def _last(self) -> Logs:
         return {name: values[-1] for name, values in self.history.history.items()}
@@ -267,21 +279,26 @@ class Fit:
         model._epochs_seen = self.passes + self.feed.passes(epoch + len(sums) - 1, cut)
         self.epoch, self.step = epoch + len(sums), max(0, self.step - length * len(sums))
         self.sums, self.epoch_seconds = np.zeros_like(self.sums), 0.0
+        kept, self.kept = joined(self.kept), []
         rates, columns = self._optimizer.rates(model._updates - self.step - length * numbers[::-1] + length * epoch), {}
         if self.held is not None and (held is not None or self.held.due(first)):
             if held is None:
-                held = evaluated(model, self.held.sample, self.held.batch, self.callbacks)
-            columns = _columns([VALIDATION + name for name in self.names], model._means(held, len(self.held.sample)))
-            sums = sums[: len(held)]  # Ctrl-C may have stopped the last epoch's validation
+                found = evaluated(model, self.held.sample, self.held.batch, self.callbacks)
+                checked = {name: value[None] for name, value in found.items()}
+            else:
+                checked = self.scores.values(held, len(self.held.sample))
+                sums = sums[: len(held)]  # Ctrl-C may have stopped the last epoch's validation
+            columns = {VALIDATION + name: by_epoch(values) for name, values in checked.items()}
         if len(sums) == 0:
             return
-        columns = _columns(self.names, model._means(sums, rows[: len(sums), None])) | columns
+        trained = self.scores.values(sums, rows[: len(sums)], kept)
+        columns = {name: by_epoch(values) for name, values in trained.items()} | columns
         if self.callbacks.watches_epochs:
             logs = {name: values[0] for name, values in columns.items()}
             try:
                 self.callbacks.call("on_epoch_end", first, logs)
             finally:
-                columns = {name: [float(value)] for name, value in logs.items()}
+                columns = {name: [value] for name, value in logs.items()}
                 self.history.extend(columns, first=first, rates=rates[:1].tolist(), seconds=seconds[:1].tolist())
         else:
             done = slice(len(sums))
@@ -318,21 +335,23 @@ class Fit:
             raise error
 
 
-def evaluated(model: "Model", sample: Sample, batch: int, callbacks: CallbackList | None = None) -> Array:
-    """The sums of the loss and the metrics over the rows, (1, columns).
+def evaluated(model: "Model", sample: Sample, batch: int, callbacks: CallbackList | None = None) -> dict[str, Array]:
+    """The loss and the metrics over the rows, by name.
 
     Runs batch by batch where a callback watches the batches.
     """
-    objective = model._objective()
+    scores = model._scoring()
+    objective = scores.objective
     assert objective.loss is not None
     engine = model._ready(objective, False, None, False, min(batch, len(sample)))
     sample = without_missing(sample, objective.loss)
     callbacks = CallbackList(None, model) if callbacks is None else callbacks
     rows, each = len(sample), callbacks.watches_test_batches
-    steps, sums = -(-rows // batch), np.zeros((1, 1 + len(objective.metrics)))
+    steps, sums = -(-rows // batch), np.zeros((1, objective.columns(model.output_width)))
+    kept = objective.kept(model.output_width, rows, model.dtype)
 
-    def logs(seen: int) -> Logs:
-        return dict(zip(model.metrics_names, model._means(sums[0], seen).tolist(), strict=True))
+    def logs(values: dict[str, Array]) -> Logs:
+        return dict(zip(values, plain(values.values()), strict=True))
 
     callbacks.call("on_test_begin")
     for step in range(steps if each else 1):
@@ -347,16 +366,14 @@ def evaluated(model: "Model", sample: Sample, batch: int, callbacks: CallbackLis
             steps=1 if each else steps,
             objective=objective,
             carried=sums[0],
+            kept=tuple(place[step * batch :] for place in kept),
         )
         sums = outcome.completed().sums
         if each:
-            callbacks.call("on_test_batch_end", step, logs(min(rows, (step + 1) * batch)))
-    callbacks.call("on_test_end", logs(rows))
-    return sums
-
-
-def _columns(names: list[str], means: Array) -> dict[str, list[float]]:
-    return dict(zip(names, means.T.tolist(), strict=True))
+            callbacks.call("on_test_batch_end", step, logs(scores.values(sums[0], min(rows, (step + 1) * batch))))
+    values = scores.values(sums[0], rows, tuple(place[:rows] for place in kept))
+    callbacks.call("on_test_end", logs(values))
+    return values
 
 
 _peaks: dict[tuple[str, int], float] = {}

@@ -4,6 +4,10 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from fastbp.progress import shown
+
 VALIDATION = "val_"
 
 
@@ -13,7 +17,8 @@ class History:
     Attributes
     ----------
     history : dict of lists, one value an epoch: "loss", the metrics, and the same with "val_" before them; an epoch
-        without validation (see ``validation_freq``) adds nothing to the lists of "val_"
+        without validation (see ``validation_freq``) adds nothing to the lists of "val_". Of a confusion matrix, and of
+        metrics of each class, the values are arrays
     epoch : list of the epochs' numbers, from 0 (or ``initial_epoch``)
     learning_rate : list of the learning rate at the end of each epoch
     seconds : list of each epoch's time in the training steps, in seconds
@@ -32,7 +37,7 @@ class History:
     """
 
     def __init__(self, epochs: int, steps: int | None) -> None:
-        self.history: dict[str, list[float]] = {}
+        self.history: dict[str, list[Any]] = {}
         self.epoch: list[int] = []
         self.learning_rate: list[float] = []
         self.seconds: list[float] = []
@@ -44,19 +49,19 @@ class History:
 
     def append(
         self,
-        values: Mapping[str, float],
+        values: Mapping[str, Any],
         *,
         epoch: int | None = None,
         learning_rate: float = float("nan"),
         seconds: float = float("nan"),
     ) -> None:
         """Add an epoch: by default the number after the last."""
-        columns = {name: [float(value)] for name, value in values.items()}
+        columns = {name: [value if np.ndim(value) else float(value)] for name, value in values.items()}
         self.extend(columns, first=epoch, rates=[float(learning_rate)], seconds=[float(seconds)])
 
     def extend(
         self,
-        columns: Mapping[str, Sequence[float]],
+        columns: Mapping[str, Sequence[Any]],
         *,
         first: int | None = None,
         rates: Sequence[float] | None = None,
@@ -73,15 +78,19 @@ class History:
             self.history.setdefault(name, []).extend(values)
             self._epochs_of.setdefault(name, []).extend(range(first, first + count))
 
-    def columns(self) -> dict[str, list[float]]:
+    def columns(self) -> dict[str, list[Any]]:
         """Everything by epoch, NaN where an epoch has no value: "epoch", the history, "learning_rate" and "seconds"."""
-        table: dict[str, list[float]] = {"epoch": [float(number) for number in self.epoch]}
+        table: dict[str, list[Any]] = {"epoch": [float(number) for number in self.epoch]}
         for name, values in self.history.items():
             known = dict(zip(self._epochs_of[name], values, strict=True))
             table[name] = [known.get(number, float("nan")) for number in self.epoch]
         table.setdefault("learning_rate", list(self.learning_rate))
         table.setdefault("seconds", list(self.seconds))
         return table
+
+    def _numbers(self) -> dict[str, list[float]]:
+        """`columns` without those that hold an array each epoch."""
+        return {name: values for name, values in self.columns().items() if not any(map(np.ndim, values))}
 
     def to_frame(self) -> Any:
         """A pandas DataFrame with a row for each epoch.
@@ -127,7 +136,7 @@ class History:
             from matplotlib.ticker import MaxNLocator
         except ImportError as error:
             raise ImportError("History.plot needs matplotlib: pip install 'fastbp[plot]'") from error
-        table = self.columns()
+        table = self._numbers()
         epochs = [number + 1 for number in table.pop("epoch")]
         table.pop("seconds")
         panels = [name for name in table if name.removeprefix(VALIDATION) == name or name[4:] not in table]
@@ -152,12 +161,12 @@ class History:
     def __repr__(self) -> str:
         if not self.epoch:
             return "History(no epoch finished)"
-        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())
+        last = ", ".join(shown({name: values[-1] for name, values in self.history.items()}))
         return f"History({len(self.epoch)} of {self.params['epochs']} epochs{self._ending()}: {last})"
 
     def _repr_html_(self) -> str:
         """The epochs as a table, for notebooks: the first and the last where there are many."""
-        table = self.columns()
+        table = self._numbers()
         rows = list(range(len(self.epoch)))
         if len(rows) > 20:
             rows = [*rows[:5], -1, *rows[-10:]]

@@ -143,7 +143,7 @@ def fit_many(
     jobs = []
     for index, (model, (sample, validation)) in enumerate(zip(models, samples, strict=True)):
         engine = model._ready(
-            model._objective(), True, model.optimizer, bool(verbose), min(batches[index], len(sample))
+            model._scoring().objective, True, model.optimizer, bool(verbose), min(batches[index], len(sample))
         )
         feed = ArrayFeed(
             sample, batch=batches[index], shuffle=bool(shuffle), seed=model.seed, first_pass=model._epochs_seen

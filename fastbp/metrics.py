@@ -1,98 +1,510 @@
-"""Floor 1: metrics computed in the kernels beside the loss, one row and one formula each.
+"""Floor 1: metrics: what a user names in ``compile``, and how the sums that the kernels take become the value reported.
 
-A formula takes the columns a (outputs), y (targets) and n (outputs of a row) and returns one value for each batch row.
+The sums are those of a `Tally`: float64, in an order that follows from shapes only.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fastbp._math import formula
-from fastbp._vector import copysign, where
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbp._checks import number, whole
 from fastbp.activations import unknown
 from fastbp.losses import Loss
+from fastbp.tallies import TALLIES, Tally
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the kernels hand over for a metric.
+
+    Attributes
+    ----------
+    sums : (..., sums) float64
+    rows : (...), how many rows count, or their weights' sum
+    outputs : outputs of a row
+    kept : (rows, 2 outputs + 1) of the loop "kept": outputs, targets, what the row counts
+    """
+
+    sums: Array
+    rows: Array
+    outputs: int
+    kept: Array | None = None
+
+
+def mean(totals: Totals, options: Mapping[str, Any]) -> Array:
+    """The sum divided by the rows."""
+    value: Array = totals.sums[..., 0] / totals.rows
+    return value
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table: a name and f(a, y, n) -> the value of each row; reported as the mean over rows.
+    """One row of the table: what a user names in ``compile(metrics=[...])``.
 
-    weighted : whether the mean is over the sample weights instead
+    Attributes
+    ----------
+    name : how users call it
+    tally : what is summed
+    finish : f(totals, options) -> the value: (...), or (..., classes) or (..., classes, classes)
+    options : names and values of what the user chose
+    aliases : other names
+    label : the name reported; "" for the one it was asked for by
+    choose : f(metric, loss, outputs) -> the metric for that loss and so many outputs, None where it is always the same
     """
 
     name: str
-    function: Callable[..., Any]
+    tally: Tally
+    finish: Callable[[Totals, Mapping[str, Any]], Array] = mean
+    options: tuple[tuple[str, Any], ...] = ()
     aliases: tuple[str, ...] = ()
-    weighted: bool = False
+    label: str = ""
+    choose: Callable[["Metric", Loss, int], "Metric"] | None = None
+
+    def __getitem__(self, option: str) -> Any:
+        return dict(self.options)[option]
+
+    def having(self, label: str | None = None, **options: Any) -> "Metric":
+        """The same metric with other options."""
+        chosen = tuple((name, options.pop(name, value)) for name, value in self.options)
+        return replace(self, options=chosen, label=label or "")
+
+    @property
+    def scalar(self) -> bool:
+        """Whether its value is a number."""
+        options = dict(self.options)
+        several = options.get("average", "") is None and options.get("class_id") is None
+        return self.name != "confusion_matrix" and not several
+
+    def value(self, totals: Totals) -> Array:
+        """What is reported of the sums."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.finish(totals, dict(self.options))
 
 
-@formula
-def categorical_accuracy(a: Any, y: Any, n: int) -> Any:
-    best = a[0]
-    target = y[0]
-    place = best * 0.0
-    wanted = place
-    for c in range(1, n):
-        place = where(a[c] > best, c, place)
-        best = where(a[c] > best, a[c], best)
-        wanted = where(y[c] > target, c, wanted)
-        target = where(y[c] > target, y[c], target)
-    return where(place == wanted, 1.0, best * 0.0)
+# ---------------------------------------------------------------- for a loss and so many outputs
 
 
-@formula
-def binary_accuracy(a: Any, y: Any, n: int) -> Any:
-    right = a[0] * 0.0
-    for c in range(n):
-        right = right + where(
-            where(a[c] > 0.5, 1.0, right * 0.0) == where(y[c] > 0.5, 1.0, right * 0.0), 1.0, right * 0.0
+def categorical(loss: Loss, outputs: int) -> bool:
+    """Whether the outputs of a row are classes of which it has one."""
+    return loss.targets == "labels" or (outputs > 1 and loss.fused_with != "sigmoid")
+
+
+def cut(threshold: float | None, loss: Loss) -> float:
+    """The output above which a label is given: where the probability is `threshold`, 0 between targets -1 and 1."""
+    if loss.targets == "signs":
+        return threshold or 0.0
+    share = 0.5 if threshold is None else threshold
+    if loss.from_logits and loss.fused_with == "sigmoid":
+        return math.log(share / (1 - share)) if 0 < share < 1 else math.copysign(math.inf, share - 0.5)
+    return share
+
+
+def _accuracy(metric: Metric, loss: Loss, outputs: int) -> Metric:
+    if categorical(loss, outputs):
+        return METRICS["categorical_accuracy"]
+    return _binary_accuracy(METRICS["binary_accuracy"], loss, outputs)
+
+
+def _binary_accuracy(metric: Metric, loss: Loss, outputs: int) -> Metric:
+    return replace(metric, tally=replace(metric.tally, values=(cut(metric["threshold"], loss),)))
+
+
+def _top_k(metric: Metric, loss: Loss, outputs: int) -> Metric:
+    if not categorical(loss, outputs):
+        raise ValueError(
+            f"{metric.name} needs classes of which each row has one; loss {loss.name!r} over {outputs} outputs has none"
         )
-    return right * (1.0 / n)
+    return replace(metric, tally=replace(metric.tally, values=(float(metric["k"]),)))
 
 
-@formula
-def squared_error(a: Any, y: Any, n: int) -> Any:
-    value = a[0] * 0.0
-    for c in range(n):
-        d = a[c] - y[c]
-        value = value + d * d
-    return value * (1.0 / n)
+def _log_loss(metric: Metric, loss: Loss, outputs: int) -> Metric:
+    kind = "categorical" if categorical(loss, outputs) else "binary"
+    if metric.name != "log_loss" and not metric.name.startswith(kind):
+        raise ValueError(f"{metric.name} doesn't go with loss {loss.name!r} over {outputs} outputs: use log_loss")
+    return replace(metric, tally=TALLIES[f"{kind} log loss" + (" of logits" if loss.from_logits else "")])
 
 
-@formula
-def absolute_error(a: Any, y: Any, n: int) -> Any:
-    value = a[0] * 0.0
-    for c in range(n):
-        value = value + abs(a[c] - y[c])
-    return value * (1.0 / n)
+def _hits(metric: Metric, loss: Loss, outputs: int) -> Metric:
+    threshold, class_id = metric["threshold"], dict(metric.options).get("class_id")
+    if class_id is not None and class_id >= outputs:
+        raise ValueError(f"{metric.name}: class_id={class_id}, but classes go from 0 to {outputs - 1}")
+    if threshold is None and categorical(loss, outputs):
+        return metric
+    if loss.from_logits and loss.fused_with == "softmax":
+        raise ValueError(
+            f"{metric.name}: threshold={threshold} is about probabilities, and the outputs are logits: leave it out "
+            "(the highest output is the class), or give the last layer the activation softmax"
+        )
+    return replace(metric, tally=replace(TALLIES["hits of labels"], values=(cut(threshold, loss),)))
 
 
-@formula
-def one(a: Any, y: Any, n: int) -> Any:
-    return abs(copysign(1.0, a[0]))  # whatever a holds, NaN too
+def _scores(metric: Metric, loss: Loss, outputs: int) -> Metric:
+    logits = loss.from_logits and loss.fused_with == "softmax"
+    return replace(metric, options=(*metric.options, ("one", categorical(loss, outputs)), ("logits", logits)))
 
+
+# ---------------------------------------------------------------- what is made of the sums
+
+
+def _root(totals: Totals, options: Mapping[str, Any]) -> Array:
+    return np.sqrt(mean(totals, options))
+
+
+def _averaged(values: Array, support: Array, seen: Array, average: str | None) -> Array:
+    """Values (..., classes) as one: of all classes seen alike, by how many rows have them, or as they are."""
+    if average is None:
+        return values
+    weights = (seen > 0).astype(float) if average == "macro" else support
+    total: Array = (values * weights).sum(-1)
+    return np.where(weights.sum(-1) > 0, total / weights.sum(-1), 0.0)
+
+
+def _ratio(top: Array, bottom: Array) -> Array:
+    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1.0), 0.0)
+
+
+def _of_hits(measure: Callable[[Array, Array, Array], Array]) -> Callable[[Totals, Mapping[str, Any]], Array]:
+    """A metric of the rows (right, given, had) of each class."""
+
+    def finish(totals: Totals, options: Mapping[str, Any]) -> Array:
+        right, given, had = np.moveaxis(totals.sums[..., :-1].reshape(*totals.sums.shape[:-1], -1, 3), -1, 0)
+        if options.get("class_id") is not None:
+            return measure(*(part[..., options["class_id"]] for part in (right, given, had)))
+        if totals.outputs == 1:
+            return measure(right, given, had)[..., 0]
+        if options["average"] == "micro":
+            return measure(right.sum(-1), given.sum(-1), had.sum(-1))
+        return _averaged(measure(right, given, had), had, given + had, options["average"])
+
+    return finish
+
+
+_precision = _of_hits(lambda right, given, had: _ratio(right, given))
+_recall = _of_hits(lambda right, given, had: _ratio(right, had))
+_f1 = _of_hits(lambda right, given, had: _ratio(2 * right, given + had))
+
+
+def _confusion(totals: Totals, options: Mapping[str, Any]) -> Array:
+    sums, outputs = totals.sums, totals.outputs
+    before = sums.shape[:-1]
+    if sums.shape[-1] == outputs * outputs and outputs > 1:
+        matrix = sums.reshape(*before, outputs, outputs)
+    else:
+        right, given, had = np.moveaxis(sums[..., :-1].reshape(*before, outputs, 3), -1, 0)
+        rest = sums[..., -1:] - given - had + right
+        matrix = np.stack([rest, given - right, had - right, right], -1).reshape(*before, outputs, 2, 2)
+        matrix = matrix[..., 0, :, :] if outputs == 1 else matrix
+    axes = {"true": (-1,), "pred": (-2,), "all": (-2, -1)}
+    chosen = axes.get(options["normalize"])
+    return matrix if chosen is None else _ratio(matrix, matrix.sum(chosen, keepdims=True))
+
+
+def _r2(totals: Totals, options: Mapping[str, Any]) -> Array:
+    sums = totals.sums
+    linear, square, error = np.moveaxis(sums[..., :-1].reshape(*sums.shape[:-1], -1, 3), -1, 0)
+    spread = square - linear * linear / sums[..., -1:]
+    constant = spread <= 1e-13 * square  # what rounding leaves of the same number summed up
+    share = 1.0 - error / np.where(constant, 1.0, spread)
+    return np.where(constant, np.where(error == 0.0, 1.0, 0.0), share).mean(-1)
+
+
+def _area(totals: Totals, options: Mapping[str, Any]) -> Array:
+    kept, outputs = totals.kept, totals.outputs
+    assert kept is not None
+    kept = kept[kept[:, -1] > 0]
+    scores, y, weights = kept[:, :outputs], kept[:, outputs:-1], kept[:, -1].astype(np.float64)
+    if options["logits"]:
+        scores = np.exp(scores - scores.max(1, keepdims=True))
+        scores /= scores.sum(1, keepdims=True)
+    truth = np.arange(outputs) == np.argmax(y, 1)[:, None] if options["one"] else y > 0.5
+    measure = roc_area if options["curve"] == "ROC" else average_precision
+    if options["average"] == "micro":
+        return np.float64(measure(truth.ravel(), scores.ravel(), np.repeat(weights, outputs)))  # type: ignore[return-value]
+    areas = np.array([measure(truth[:, c], scores[:, c], weights) for c in range(outputs)])
+    if options["average"] is None and outputs > 1:
+        return areas
+    support = weights @ truth
+    share = support if options["average"] == "weighted" else np.ones(outputs)
+    known = ~np.isnan(areas)
+    return np.float64((areas * share)[known].sum() / share[known].sum() if known.any() else math.nan)  # type: ignore[return-value]
+
+
+def _steps(truth: Array, scores: Array, weights: Array) -> tuple[Array, Array]:
+    """Weights of the true and of the false above each threshold, the highest first; equal scores are one threshold."""
+    order = np.argsort(-scores)
+    ranked = scores[order]
+    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(scores) - 1)
+    right = np.where(truth, weights, 0.0)[order].cumsum()[ends]
+    return right, np.where(truth, 0.0, weights)[order].cumsum()[ends]
+
+
+def roc_area(truth: Array, scores: Array, weights: Array) -> float:
+    """The area under the ROC curve: the probability that a true row scores above a false one, equal scores half.
+
+    Parameters
+    ----------
+    truth : (N,) of booleans
+    scores : (N,)
+    weights : (N,) what each row counts
+
+    Returns
+    -------
+    float; NaN where all rows are of one kind
+    """
+    if not len(scores):
+        return math.nan
+    right, wrong = _steps(truth, scores, weights)
+    if not right[-1] or not wrong[-1]:
+        return math.nan
+    below = np.append(0.0, right[:-1])
+    return float((np.diff(wrong, prepend=0.0) * (right + below)).sum() / (2 * right[-1] * wrong[-1]))
+
+
+def average_precision(truth: Array, scores: Array, weights: Array) -> float:
+    """The mean of the precision over the recall's steps, parameters as for `roc_area`; NaN where no row is true."""
+    if not len(scores):
+        return math.nan
+    right, wrong = _steps(truth, scores, weights)
+    if not right[-1]:
+        return math.nan
+    return float((np.diff(right, prepend=0.0) * right / (right + wrong)).sum() / right[-1])
+
+
+# ---------------------------------------------------------------- the table
+
+_hit_options = (("threshold", None), ("average", "macro"), ("class_id", None))
 
 METRICS = {
     row.name: row
     for row in (
-        Metric("categorical_accuracy", categorical_accuracy),
-        Metric("binary_accuracy", binary_accuracy),
-        Metric("mean_squared_error", squared_error, aliases=("mse",)),
-        Metric("mean_absolute_error", absolute_error, aliases=("mae",)),
+        Metric("accuracy", TALLIES["categorical accuracy"], aliases=("acc",), choose=_accuracy),
+        Metric("categorical_accuracy", TALLIES["categorical accuracy"], aliases=("sparse_categorical_accuracy",)),
+        Metric("binary_accuracy", TALLIES["binary accuracy"], options=(("threshold", None),), choose=_binary_accuracy),
+        Metric(
+            "top_k_categorical_accuracy",
+            TALLIES["top-k accuracy"],
+            options=(("k", 5),),
+            aliases=("sparse_top_k_categorical_accuracy",),
+            choose=_top_k,
+        ),
+        Metric("precision", TALLIES["hits of classes"], _precision, _hit_options, choose=_hits),
+        Metric("recall", TALLIES["hits of classes"], _recall, _hit_options, choose=_hits),
+        Metric("f1_score", TALLIES["hits of classes"], _f1, _hit_options, ("f1",), choose=_hits),
+        Metric(
+            "confusion_matrix",
+            TALLIES["pairs of classes"],
+            _confusion,
+            (("threshold", None), ("normalize", None)),
+            choose=_hits,
+        ),
+        Metric("auc", TALLIES["scores"], _area, (("curve", "ROC"), ("average", "macro")), ("roc_auc",), choose=_scores),
+        Metric("log_loss", TALLIES["binary log loss"], choose=_log_loss),
+        Metric("binary_crossentropy", TALLIES["binary log loss"], choose=_log_loss),
+        Metric(
+            "categorical_crossentropy",
+            TALLIES["categorical log loss"],
+            aliases=("sparse_categorical_crossentropy",),
+            choose=_log_loss,
+        ),
+        Metric("mean_squared_error", TALLIES["squared error"], aliases=("mse",)),
+        Metric("root_mean_squared_error", TALLIES["squared error"], _root, aliases=("rmse",)),
+        Metric("mean_absolute_error", TALLIES["absolute error"], aliases=("mae",)),
+        Metric("r2_score", TALLIES["targets"], _r2, aliases=("r2",)),
     )
 }
 
 
-COUNT = Metric("rows", one)
-"""How many rows count in the metrics, or their weights' sum: what `METRICS` are divided by, where it isn't N."""
+def get(request: "str | Metric") -> Metric:
+    """The table's row of a name (or the metric itself), reported under that name.
 
-
-def get(metric: str, loss: Loss, outputs: int) -> tuple[str, Metric]:
-    """(the name reported, the table row); "accuracy" is binary or categorical by loss and outputs, as in Keras."""
-    if metric in ("accuracy", "acc"):
-        categorical = loss.targets == "labels" or (outputs > 1 and loss.fused_with != "sigmoid")
-        return metric, METRICS["categorical_accuracy" if categorical else "binary_accuracy"]
+    Raises
+    ------
+    ValueError : an unknown name; the message lists the valid ones
+    """
+    if isinstance(request, Metric):
+        return request if request.label else replace(request, label=request.name)
     names = {alias: row for row in METRICS.values() for alias in (row.name, *row.aliases)}
-    if not isinstance(metric, str) or metric not in names:
-        raise unknown("metric", metric, ["accuracy", *names])
-    return metric, names[metric]
+    if not isinstance(request, str) or request not in names:
+        raise unknown("metric", request, names)
+    return replace(names[request], label=request)
+
+
+def bound(request: "str | Metric", loss: Loss, outputs: int) -> Metric:
+    """The metric for a loss and so many outputs.
+
+    Raises
+    ------
+    ValueError : an unknown name, or a metric that doesn't go with them
+    """
+    metric = get(request)
+    if metric.choose is None:
+        return metric
+    return replace(metric.choose(metric, loss, outputs), label=metric.label)
+
+
+def config(request: "str | Metric") -> Any:
+    """A metric as plain data: its name, or a dict of its options."""
+    if isinstance(request, str):
+        return request
+    return {"metric": request.name, "label": request.label, **dict(request.options)}
+
+
+def from_config(content: Any) -> "str | Metric":
+    """The metric that `config` described."""
+    if isinstance(content, str):
+        return content
+    options = dict(content)
+    row = get(options.pop("metric"))
+    return row.having(**options)
+
+
+# ---------------------------------------------------------------- what users write
+
+
+def Accuracy(name: str | None = None) -> Metric:
+    """Share of rows given their class: `CategoricalAccuracy` or `BinaryAccuracy`, by loss and outputs, as in Keras.
+
+    With logits (``from_logits=True``) it is the accuracy of the probabilities: a binary logit above 0 is class 1 (Keras
+    compares the logit itself with 0.5). With hinge losses, whose targets are -1 and 1, an output above 0 is.
+    """
+    return METRICS["accuracy"].having(name)
+
+
+def CategoricalAccuracy(name: str | None = None) -> Metric:
+    """Share of rows whose highest output is that of their class (the first of equals); any categorical targets."""
+    return METRICS["categorical_accuracy"].having(name)
+
+
+def BinaryAccuracy(threshold: float | None = None, name: str | None = None) -> Metric:
+    """Share of outputs on the right side of a probability (default 0.5), mean over a row's outputs; see `Accuracy`."""
+    return METRICS["binary_accuracy"].having(name, threshold=_threshold("BinaryAccuracy", threshold))
+
+
+def TopKCategoricalAccuracy(k: int = 5, name: str | None = None) -> Metric:
+    """Share of rows whose class is among the `k` highest outputs; an output equal to the k-th is among them."""
+    return METRICS["top_k_categorical_accuracy"].having(name, k=whole("TopKCategoricalAccuracy: k", k))
+
+
+def Precision(
+    threshold: float | None = None,
+    average: str | None = "macro",
+    class_id: int | None = None,
+    name: str | None = None,
+) -> Metric:
+    """Share of the rows given a class that have it, exact over the epoch; 0 where none is given it.
+
+    Parameters
+    ----------
+    threshold : probability above which an output gives its class; by default the highest output of a softmax does, and
+        for one output or several labels 0.5
+    average : of several classes: "macro" (default) the mean over those that occur, "weighted" by the rows that have
+        them, "micro" all decisions pooled (Keras' value is ``Precision(0.5, "micro")``), None an array with one each
+    class_id : only this class
+    name : the name reported
+    """
+    return _hits_metric("precision", threshold, average, class_id, name)
+
+
+def Recall(
+    threshold: float | None = None,
+    average: str | None = "macro",
+    class_id: int | None = None,
+    name: str | None = None,
+) -> Metric:
+    """Share of the rows that have a class that are given it; parameters as for `Precision`."""
+    return _hits_metric("recall", threshold, average, class_id, name)
+
+
+def F1Score(
+    average: str | None = "macro",
+    threshold: float | None = None,
+    class_id: int | None = None,
+    name: str | None = None,
+) -> Metric:
+    """Harmonic mean of precision and recall, class by class and then averaged; parameters as for `Precision`."""
+    return _hits_metric("f1_score", threshold, average, class_id, name)
+
+
+def ConfusionMatrix(threshold: float | None = None, normalize: str | None = None, name: str | None = None) -> Metric:
+    """How many rows of each class (first axis) were given each class (second), as scikit-learn's ``confusion_matrix``.
+
+    (classes, classes) float64: (2, 2) for one output, and (labels, 2, 2) for several labels, as scikit-learn's
+    ``multilabel_confusion_matrix``. ``evaluate`` returns the array, ``History`` holds one an epoch.
+
+    Parameters
+    ----------
+    threshold : as for `Precision`
+    normalize : "true" divides by the rows of each class, "pred" by those given it, "all" by all; None (default) counts
+    name : the name reported
+    """
+    if normalize not in (None, "true", "pred", "all"):
+        raise ValueError(f'ConfusionMatrix: normalize must be None, "true", "pred" or "all", got {normalize!r}')
+    share = _threshold("ConfusionMatrix", threshold)
+    return METRICS["confusion_matrix"].having(name, threshold=share, normalize=normalize)
+
+
+def AUC(curve: str = "ROC", average: str | None = "macro", name: str | None = None) -> Metric:
+    """Exact area under the ROC curve, from all scores of the epoch (Keras' has 200 thresholds); NaN for one class only.
+
+    The scores are kept while the epoch runs: 2 outputs + 1 numbers a row.
+
+    Parameters
+    ----------
+    curve : "ROC" (default), or "PR": the average precision
+    average : of several classes, each against the rest: "macro" (default) the mean over those that have rows of both
+        kinds, "weighted" by their rows, "micro" all pooled (as Keras), None an array with one each
+    name : the name reported
+    """
+    if curve not in ("ROC", "PR"):
+        raise ValueError(f'AUC: curve must be "ROC" or "PR", got {curve!r}')
+    return METRICS["auc"].having(name, curve=curve, average=_average("AUC", average))
+
+
+def LogLoss(name: str | None = None) -> Metric:
+    """Cross-entropy of the probabilities, kept above 1e-7, whatever the loss; of logits where these are the outputs."""
+    return METRICS["log_loss"].having(name)
+
+
+def MeanSquaredError(name: str | None = None) -> Metric:
+    """(a - y)**2, mean over outputs and rows."""
+    return METRICS["mean_squared_error"].having(name)
+
+
+def RootMeanSquaredError(name: str | None = None) -> Metric:
+    """Square root of the mean over outputs and rows of (a - y)**2."""
+    return METRICS["root_mean_squared_error"].having(name)
+
+
+def MeanAbsoluteError(name: str | None = None) -> Metric:
+    """abs(a - y), mean over outputs and rows."""
+    return METRICS["mean_absolute_error"].having(name)
+
+
+def R2Score(name: str | None = None) -> Metric:
+    """1 - sum (a - y)**2 / sum (y - mean y)**2, mean over outputs; of constant targets 1 if all are hit, else 0."""
+    return METRICS["r2_score"].having(name)
+
+
+def _threshold(owner: str, value: Any) -> float | None:
+    return None if value is None else number(f"{owner}: threshold", value)
+
+
+def _average(owner: str, value: Any) -> str | None:
+    if value not in (None, "macro", "micro", "weighted"):
+        raise ValueError(f'{owner}: average must be "macro", "weighted", "micro" or None, got {value!r}')
+    return value
+
+
+def _hits_metric(
+    row: str, threshold: float | None, average: str | None, class_id: int | None, name: str | None
+) -> Metric:
+    owner = {"precision": "Precision", "recall": "Recall", "f1_score": "F1Score"}[row]
+    chosen = None if class_id is None else whole(f"{owner}: class_id", class_id, least=0)
+    share = _threshold(owner, threshold)
+    return METRICS[row].having(name, threshold=share, average=_average(owner, average), class_id=chosen)

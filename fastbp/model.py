@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import data, files, losses, metrics, optimizers, storage, summary
+from fastbp import data, files, losses, optimizers, scoring, storage, summary
 from fastbp._checks import DTYPES, whole
 from fastbp._jit import default_threads
 from fastbp.callbacks import Callback, CallbackList
@@ -22,13 +22,14 @@ from fastbp.gradient_report import GradientReport, gradient_report
 from fastbp.history import History
 from fastbp.layers import Dense, Input
 from fastbp.losses import Loss
-from fastbp.metrics import Metric
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec
-from fastbp.progress import resolve_verbose
+from fastbp.progress import resolve_verbose, shown
+from fastbp.scoring import Scoring
 from fastbp.weighting import by_class, sample_weights, without_missing
 
 Array = NDArray[Any]
+Metrics = Sequence[scoring.Request] | scoring.Request | None
 
 PREDICTED_ROWS = 256  # of a step, for each thread: 4096 took small 2 times as long, tab 1.6 times, mnist 1.1 times
 
@@ -91,8 +92,8 @@ class Model:
         self._optimizer: Optimizer | None = None
         self._loss: Loss | None = None
         self._loss_name = ""
-        self._metric_requests: list[str] = []
-        self._weighted_requests: list[str] = []
+        self._metric_requests: list[scoring.Request] = []
+        self._weighted_requests: list[scoring.Request] = []
         self._updates = self._epochs_seen = 0
         for layer in layers:
             self.add(layer)
@@ -172,8 +173,8 @@ class Model:
         self,
         optimizer: str | Optimizer = "adam",
         loss: str | Loss | None = None,
-        metrics: Sequence[str] | None = None,
-        weighted_metrics: Sequence[str] | None = None,
+        metrics: Metrics = None,
+        weighted_metrics: Metrics = None,
         *,
         mask_nan: bool = False,
     ) -> None:
@@ -183,8 +184,9 @@ class Model:
         ----------
         optimizer : a name (see ``fb.optimizers.OPTIMIZERS``) or an object such as ``fb.SGD(0.01, momentum=0.9)``
         loss : a name (see ``fb.losses.LOSSES``) or an object such as ``fb.Huber(delta=2.0)``
-        metrics : names: "accuracy", "mse", "mae" ...; their mean is over rows, whatever the sample weights
-        weighted_metrics : the same with the mean over the sample weights
+        metrics : names ("accuracy", "precision", "auc", "mse" ..., see ``fb.metrics.METRICS``) or objects such as
+            ``fb.metrics.Precision(0.3)``; each row counts 1, whatever the sample weights
+        weighted_metrics : the same, each row counting its sample weight
         mask_nan : whether targets may be NaN, which leaves them out: no loss, no gradient, and their rows count in no
             metric. The loss is still divided by all rows and outputs, as with a sample weight of 0
 
@@ -197,10 +199,7 @@ class Model:
         row = losses.get(loss)
         if self.layers:
             losses.check_output(row, self.layers[-1].activation.name)
-        requests = [metrics] if isinstance(metrics, str) else list(metrics or ())
-        by_weight = [weighted_metrics] if isinstance(weighted_metrics, str) else list(weighted_metrics or ())
-        for request in [*requests, *by_weight]:
-            _metric(request, row, 2)
+        requests, by_weight = scoring.requests(metrics), scoring.requests(weighted_metrics)
         self._optimizer, self._loss = optimizers.get(optimizer), dataclasses.replace(row, mask_nan=bool(mask_nan))
         self._loss_name = loss if isinstance(loss, str) else row.name
         self._metric_requests, self._weighted_requests = requests, by_weight
@@ -247,20 +246,12 @@ class Model:
     @property
     def metrics_names(self) -> list[str]:
         """What `evaluate` returns, in order: "loss", the metrics, the weighted metrics ("weighted_..." of both)."""
-        plain = self._metric_requests
-        return ["loss", *plain, *(f"weighted_{name}" if name in plain else name for name in self._weighted_requests)]
+        return scoring.names(self._metric_requests, self._weighted_requests)
 
-    def _objective(self) -> Objective:
-        """The loss and the metrics; last what they are divided by, where it isn't the number of rows."""
+    def _scoring(self) -> Scoring:
+        """The loss and the metrics, and the values made of their sums."""
         assert self._loss is not None
-        loss, width = self._loss, self.output_width
-        rows = [_metric(request, loss, width) for request in self._metric_requests]
-        rows += [dataclasses.replace(_metric(name, loss, width), weighted=True) for name in self._weighted_requests]
-        if loss.mask_nan:
-            rows.append(metrics.COUNT)
-        if self._weighted_requests:
-            rows.append(dataclasses.replace(metrics.COUNT, weighted=True))
-        return Objective(loss, tuple(rows))
+        return Scoring(self._loss, self._metric_requests, self._weighted_requests, self.output_width)
 
     # -------------------------------------------------- data
 
@@ -395,7 +386,7 @@ class Model:
         )
         feed, held = sources(self, x, y, options)
         _, _, optimizer = self._compiled("fit")
-        engine = self._ready(self._objective(), True, optimizer, bool(options.verbose), feed.batch)
+        engine = self._ready(self._scoring().objective, True, optimizer, bool(options.verbose), feed.batch)
         return Fit(self, engine, feed, options, held, callbacks).run()
 
     def train_on_batch(
@@ -406,7 +397,8 @@ class Model:
         engine, loss, optimizer = self._compiled("train_on_batch")
         if class_weight is not None:
             sample = by_class(sample, class_weight, loss, self.output_width)
-        sample, objective = without_missing(sample, loss), self._objective()
+        sample, scores = without_missing(sample, loss), self._scoring()
+        objective, kept = scores.objective, scores.objective.kept(self.output_width, len(sample), self.dtype)
         self._ready(objective, True, optimizer, False, len(sample))
         outcome = engine.run(
             sample.x,
@@ -416,6 +408,7 @@ class Model:
             objective=objective,
             optimizer=optimizer,
             updates=self._updates,
+            kept=kept,
         ).completed()
         if outcome.diverged:
             error = DivergenceError(1, 1, outcome.diverged, optimizer.rate(self._updates))
@@ -423,13 +416,14 @@ class Model:
                 self._reset_optimizer()
             raise error
         self._updates += 1
-        return self._values(outcome.sums[0], len(sample))
+        kept = tuple(rows[: len(sample)] for rows in kept)
+        return _listed(scores.values(outcome.sums[0], len(sample), kept))
 
     def test_on_batch(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float | list[float]:
         """The loss over the rows given, or [loss, *metrics]; the model stays as it is."""
         sample = self._sample(x, y, sample_weight, task="test_on_batch")
         self._compiled("test_on_batch")
-        return self._values(evaluated(self, sample, len(sample))[0], len(sample))
+        return _listed(evaluated(self, sample, len(sample)))
 
     def gradients(
         self, x: ArrayLike, y: ArrayLike, inputs: bool = False, *, sample_weight: ArrayLike | None = None
@@ -481,24 +475,6 @@ class Model:
 
     # -------------------------------------------------- evaluation
 
-    def _values(self, sums: Array, rows: int) -> float | list[float]:
-        values: list[float] = self._means(sums, rows).tolist()
-        return values if len(values) > 1 else values[0]
-
-    def _means(self, sums: Array, rows: int) -> Array:
-        """What is reported of sums over rows, (..., columns of `_objective`): the loss and the metrics."""
-        assert self._loss is not None
-        loss, plain, by_weight = self._loss, len(self._metric_requests), len(self._weighted_requests)
-        means = sums[..., : 1 + plain + by_weight] / rows
-        if not loss.mean_rows:
-            means[..., 0] = sums[..., 0]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            if loss.mask_nan:
-                means[..., 1 : 1 + plain] *= rows / sums[..., [1 + plain + by_weight]]
-            if by_weight:
-                means[..., 1 + plain :] *= rows / sums[..., [-1]]
-        return means
-
     def evaluate(
         self,
         x: ArrayLike,
@@ -522,7 +498,7 @@ class Model:
 
         Returns
         -------
-        a number, [loss, *metrics], or a dict
+        a number, [loss, *metrics], or a dict; a confusion matrix is an array
         """
         sample = self._sample(x, y, sample_weight, task="evaluate")
         self._compiled("evaluate")
@@ -530,13 +506,10 @@ class Model:
         sample = sample if steps is None else sample.first(whole("steps", steps) * batch)
         count = -(-len(sample) // batch)
         watching = CallbackList(callbacks, self, epochs=1, steps=count, metrics=self.metrics_names)
-        values = self._means(evaluated(self, sample, batch, watching)[0], len(sample)).tolist()
-        named = dict(zip(self.metrics_names, values, strict=True))
+        values = evaluated(self, sample, batch, watching)
         if resolve_verbose(verbose):
-            print("  ".join(f"{name} {value:.4g}" for name, value in named.items()), file=sys.stderr)
-        if return_dict:
-            return named
-        return values if len(values) > 1 else values[0]
+            print("  ".join(shown(values)), file=sys.stderr)
+        return dict(zip(values, scoring.plain(values.values()), strict=True)) if return_dict else _listed(values)
 
     def predict(self, x: ArrayLike, batch_size: int | None = None, verbose: str | int = 0) -> Array:
         """Outputs (N, O) of the model's dtype; a row's are the same bits whatever rows are around it."""
@@ -683,5 +656,7 @@ def load_model(path: str | os.PathLike[str], *, threads: int | None = None) -> M
     return Model.load(path, threads=threads)
 
 
-def _metric(request: str, loss: Loss, outputs: int) -> Metric:
-    return metrics.get(request, loss, outputs)[1]
+def _listed(values: dict[str, Array]) -> Any:
+    """The values in order, a single one alone."""
+    found = scoring.plain(values.values())
+    return found if len(found) > 1 else found[0]

@@ -295,7 +295,7 @@ class _Trial:
         self.data = self.twin._sample(x, y, task="profile")
         self.batch = min(batch, len(self.data))
         _, _, self.optimizer = self.twin._compiled("profile")
-        self.engine = self.twin._ready(self.twin._objective(), True, self.optimizer, False, self.batch)
+        self.engine = self.twin._ready(self.twin._scoring().objective, True, self.optimizer, False, self.batch)
         self.original = self.engine.twin() if model._engine is None else model._engine
         self.epochs = 1
 

@@ -100,10 +100,10 @@ OP_COLUMNS = 42
     FINISH_DERIVE,  # rule: dL/dh of the last op becomes dL/dz, 0 where the loss gives dL/dz
     FINISH_COUNT,  # columns (of a coupled activation) or vectors that the two work on
     MEAN_ROWS,
-    METRICS,  # the rule of each and which of the counts it takes
+    METRICS,  # a row of TALLY_COLUMNS for each
     METRIC_COUNT,
-    PARTIAL,  # (panel, 1 + metrics) float64: sums of the slab
-    SUMS,  # (epoch of the run, 1 + metrics) float64
+    PARTIAL,  # (panel, SUM_COUNT) float64: sums of the slab
+    SUMS,  # (epoch of the run, SUM_COUNT) float64
     UPDATE,  # rule
     MOMENTS,  # distance of the moment arrays
     ARRAYS,  # arrays that the update writes: the weights and the moments
@@ -127,8 +127,19 @@ OP_COLUMNS = 42
     PENALTY_COUNT,  # blocks
     PROFILE,  # each worker's ticks: waiting for others, then in each phase; 0 where nobody asks
     PROFILE_WORKER,
-) = range(61)
-RUN_COLUMNS = 61
+    SUM_COUNT,  # 1, of the loss, and those of the metrics
+) = range(62)
+RUN_COLUMNS = 62
+
+# ---- columns of a metric's row
+(
+    TALLY_RULE,
+    TALLY_COUNTS,  # which of the two counts it takes
+    TALLY_PLACE,  # its first sum among the panel's; where it keeps rows, the place of the epoch's first
+    TALLY_ROW,  # bytes of a row kept, 0: it takes sums
+    TALLY_NUMBERS,  # address of its numbers
+) = range(5)
+TALLY_COLUMNS = 5
 
 # ---- what STATUS says of a run
 (

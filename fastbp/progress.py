@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
+import numpy as np
 from tqdm.auto import tqdm
 
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}"
@@ -23,6 +24,11 @@ def resolve_verbose(verbose: str | int) -> int:
     if verbose in (0, 1, 2):
         return int(verbose)
     raise ValueError(f'verbose must be "auto", 0 (silent), 1 (bar) or 2 (a line an epoch), got {verbose!r}')
+
+
+def shown(values: Mapping[str, Any]) -> list[str]:
+    """The values that are numbers, as text."""
+    return [f"{name} {value:.4g}" for name, value in values.items() if np.ndim(value) == 0]
 
 
 class Progress:
@@ -44,7 +50,7 @@ class Progress:
         self.stream: TextIO = sys.stderr
         self._peak = peak() * 1e9 if verbose else 0.0
         self._rows_seen, self._seconds = 0, 0.0
-        self._values: Mapping[str, float] = {}
+        self._values: Mapping[str, Any] = {}
         self._bar: Any = None
         if verbose == 1:
             self._bar = bar(epochs * steps, f"epoch 1/{epochs}")
@@ -63,7 +69,7 @@ class Progress:
             self._bar.bar_format = f"{BAR}  {self._text(rows, seconds)}"
             self._bar.update(steps)
 
-    def extend(self, first: int, columns: Mapping[str, Sequence[float]], seconds: Sequence[float]) -> None:
+    def extend(self, first: int, columns: Mapping[str, Sequence[Any]], seconds: Sequence[float]) -> None:
         """The epochs from `first` (counted from 0) on are over: a column of each value, and the computing time."""
         for number, (duration, *values) in enumerate(zip(seconds, *columns.values(), strict=True), first + 1):
             self._values = dict(zip(columns, values, strict=True))
@@ -82,7 +88,7 @@ class Progress:
             self._bar.close()
 
     def _text(self, rows: int, seconds: float) -> str:
-        values = [f"{name} {value:.4g}" for name, value in self._values.items()]
+        values = shown(self._values)
         rate = rows / max(seconds, 1e-9)
         speed = [f"{rate:,.0f} samples/s", f"{rate * self.flops_per_row / self._peak:.0%} of peak"]
         return "  ".join(values + speed)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbp._checks import number, whole
+from fastbp.cpu.engine import Objective
 from fastbp.feeds import ArrayFeed
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ def find_learning_rate(
     batch = 32 if batch_size is None else whole("batch_size", batch_size)
     twin = model._twin("find_learning_rate")
     sample = twin._sample(x, y, sample_weight, task="find_learning_rate")
-    _, _, optimizer = twin._compiled("find_learning_rate")
-    objective = twin._objective()
+    _, loss, optimizer = twin._compiled("find_learning_rate")
+    objective = Objective(loss)
     feed = ArrayFeed(sample, batch=batch, shuffle=True, seed=twin.seed, first_pass=model._epochs_seen)
     engine = twin._ready(objective, True, optimizer, False, feed.batch)
     losses: list[float] = []
@@ -146,7 +147,7 @@ def find_learning_rate(
         if outcome.diverged:
             break
         seen = feed.rows(0, step + 1) - feed.rows(0, step)
-        losses.append(float(twin._means(outcome.sums[0], seen)[0]))
+        losses.append(float(outcome.sums[0, 0] / seen if loss.mean_rows else outcome.sums[0, 0]))
         mean = SMOOTHING * mean + (1 - SMOOTHING) * losses[-1]
         smoothed.append(mean / (1 - SMOOTHING ** (step + 1)))
         lowest = min(smoothed)

@@ -17,10 +17,10 @@ import fastbp
 import fastbp as fb
 from fastbp import _jit, compilation
 from fastbp.activations import ACTIVATIONS
-from fastbp.cpu import catalogue, rules, watch
+from fastbp.cpu import catalogue, rules, tallies, watch
 from fastbp.losses import LOSSES
-from fastbp.metrics import METRICS
 from fastbp.optimizers import OPTIMIZERS
+from fastbp.tallies import TALLIES
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="modes and owners of folders are POSIX's")
 
@@ -231,7 +231,7 @@ def test_the_catalogue_has_every_kernel_that_a_network_can_need() -> None:
                 model.compile("adam", loss.name)
                 model.build(4)
                 for batch in (1, 500):
-                    needed = model._engine.kernels(model._objective(), True, model.optimizer, batch)
+                    needed = model._engine.kernels(model._scoring().objective, True, model.optimizer, batch)
                     assert {id(kernel) for _, kernel in needed} <= everything
         number = model.dtype
         for optimizer in (
@@ -242,7 +242,7 @@ def test_the_catalogue_has_every_kernel_that_a_network_can_need() -> None:
         ):
             updates = {id(rules.update(optimizer, number, guarded)) for guarded in (False, True)}
             assert updates <= everything, optimizer
-        assert {id(rules.metric(row, number)) for row in METRICS.values()} <= everything
+        assert {id(tallies.rule(row, number)) for row in TALLIES.values()} <= everything
         assert {id(rules.penalty(number)), id(rules.pull(number))} <= everything
 
 

@@ -240,7 +240,12 @@ def train_steps(model: fb.Model, steps: int, batch: int) -> None:
     """Train the first steps of a fit."""
     sample = model._sample(X, ONE_HOT)
     engine, _, optimizer = model._compiled("test")
-    options: dict[str, Any] = {"batch": batch, "objective": model._objective(), "optimizer": optimizer, "shuffle": True}
+    options: dict[str, Any] = {
+        "batch": batch,
+        "objective": model._scoring().objective,
+        "optimizer": optimizer,
+        "shuffle": True,
+    }
     for done in range(0, steps, 10_000):
         engine.run(sample.x, sample.y, first_step=done, steps=min(10_000, steps - done), updates=done, **options)
 

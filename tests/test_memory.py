@@ -89,7 +89,7 @@ def peak_of(function: Callable[[], Any]) -> int:
 def test_a_serial_run_needs_no_more_memory_for_more_steps() -> None:
     model = make([6, 9, 3], "tanh", "linear", threads=1)
     model.compile("adam", "mse")
-    engine, objective = model._engine, model._objective()
+    engine, objective = model._engine, model._scoring().objective
     assert engine is not None
     x, y = np.ones((4000, 6), np.float32), np.ones((4000, 3), np.float32)
 

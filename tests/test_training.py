@@ -186,7 +186,7 @@ def _visits(rows: int, epochs: int, seed: int = 0, shuffle: bool = True) -> list
                 batch=1,
                 first_step=epoch * rows + step,
                 steps=1,
-                objective=model._objective(),
+                objective=model._scoring().objective,
                 optimizer=model.optimizer,
                 shuffle=shuffle,
                 seed=seed,
@@ -208,7 +208,7 @@ def test_rows_named_by_number_are_the_same_bits_as_their_copies(loss: str) -> No
     for data in ({"x": x, "y": y, "rows": rows}, {"x": x[rows], "y": y[rows]}):
         model = make([9, 12, 3], "tanh", OUTPUT.get(loss, "linear"))
         model.compile("adam", loss, metrics=["accuracy"])
-        engine, objective = model._engine, model._objective()
+        engine, objective = model._engine, model._scoring().objective
         assert isinstance(engine, Engine)
         train = {"steps": 7, "optimizer": model.optimizer, "shuffle": True}
         trained = engine.run(**data, batch=33, objective=objective, **train)
@@ -226,7 +226,10 @@ def test_each_epoch_may_name_its_own_rows() -> None:
     for single in (False, True):
         model = make([9, 12, 3], threads=2)
         model.compile("sgd", "mean_squared_error")
-        engine, options = model._engine, {"batch": 10, "objective": model._objective(), "optimizer": model.optimizer}
+        engine, options = (
+            model._engine,
+            {"batch": 10, "objective": model._scoring().objective, "optimizer": model.optimizer},
+        )
         assert isinstance(engine, Engine)
         if single:
             for step in range(2, 13):

@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import metrics as metric_table
 from fastbp._jit import Kernel
 from fastbp.activations import ACTIVATIONS, IDENTITY, RELU
-from fastbp.cpu import bfloat16, rules, serving, thin
+from fastbp.cpu import bfloat16, rules, serving, tallies, thin
 from fastbp.cpu.engine import worker_kernel
 from fastbp.cpu.peak import _loop as peak_loop
 from fastbp.cpu.runs import chain_kernel
 from fastbp.cpu.watch import clock
 from fastbp.losses import LOSSES
 from fastbp.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Optimizer
+from fastbp.tallies import TALLIES
 
 USUAL = {
     "activations": ("sigmoid", "tanh", "softmax"),
     "losses": ("mean_squared_error", "binary_crossentropy", "categorical_crossentropy"),
-    "metrics": ("categorical_accuracy", "binary_accuracy", "mean_absolute_error"),
+    "tallies": ("categorical accuracy", "binary accuracy", "absolute error"),
 }
 """What most networks use, besides relu and linear, which are part of the loop."""
 
@@ -50,9 +50,9 @@ def kernels(dtype: str, everything: bool = False) -> list[tuple[str, Kernel]]:
     for name, loss in LOSSES.items():
         if everything or name in USUAL["losses"]:
             found.append((name, rules.loss(loss, number)))
-    for name, metric in metric_table.METRICS.items():
-        if everything or name in USUAL["metrics"]:
-            found.append((name, rules.metric(metric, number)))
+    for name, tally in TALLIES.items():
+        if everything or name in USUAL["tallies"]:
+            found.append((name, tallies.rule(tally, number)))
     usual = (SGD(), SGD(momentum=0.9), Adam(), AdamW())
     for optimizer in _optimizers() if everything else usual:
         found += [(optimizer.name, rules.update(optimizer, number, guarded)) for guarded in (False, True)]

@@ -15,16 +15,16 @@ import numpy as np
 from fastbp import program as pg
 from fastbp._jit import Kernel, yield_address
 from fastbp.activations import IDENTITY, RELU
-from fastbp.cpu import bfloat16, penalty, rules, serving, thin, worker
+from fastbp.cpu import bfloat16, penalty, rules, serving, tallies, thin, worker
 from fastbp.cpu.launch import LAUNCHERS, in_background
 from fastbp.cpu.runs import Chain, Outcome, Prepared, start_chains
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.watch import Watch
 from fastbp.losses import Loss
-from fastbp.metrics import Metric
 from fastbp.optimizers import Optimizer
 from fastbp.plan import Plan, lay_out
 from fastbp.program import LayerSpec, Program
+from fastbp.tallies import Tally
 
 if TYPE_CHECKING:
     from fastbp.data import Sample
@@ -86,10 +86,19 @@ def aligned(nbytes: int, used: int | None = None) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run computes besides the outputs: the loss and metrics, None and () for a prediction."""
+    """What a run computes besides the outputs: the loss and tallies, None and () for a prediction."""
 
     loss: Loss | None = None
-    metrics: tuple[Metric, ...] = ()
+    tallies: tuple[Tally, ...] = ()
+
+    def columns(self, outputs: int) -> int:
+        """Sums of a run: the loss, and those of each tally in turn."""
+        return 1 + sum(tally.sums(outputs) for tally in self.tallies)
+
+    def kept(self, outputs: int, rows: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
+        """Room for what is kept of so many rows, (rows and a panel more, 2 outputs + 1), for each tally that keeps."""
+        shape = rows + 2 * pg.LINE, 2 * outputs + 1
+        return tuple(np.empty(shape, dtype) for tally in self.tallies if tally.loop == "kept")
 
 
 @dataclass
@@ -100,12 +109,10 @@ class _Bound:
     buffer: np.ndarray
     workspace: np.ndarray
     table: np.ndarray
-    partial: np.ndarray
-    constants: np.ndarray
     metrics: np.ndarray
     run: np.ndarray
-    scratch: np.ndarray
     penalties: np.ndarray | None
+    kept: tuple[np.ndarray, ...]
 
 
 class Engine:
@@ -294,7 +301,7 @@ class Engine:
             last = self.program.layers[-1].activation
             if last is RELU and backward and objective.loss.fused_with is None:
                 needed.append((last.name, rules.derivative(last, self.dtype)))
-        needed += [(metric.name, rules.metric(metric, self.dtype)) for metric in objective.metrics]
+        needed += [(tally.name, tallies.rule(tally, self.dtype)) for tally in objective.tallies]
         if optimizer is not None:
             needed.append((optimizer.name, rules.update(optimizer, self.dtype, self.guarded)))
         return needed
@@ -349,9 +356,8 @@ class Engine:
                 table[op, pg.ACTIVATE] = rules.activation(row, dtype).address()
                 if plan.backward:
                     table[op, pg.DERIVE] = rules.derivative(row, dtype).address()
-        chosen = [(rules.metric(m, dtype).address(), m.weighted) for m in objective.metrics]
-        metrics = np.array(chosen, np.int64).reshape(-1, 2)
-        partial = np.zeros((plan.panels, 1 + len(metrics)))
+        metrics, numbers_of = self._tallies(objective)
+        partial = np.zeros((plan.panels, objective.columns(layers[-1].fan_out)))
         tile = scratch_bytes(program)
         scratch = aligned(threads * tile) if plan.backward else aligned(pg.LINE)
         run = np.zeros(pg.RUN_COLUMNS, np.int64)
@@ -362,7 +368,7 @@ class Engine:
         run[pg.COUNTS] = base + plan.counts
         run[pg.TARGET], run[pg.TARGET_PANEL] = base + plan.target, plan.target_panel
         run[pg.METRICS], run[pg.METRIC_COUNT] = metrics.ctypes.data, len(metrics)
-        run[pg.PARTIAL], run[pg.THREADS] = partial.ctypes.data, threads
+        run[pg.PARTIAL], run[pg.SUM_COUNT], run[pg.THREADS] = partial.ctypes.data, partial.shape[1], threads
         run[pg.SCRATCH], run[pg.SCRATCH_WORKER] = scratch.ctypes.data, tile
         run[pg.STOP], run[pg.YIELD] = self.stop_flag.ctypes.data, yield_address()
         run[pg.BACKWARD] = plan.backward
@@ -370,7 +376,22 @@ class Engine:
         penalties = None
         if objective.loss is not None or plan.backward:
             penalties = self._bind_penalties(run, table, constants.ctypes.data)
-        return _Bound(plan, self._buffer, workspace, table, partial, constants, metrics, run, scratch, penalties)
+        kept = table, partial, constants, numbers_of, scratch
+        return _Bound(plan, self._buffer, workspace, table, metrics, run, penalties, kept)
+
+    def _tallies(self, objective: Objective) -> tuple[np.ndarray, np.ndarray]:
+        """A row of the table for each tally, and their numbers."""
+        outputs, size = self.program.layers[-1].fan_out, self.dtype.itemsize
+        table = np.zeros((len(objective.tallies), pg.TALLY_COLUMNS), np.int64)
+        numbers = np.zeros((len(table), pg.LINE // size), self.dtype)
+        place = 1
+        for row, values, tally in zip(table, numbers, objective.tallies, strict=True):
+            values[: len(tally.values)] = tally.values
+            kept = (2 * outputs + 1) * size if tally.loop == "kept" else 0
+            rule = tallies.rule(tally, self.dtype).address()
+            row[:] = rule, tally.weighted, 0 if kept else place, kept, values.ctypes.data
+            place += tally.sums(outputs)
+        return table, numbers
 
     def _bind_penalties(self, run: np.ndarray, table: np.ndarray, constants: int) -> np.ndarray | None:
         """Room for the penalties' values, None where nothing is penalised."""
@@ -397,7 +418,7 @@ class Engine:
         row = layer.activation
         plain = row is IDENTITY or row is RELU
         fused = loss is not None and loss.fused_with is not None
-        if not plain and (loss is None or not fused or objective.metrics):
+        if not plain and (loss is None or not fused or objective.tallies):
             run[pg.FINISH] = rules.activation(row, dtype).address()
         if loss is not None:
             run[pg.LOSS] = rules.loss(loss, dtype).address()
@@ -479,6 +500,7 @@ class Engine:
         result: np.ndarray | None = None,
         carried: np.ndarray | None = None,
         unfit: np.ndarray | None = None,
+        kept: Sequence[np.ndarray] = (),
         shuffle: bool = False,
         seed: int = 0,
     ) -> Prepared:
@@ -497,13 +519,14 @@ class Engine:
         batch : rows of a step
         first_step : number of the first step since the first epoch; it names the batch, and with `seed` the shuffle
         steps : how many
-        objective : loss and metrics
+        objective : loss and tallies
         optimizer : trains where given; `updates` counts the updates already made
         penalty_scales : (steps,) what the penalties of each step are multiplied by, 1 by default
         gradient : flat array that receives the gradient instead, in the order of the weights
         result : (N, O) array for the outputs, or (N, I) for the inputs' gradient beside `gradient`
         carried : sums of the first epoch's steps that were run before; its sums go on from there
         unfit : int64, whose first becomes 1 where an input isn't finite; None where all of x has been looked at
+        kept : arrays of `Objective.kept` for the rows of the run's steps, all of one epoch
         """
         count = len(x) if rows is None else rows.shape[-1]
         batch = max(1, min(batch, count))
@@ -512,12 +535,16 @@ class Engine:
         backward = optimizer is not None or gradient is not None
         bound = self._bind(batch, objective, backward, backward and result is not None)
         self.refresh_copies(bound.table)
-        run, columns = bound.run, 1 + len(bound.metrics)
+        run, columns = bound.run, int(bound.run[pg.SUM_COUNT])
         threads = int(run[pg.THREADS])
         epochs = (first_step + steps - 1) // per_epoch - first_step // per_epoch + 1
         sums = np.zeros((epochs, columns))
         if carried is not None:
             sums[0] = carried
+        skipped = first_step % per_epoch * batch
+        for tally, place in zip(np.flatnonzero(bound.metrics[:, pg.TALLY_ROW]), kept, strict=True):
+            row = bound.metrics[tally]
+            row[pg.TALLY_PLACE] = place.ctypes.data - skipped * row[pg.TALLY_ROW]
         status = np.zeros(1 + threads, np.int64)
         slabs = -(-batch // bound.plan.slab)
         cells = 1 + steps * slabs * len(bound.plan.phases) * threads if threads > 1 else 1
@@ -555,8 +582,8 @@ class Engine:
         run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
         work = steps * batch * self.program.flops_per_row
         run[pg.UNFIT] = 0 if unfit is None else unfit.ctypes.data
-        kept = bound, unfit, x, y, rows, weights, present, gradient, result, coefficients, sync
-        return Prepared(run, threads, work, sums, status, bound.plan, kept)
+        used = bound, unfit, x, y, rows, weights, present, gradient, result, coefficients, sync, kept
+        return Prepared(run, threads, work, sums, status, bound.plan, used)
 
     def refresh_copies(self, table: np.ndarray) -> None:
         """The weights' copies in bfloat16, after someone else than a step may have written the weights."""

@@ -88,5 +88,5 @@ def add(kind: Any, run: int, step: int) -> None:
     epoch = number // per_epoch
     if at(run, pg.MEAN_ROWS):
         value *= min(batch, at(run, pg.N) - (number - epoch * per_epoch) * batch)
-    sums = at(run, pg.SUMS) + 8 * (1 + at(run, pg.METRIC_COUNT)) * (epoch - at(run, pg.FIRST_STEP) // per_epoch)
+    sums = at(run, pg.SUMS) + 8 * at(run, pg.SUM_COUNT) * (epoch - at(run, pg.FIRST_STEP) // per_epoch)
     store_number(np.float64, sums, load_number(np.float64, sums) + value)

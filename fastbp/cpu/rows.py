@@ -311,7 +311,6 @@ def output(kind: Any, run: int, count: int, first: int, p0: int, p1: int) -> Non
     size = row_bytes(kind)
     op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * (at(run, pg.OPS) - 1)
     outs = at(op, pg.OUT)
-    metrics = at(run, pg.METRIC_COUNT)
     for p in range(p0, p1):
         z = at(op, pg.Z) + p * at(op, pg.Z_PANEL)
         h = at(op, pg.H) + p * at(op, pg.H_PANEL)
@@ -321,16 +320,21 @@ def output(kind: Any, run: int, count: int, first: int, p0: int, p1: int) -> Non
             dz = at(op, pg.DZ) + p * at(op, pg.DZ_PANEL)
             y = at(run, pg.TARGET) + p * at(run, pg.TARGET_PANEL)
             scale = at(run, pg.SCALE) + p * size
-            partial = at(run, pg.PARTIAL) + 8 * p * (1 + metrics)
+            partial = at(run, pg.PARTIAL) + 8 * p * at(run, pg.SUM_COUNT)
             value = call_rule(
                 at(run, pg.LOSS), dz, z if at(run, pg.FUSED) else h, y, outs, at(run, pg.LOSS_PARAMETERS), scale
             )
             store_number(np.float64, partial, value)
             counts = at(run, pg.COUNTS) + p * 2 * size
-            for m in range(metrics):
-                metric = at(run, pg.METRICS) + 16 * m
-                value = call_rule(load_int(metric), h, y, outs, counts + load_int(metric + 8) * size, 0, 0)
-                store_number(np.float64, partial + 8 * (m + 1), value)
+            for m in range(at(run, pg.METRIC_COUNT)):
+                tally = at(run, pg.METRICS) + 8 * pg.TALLY_COLUMNS * m
+                place = at(tally, pg.TALLY_PLACE)
+                if at(tally, pg.TALLY_ROW):
+                    place += (first + 2 * lanes(kind) * p) * at(tally, pg.TALLY_ROW)
+                else:
+                    place = partial + 8 * place
+                which = counts + at(tally, pg.TALLY_COUNTS) * size
+                call_rule(at(tally, pg.TALLY_RULE), h, y, outs, which, place, at(tally, pg.TALLY_NUMBERS))
             if at(run, pg.BACKWARD):
                 if at(run, pg.FINISH_DERIVE):
                     count_of = at(run, pg.FINISH_COUNT)

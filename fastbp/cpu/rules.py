@@ -5,7 +5,7 @@ A rule takes six int64 arguments (addresses and counts) and returns a float64, s
 * activation   (a, z, n, parameter, -, -)              n vectors; a coupled one n columns
 * derivative   (da, a, z, n, parameter, -)             dL/da becomes dL/dz
 * loss         (dz, a, y, n, parameters, scale)        n columns; returns the panel's loss
-* metric       (a, y, n, counts, -, -)                 n columns; returns the panel's sum
+* tally        (a, y, n, counts, sums, p)              n columns; writes the panel's sums (see ``cpu.tallies``)
 * update       (w, moments, g, n, coefficients, status)   n vectors; moments is the distance from array to array
 * penalty      (w, n, strengths, -, -, -)              n vectors; returns their penalty (see ``cpu.penalty``)
 * pull         (g, w, n, strengths, scale, -)          adds the penalty's gradient to n vectors of g
@@ -37,7 +37,6 @@ from fastbp._vector import (
 )
 from fastbp.activations import Activation
 from fastbp.losses import Loss
-from fastbp.metrics import Metric
 from fastbp.optimizers import AVERAGE_KEEP, KEEP, OVERWRITE, Optimizer
 
 SIGNATURE = types.float64(*[types.int64] * 6)
@@ -121,19 +120,6 @@ def _coupled_loss(function: Callable[..., Any], kind: Any, step: int, size: int,
         return result
 
     return loss
-
-
-def _metric(function: Callable[..., Any], kind: Any, step: int) -> Callable[..., float]:
-    def metric(a: int, y: int, n: int, counts: int, _e: int, _f: int) -> float:
-        result = 0.0
-        for half in range(2):
-            at = half * step
-            value = function(column(kind, a + at, 2), column(kind, y + at, 2), n)
-            count = column(kind, counts + at, 1)[0]
-            result += total(where(count == 0.0, 0.0, value * count))
-        return result
-
-    return metric
 
 
 def _update(
@@ -231,11 +217,6 @@ def loss(row: Loss, dtype: np.dtype) -> Kernel:
     if row.coupled:
         return _kernel(_coupled_loss, row.function, dtype, *constants)
     return _kernel(_loss, row.function, dtype, *constants, int(row.mask_nan))
-
-
-def metric(row: Metric, dtype: np.dtype) -> Kernel:
-    """The rule that sums a metric over a panel."""
-    return _kernel(_metric, row.function, dtype, vector_bytes())
 
 
 def update(optimizer: Optimizer, dtype: np.dtype, guarded: bool = False) -> Kernel:

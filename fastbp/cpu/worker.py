@@ -35,14 +35,14 @@ SPINS = 2000
 def _loss_of_slab(run: int, panels: int) -> float:
     value = 0.0
     for p in range(panels):
-        value += load_number(np.float64, at(run, pg.PARTIAL) + 8 * p * (1 + at(run, pg.METRIC_COUNT)))
+        value += load_number(np.float64, at(run, pg.PARTIAL) + 8 * p * at(run, pg.SUM_COUNT))
     return value
 
 
 @helper
 def _add_sums(run: int, epoch: int, panels: int, batch_rows: int) -> None:
     """Add the slab's loss and metrics to the epoch's: the loss weighted by rows where it is their mean."""
-    columns = 1 + at(run, pg.METRIC_COUNT)
+    columns = at(run, pg.SUM_COUNT)
     first_epoch = at(run, pg.FIRST_STEP) // at(run, pg.STEPS_PER_EPOCH)
     sums = at(run, pg.SUMS) + 8 * columns * (epoch - first_epoch)
     for m in range(columns):
