@@ -64,6 +64,7 @@ KERNEL_SOURCES = (
     "schedules.py",
     "plan.py",
     "program.py",
+    "plan.py",
     "cpu/*.py",
 )
 """Every source that a compiled kernel can depend on (a test compares this with the imports)."""
