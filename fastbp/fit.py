@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp._signals import HeldBack
 from fastbp.callbacks import CallbackList, Logs
 from fastbp.checkpoint import Checkpoints
 from fastbp.cpu.engine import EVALUATION_ROWS, Engine
@@ -174,8 +175,12 @@ class Fit:
         KeyboardInterrupt : what was finished is booked
         """
         request, start = self.request(), time.perf_counter()
-        outcome = self.engine.run(**request)
-        self.book(outcome, time.perf_counter() - start)
+        with HeldBack() as signals:
+            outcome = self.engine.run(**request)
+            seconds = time.perf_counter() - start
+            self.count(outcome.steps)
+            outcome.interrupt = outcome.interrupt or signals.take()
+        self.book(outcome, seconds)
 
     def request(self) -> dict[str, Any]:
         """What the engine is to run next; `book` takes what comes of it."""
@@ -213,14 +218,20 @@ class Fit:
             "seed": piece.seed,
         }
 
+    def count(self, steps: int) -> None:
+        """Count steps that the engine has finished; what they came to is booked after it."""
+        self.step += steps
+        self.done += steps
+        self.model._updates += steps
+
     def book(self, outcome: Outcome, seconds: float) -> None:
-        """Account for what the engine did in `seconds`.
+        """Account for what the engine did in `seconds`, steps that are counted already.
 
         Raises
         ------
         DivergenceError, KeyboardInterrupt : see `chunk`
         """
-        self._account(outcome, seconds, self.step if self.callbacks.watches_batches else None)
+        self._account(outcome, seconds)
         if outcome.interrupt is not None and self.checkpoints is not None:
             self.checkpoints.save(self)
         outcome.completed()
@@ -240,22 +251,19 @@ class Fit:
         assert self.model.optimizer is not None
         return self.model.optimizer
 
-    def _account(self, outcome: Outcome, seconds: float, batch: int | None) -> None:
+    def _account(self, outcome: Outcome, seconds: float) -> None:
         """Book the steps that are finished, the batch that a callback watches, and the epochs that they end."""
-        first, length, seen = self.step, self.feed.steps, self.feed.rows(self.epoch, self.step)
-        self.step += outcome.steps
-        self.done += outcome.steps
-        ended = self.step // length
+        first, length = self.step - outcome.steps, self.feed.steps
+        seen, ended = self.feed.rows(self.epoch, first), self.step // length
         if self._keeping:
             done = int(self.feed.rows(self.epoch, self.step) - seen)
             self.kept.append(tuple(rows[:done] for rows in self._keeping))
-        self.model._updates += outcome.steps
         shares = np.diff((length * np.arange(len(outcome.sums) + 1)).clip(first, self.step))
         shares = shares * (seconds / max(1, outcome.steps))
         shares[0] += self.epoch_seconds
-        if batch is not None and outcome.steps:
+        if self.callbacks.watches_batches and outcome.steps:
             self.sums = outcome.sums[0]
-            self.callbacks.call("on_train_batch_end", batch, self._means())
+            self.callbacks.call("on_train_batch_end", first, self._means())
         if ended:
             self._end_epochs(outcome.sums[:ended], outcome.held, shares[:ended])
         if ended < len(outcome.sums):

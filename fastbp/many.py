@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastbp import data
 from fastbp._checks import whole
 from fastbp._jit import default_threads
+from fastbp._signals import HeldBack
 from fastbp.callbacks import Callback
 from fastbp.cpu.engine import POLL_SECONDS, Engine, most_threads, run_together
 from fastbp.cpu.launch import in_background
@@ -413,7 +414,7 @@ class _Crew:
         self._waiting = deque(sorted(jobs, key=lambda job: -job.work))
         self._training: list[_Job] = []
         self._finished: deque[_Job] = deque()
-        self._lock, self._desk = threading.Lock(), threading.Lock()
+        self._lock, self._desk = threading.RLock(), threading.Lock()  # a signal may stop what is being stopped
         self._stopping = False
         self.progress = _Progress(verbose, jobs, threads)
 
@@ -459,6 +460,7 @@ class _Crew:
                 continue
             outcomes = run_together([(job.engine, job.begun().request()) for job in live], self._away())
             for job, (outcome, seconds) in zip(live, outcomes, strict=True):
+                job.begun().count(outcome.steps)
                 job.guard(job.begun().book, outcome, seconds)
         for job in bunch:
             if not job.failed:
@@ -484,19 +486,21 @@ class _Crew:
 
     def run(self) -> None:
         """Train all of them; what stopped that early is raised when every thread is back."""
-        members = [in_background(self._member) for _ in range(min(self.threads, len(self.jobs)))]
         interrupt: BaseException | None = None
-        waited = set(members)
-        while waited:
-            try:
-                done, waited = wait(waited, POLL_SECONDS, FIRST_EXCEPTION)
-                self.progress.look([self._finished.popleft() for _ in range(len(self._finished))])
-                interrupt = interrupt or next((error for member in done if (error := member.exception())), None)
-            except BaseException as error:  # from a signal handler: the threads must be out of the buffers first
-                interrupt = error
-            if interrupt is not None:
-                self._stop()
-                waited = {member for member in waited if not member.cancel()}
+        with HeldBack(self._stop) as signals:  # the threads must be out of the buffers first
+            members = [in_background(self._member) for _ in range(min(self.threads, len(self.jobs)))]
+            waited = set(members)
+            while waited:
+                try:
+                    done, waited = wait(waited, POLL_SECONDS, FIRST_EXCEPTION)
+                    self.progress.look([self._finished.popleft() for _ in range(len(self._finished))])
+                    interrupt = interrupt or next((error for member in done if (error := member.exception())), None)
+                except OSError as error:  # nobody reads the progress any more
+                    interrupt = error
+                interrupt = signals.take() or interrupt
+                if interrupt is not None:
+                    self._stop()
+                    waited = {member for member in waited if not member.cancel()}
         self.progress.close()
         if interrupt is not None:
             for job in self.jobs:

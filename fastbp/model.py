@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastbp import data, files, losses, optimizers, scoring, storage, summary
 from fastbp._checks import DTYPES, whole
 from fastbp._jit import default_threads
+from fastbp._signals import HeldBack
 from fastbp.callbacks import Callback, CallbackList
 from fastbp.compilation import compile_kernels
 from fastbp.cpu.engine import EVALUATION_ROWS, Engine, Objective, aligned
@@ -400,22 +401,17 @@ class Model:
         sample, scores = without_missing(sample, loss), self._scoring()
         objective, kept = scores.objective, scores.objective.kept(self.output_width, len(sample), self.dtype)
         self._ready(objective, True, optimizer, False, len(sample))
-        outcome = engine.run(
-            sample.x,
-            sample.y,
-            **sample.beside,
-            batch=len(sample),
-            objective=objective,
-            optimizer=optimizer,
-            updates=self._updates,
-            kept=kept,
-        ).completed()
+        updates = self._updates
+        options: dict[str, Any] = {"objective": objective, "optimizer": optimizer, "updates": updates, "kept": kept}
+        with HeldBack():
+            outcome = engine.run(sample.x, sample.y, **sample.beside, batch=len(sample), **options)
+            self._updates += outcome.steps
+        outcome.completed()
         if outcome.diverged:
-            error = DivergenceError(1, 1, outcome.diverged, optimizer.rate(self._updates))
+            error = DivergenceError(1, 1, outcome.diverged, optimizer.rate(updates))
             if outcome.steps:  # the moments aren't finite either
                 self._reset_optimizer()
             raise error
-        self._updates += 1
         kept = tuple(rows[: len(sample)] for rows in kept)
         return _listed(scores.values(outcome.sums[0], len(sample), kept))
 
@@ -470,8 +466,9 @@ class Model:
         flat = aligned(engine.program.parameter_bytes).view(self.dtype)
         engine.program.put(flat, files.checked(self, gradients, "apply_gradients"))
         self._ready(Objective(), True, optimizer, False, EVALUATION_ROWS)
-        engine.apply(optimizer, flat, self._updates)
-        self._updates += 1
+        with HeldBack():
+            engine.apply(optimizer, flat, self._updates)
+            self._updates += 1
 
     # -------------------------------------------------- evaluation
 

@@ -24,6 +24,7 @@ FLOORS = {
     "fastbp._jit": 0,
     "fastbp._vector": 0,
     "fastbp._math": 0,
+    "fastbp._signals": 0,
     "fastbp.activations": 1,
     "fastbp.losses": 1,
     "fastbp.metrics": 1,

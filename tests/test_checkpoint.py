@@ -143,6 +143,7 @@ def test_max_time_and_a_checkpoint_cut_a_fit_in_parts(tmp_path: Path) -> None:
     same_end(whole, part)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_is_saved_where_it_stopped(tmp_path: Path) -> None:
     def network() -> fb.Model:
         model = make([300, 300, 3], "tanh", "softmax", threads=2)

@@ -509,6 +509,7 @@ def long_training(*args, **options):
     return process("train", "t.csv", "--epochs", 10_000_000, "--hidden", "256,256", *args, **options)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 @pytest.mark.parametrize(
     ("number", "code", "args", "saved"),

@@ -140,6 +140,7 @@ def test_wrong_options(options: dict[str, Any], words: str) -> None:
 # ---------------------------------------------------------------- Ctrl-C
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("choice", ["raise", "return"])
 def test_an_interrupt_leaves_a_whole_model_and_the_history(choice: str) -> None:
     """What was learned is the state after a whole number of steps: as many plain steps give the same bits."""

@@ -250,6 +250,7 @@ def train_steps(model: fb.Model, steps: int, batch: int) -> None:
         engine.run(sample.x, sample.y, first_step=done, steps=min(10_000, steps - done), updates=done, **options)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("validate", [False, True])
 def test_an_interrupt_leaves_every_network_at_a_whole_step(validate: bool) -> None:
     settings: list[tuple[list[int], int]] = [([7, 5, 3], 10), ([7, 128, 128, 3], 2_000_000), ([7, 9, 3], 2_000_000)]

@@ -427,6 +427,7 @@ def test_a_guard_that_finds_nothing_changes_nothing(optimizer: Any, monkeypatch:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_stops_at_a_whole_step_and_is_passed_on() -> None:
     model = make([400, 800, 800, 10], "tanh", "softmax", threads=2)
     model.compile("adam", "sparse_categorical_crossentropy")

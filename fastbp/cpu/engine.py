@@ -14,6 +14,7 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp._jit import Kernel, yield_address
+from fastbp._signals import HeldBack
 from fastbp.activations import IDENTITY, RELU
 from fastbp.cpu import bfloat16, penalty, rules, serving, tallies, thin, worker
 from fastbp.cpu.launch import LAUNCHERS, in_background
@@ -454,16 +455,19 @@ class Engine:
         """
         with self.lock:
             prepared = self.prepare(x, y, **options)
+            chain = None if held is None else self._chain(prepared, held, options["objective"])
+            watch = self.watch.launch(prepared.run, prepared.plan) if self.watch else contextlib.nullcontext()
             self.stop_flag[0] = 0
-            if held is None:
-                watch = (
-                    contextlib.nullcontext() if self.watch is None else self.watch.launch(prepared.run, prepared.plan)
-                )
+            with HeldBack(self._stop) as signals:
+                if chain is not None:
+                    self._start(chain.work, start_chains, [chain])
+                    return chain.outcome(signals.take())
                 with watch:
-                    interrupt = self._launch(prepared)
-                return prepared.outcome(interrupt)
-            chain = self._chain(prepared, held, options["objective"])
-            return chain.outcome(self._start(chain.work, start_chains, [chain]))
+                    self._launch(prepared)
+                return prepared.outcome(signals.take())
+
+    def _stop(self) -> None:
+        self.stop_flag[0] = 1
 
     def _chain(self, train: Prepared, held: "Sample | None", objective: Objective) -> Chain:
         check = None
@@ -600,26 +604,22 @@ class Engine:
             self._gradient = aligned(self.program.parameter_bytes).view(self.dtype)
         return self._gradient
 
-    def _launch(self, prepared: Prepared) -> BaseException | None:
+    def _launch(self, prepared: Prepared) -> None:
         kernel, run = worker_kernel(self.dtype), prepared.run.ctypes.data
         if prepared.threads == 1:
-            return self._start(prepared.work, kernel.call, run, 0)
-        return self._start(prepared.work, LAUNCHERS[self.launcher], kernel, run, prepared.threads)
+            self._start(prepared.work, kernel.call, run, 0)
+        else:
+            self._start(prepared.work, LAUNCHERS[self.launcher], kernel, run, prepared.threads)
 
-    def _start(self, work: int, start: Callable[..., Any], *arguments: Any) -> BaseException | None:
+    def _start(self, work: int, start: Callable[..., Any], *arguments: Any) -> None:
+        """Come back when the workers are out of the buffers; what signal handlers raise is held back until then."""
         if work <= LONG_WORK or threading.current_thread() is not threading.main_thread():
             start(*arguments)  # signals reach the main thread only
-            return None
+            return
         future = in_background(start, *arguments)
-        interrupt: BaseException | None = None
         while not future.done():
-            try:
-                wait([future], POLL_SECONDS)
-            except BaseException as error:  # from a signal handler: the workers must be out of the buffers first
-                self.stop_flag[0], interrupt = 1, error
-        if interrupt is None:
-            future.result()
-        return interrupt
+            wait([future], POLL_SECONDS)
+        future.result()
 
     def apply(self, optimizer: Optimizer, gradient: np.ndarray, updates: int) -> None:
         """One update from a gradient given in the order of the weights."""

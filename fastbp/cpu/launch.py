@@ -13,6 +13,7 @@ from typing import Any
 import numba
 
 from fastbp._jit import OPTIONS, Kernel, launch_lock
+from fastbp._signals import HeldBack
 from fastbp._vector import call_worker
 
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -30,22 +31,15 @@ def _pool() -> ThreadPoolExecutor:
 def by_threads(worker: Kernel, run: int, threads: int) -> None:
     """Workers 1.. on pool threads, worker 0 here. Whoever is still queued when worker 0 is through isn't needed."""
     call = worker.call
-    others = [_pool().submit(call, run, i) for i in range(1, threads)]
-    interrupt = None
-    try:
-        call(run, 0)
-    finally:
-        for other in others:
-            while not other.cancel() and not other.done():
-                try:
-                    wait([other])
-                except KeyboardInterrupt as error:  # the buffers must outlive the workers
-                    interrupt = error
+    with HeldBack():  # the buffers must outlive the workers
+        others = [_pool().submit(call, run, i) for i in range(1, threads)]
+        try:
+            call(run, 0)
+        finally:
+            wait([other for other in others if not other.cancel()])
     for other in others:
         if not other.cancelled():
             other.result()
-    if interrupt is not None:
-        raise interrupt
 
 
 @functools.cache
