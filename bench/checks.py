@@ -120,7 +120,7 @@ def check_prediction(seconds: float, threads: int) -> None:
         y = data.integers(0, network.widths[-1], rows) if labels else np.ones((rows, 1), np.float32)
         model.evaluate(x[:64], y[:64])
         model.predict(x)
-        engine, objective = model._engine, model._objective()
+        engine, objective = model._engine, model._scoring().objective
         assert engine is not None
 
         def predict(times: int, model: Any = model, x: Any = x) -> None:
