@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fastbp import activations as activations
     from fastbp import callbacks as callbacks
+    from fastbp import constraints as constraints
     from fastbp import losses as losses
     from fastbp import optimizers as optimizers
     from fastbp import regularizers as regularizers
@@ -116,7 +117,17 @@ _CONTENTS = {
     "fastbp.warming": ("warmup",),
     "fastbp.rate_finder": ("LearningRateCurve", "find_learning_rate"),
 }
-_MODULES = ("activations", "callbacks", "layers", "losses", "metrics", "optimizers", "regularizers", "schedules")
+_MODULES = (
+    "activations",
+    "callbacks",
+    "constraints",
+    "layers",
+    "losses",
+    "metrics",
+    "optimizers",
+    "regularizers",
+    "schedules",
+)
 _HOME = {name: module for module, names in _CONTENTS.items() for name in names}
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]

@@ -58,6 +58,7 @@ def _user_cache() -> Path:
 KERNEL_SOURCES = (
     "_*.py",
     "activations.py",
+    "constraints.py",
     "losses.py",
     "tallies.py",
     "optimizers.py",

@@ -163,7 +163,7 @@ class Fit:
             self._end_epochs(self.sums[None], None, np.array([self.epoch_seconds]))
         self.check_weights()
         if self._optimizer.use_ema:
-            self.engine.use_average()
+            self.engine.use_average(self._optimizer)
         self.callbacks.call("on_train_end", self._last())
 
     def chunk(self) -> None:

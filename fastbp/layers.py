@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbp import activations, regularizers
+from fastbp import activations, constraints, regularizers
+from fastbp._settings import NOT_NEGATIVE, Settings, is_not_negative
 from fastbp.activations import Activation, unknown
+from fastbp.constraints import Constraint
 from fastbp.program import LayerSpec, Piece, pieces_of, row_blocks
 from fastbp.regularizers import Regularizer
 
@@ -103,8 +106,16 @@ class Dense:
     kernel_regularizer : penalty on the kernel, part of the loss: "l1", "l2", "l1_l2" (each with 0.01) or an object such
         as ``fb.regularizers.L2(1e-4)``; None (default) for none
     bias_regularizer : the same for the biases
+    kernel_constraint : what each neuron's weights are brought back to after every update: "max_norm", "min_max_norm",
+        "unit_norm", "non_neg" or an object such as ``fb.constraints.MaxNorm(3.0)``; None (default) for nothing
+    trainable : whether training changes the weights, default True; those of a layer that is frozen aren't updated,
+        penalised or constrained, and nothing goes back below the first layer that is trained
+    lr_multiplier : what the learning rate is multiplied by for this layer, default 1
     name : shown in summaries and used in files; numbered by default
     input_shape, input_dim : width of the inputs where the layer comes first, (I,) or I; else taken from the data
+
+    The penalties, the constraint, `trainable` and `lr_multiplier` may be set on the layer later; the next call of the
+    model's methods heeds them (not a fit that runs).
 
     Raises
     ------
@@ -121,6 +132,9 @@ class Dense:
         kernel_regularizer: str | Regularizer | None = None,
         bias_regularizer: str | Regularizer | None = None,
         *,
+        kernel_constraint: str | Constraint | None = None,
+        trainable: bool = True,
+        lr_multiplier: float = 1.0,
         name: str | None = None,
         input_shape: Sequence[int] | int | None = None,
         input_dim: int | None = None,
@@ -134,20 +148,34 @@ class Dense:
         self.bias_initializer = _checked_initializer(bias_initializer, "bias_initializer")
         self.kernel_regularizer = regularizers.get(kernel_regularizer, "kernel_regularizer")
         self.bias_regularizer = regularizers.get(bias_regularizer, "bias_regularizer")
+        self.kernel_constraint = constraints.get(kernel_constraint, "kernel_constraint")
+        self.trainable = bool(trainable)
+        self.lr_multiplier = _checked_multiplier(lr_multiplier)
         self.name = name
         self.input_dim = _input_width(input_shape, input_dim)
 
     def __repr__(self) -> str:
         options = "" if self.use_bias else ", use_bias=False"
-        for name in ("kernel_regularizer", "bias_regularizer"):
-            if (value := getattr(self, name)) is not None:
+        defaults = {"kernel_regularizer": None, "bias_regularizer": None, "kernel_constraint": None}
+        for name, default in {**defaults, "trainable": True, "lr_multiplier": 1.0}.items():
+            if (value := getattr(self, name)) != default:
                 options += f", {name}={value!r}"
         return f"Dense({self.units}, activation={self.activation.name!r}{options})"
 
     def spec(self, fan_in: int) -> LayerSpec:
         """The layer as the program sees it, for so many inputs."""
-        penalty = regularizers.strengths(self.kernel_regularizer, self.bias_regularizer if self.use_bias else None)
-        return LayerSpec(fan_in, self.units, self.use_bias, self.activation, penalty)
+        kernel = regularizers.get(self.kernel_regularizer, "kernel_regularizer") if self.trainable else None
+        bias = regularizers.get(self.bias_regularizer, "bias_regularizer") if self.trainable else None
+        return LayerSpec(
+            fan_in,
+            self.units,
+            self.use_bias,
+            self.activation,
+            penalty=regularizers.strengths(kernel, bias if self.use_bias else None),
+            trainable=bool(self.trainable),
+            rate=_checked_multiplier(self.lr_multiplier),
+            constraint=constraints.get(self.kernel_constraint, "kernel_constraint"),
+        )
 
     def initial(self, rng: np.random.Generator, fan_in: int) -> list[Iterator[Piece]]:
         """Fresh kernel (I, O) and, where the layer has one, bias (1, O), in pieces drawn when they are asked for."""
@@ -168,8 +196,11 @@ class Dense:
             "use_bias": self.use_bias,
             "kernel_initializer": _initializer_name(self.kernel_initializer),
             "bias_initializer": _initializer_name(self.bias_initializer),
-            "kernel_regularizer": self.kernel_regularizer and self.kernel_regularizer.config(),
-            "bias_regularizer": self.bias_regularizer and self.bias_regularizer.config(),
+            "kernel_regularizer": _plain(regularizers.get(self.kernel_regularizer)),
+            "bias_regularizer": _plain(regularizers.get(self.bias_regularizer)),
+            "kernel_constraint": _plain(constraints.get(self.kernel_constraint)),
+            "trainable": bool(self.trainable),
+            "lr_multiplier": float(self.lr_multiplier),
             "name": self.name,
         }
 
@@ -195,6 +226,16 @@ def _input_width(input_shape: Sequence[int] | int | None, input_dim: int | None)
     if width is not None and (isinstance(width, bool) or not isinstance(width, (int, np.integer)) or width < 1):
         raise ValueError(f"the input width must be a whole number of at least 1, got {width!r}")
     return None if width is None else int(width)
+
+
+def _plain(setting: Settings | None) -> dict[str, Any] | None:
+    return None if setting is None else setting.config()
+
+
+def _checked_multiplier(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not is_not_negative(value):
+        raise ValueError(f"lr_multiplier must be {NOT_NEGATIVE}, got {value!r}")
+    return float(value)
 
 
 def _checked_initializer(initializer: str | ArrayLike, label: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from fastbp.cpu import engine as cpu
 from fastbp.cpu.tile import geometry
 from fastbp.optimizers import Optimizer
-from fastbp.plan import lay_out
+from fastbp.plan import lay_out, update_mode
 from fastbp.program import LayerSpec, Program
 
 RUNTIME = 45 << 20
@@ -67,7 +67,8 @@ def training(
         rows = program.thin_rows(rows) or -(-rows // samples) * samples
         return lay_out(program, rows, 1, backward=backward).nbytes
 
-    plan = lay_out(program, program.thin_rows(batch) or -(-batch // samples) * samples, 1, backward=True)
+    rows = program.thin_rows(batch) or -(-batch // samples) * samples
+    plan = lay_out(program, rows, 1, backward=True, update=update_mode(program, optimizer.late))
     held = workspace(cpu.EVALUATION_ROWS, False) if validates else 0
     if plan.nbytes + held > cpu.most_workspaces(weights * (1 + optimizer.slots)):
         held = max(0, held - plan.nbytes)  # the two take turns
@@ -77,7 +78,7 @@ def training(
             "bfloat16 copies": program.copy_bytes,
             f"{optimizer.name} moments": optimizer.slots * weights,
             "activations and their gradients": plan.nbytes + threads * cpu.scratch_bytes(program),
-            "gradient (the batch runs in parts)": weights if plan.slabs > 1 else 0,
+            "gradient (written out)": weights if (plan.slabs > 1 or optimizer.late) and optimizer.group == 1 else 0,
             "snapshot of the parameters": 0 if weights > cpu.SNAPSHOT_BYTES else weights,
             "validation": held,
             "data, checked copies": staged,

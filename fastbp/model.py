@@ -288,7 +288,8 @@ class Model:
         self, objective: Objective, backward: bool, optimizer: Optimizer | None, shown: bool, batch: int
     ) -> Engine:
         """The engine, its kernels compiled; says so where someone watches."""
-        assert self._engine is not None
+        assert self._engine is not None and self._input is not None
+        self._engine.describe(self._specs(self._input))
         needed = self._engine.kernels(objective, backward, optimizer, batch)
         if not all(kernel.ready for _, kernel in needed):
             compile_kernels(needed, shown or sys.stderr.isatty())

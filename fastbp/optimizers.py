@@ -2,7 +2,8 @@
 
 A formula takes the weight, a tuple of its moments, the gradient and h, the step's coefficients (h[0], h[1] ...), and
 returns the new weight and the tuple of new moments. The coefficients of many steps are computed at once on the host,
-schedules and bias corrections included. Decoupled weight decay and the average of the weights are options of all rules.
+schedules and bias corrections included. Decoupled weight decay, the average of the weights, clipping and accumulated
+gradients are options of all rules.
 """
 
 import functools
@@ -23,7 +24,7 @@ from fastbp.schedules import Schedule
 
 COEFFICIENTS = 8
 """Coefficients that every formula may use; those of the options follow."""
-KEEP, AVERAGE_KEEP, OVERWRITE = range(COEFFICIENTS, COEFFICIENTS + 3)
+KEEP, AVERAGE_KEEP, OVERWRITE, MOST, SCALE = range(COEFFICIENTS, COEFFICIENTS + 5)
 COLUMNS = 16
 
 Rate = float | Schedule | Callable[[int], float]
@@ -151,6 +152,12 @@ class Optimizer(Settings):
     use_ema : keep an exponential moving average of the weights; it replaces them when `fit` is through
     ema_momentum : share of the average that a step keeps, default 0.99
     ema_overwrite_frequency : also replace the weights by their average after so many steps each; None for not
+    clipvalue : numbers of the gradient are cut to -clipvalue .. clipvalue; None for not
+    clipnorm : the gradient of each kernel and each bias is scaled down to a norm of at most this; None for not
+    global_clipnorm : all of the gradient is scaled down to a norm of at most this (Pascanu, Mikolov and Bengio 2013);
+        None for not. Of the three one can be given. Penalties are part of what is clipped, weight decay isn't
+    gradient_accumulation_steps : batches whose mean gradient makes one step; None (default) for 1. A batch between them
+        changes nothing; schedules count steps, and a group of batches may go on in the next fit
     """
 
     learning_rate: Rate = 0.01
@@ -158,6 +165,10 @@ class Optimizer(Settings):
     use_ema: bool = _option(False)
     ema_momentum: float = _option(0.99)
     ema_overwrite_frequency: int | None = _option(None)
+    clipvalue: float | None = _option(None)
+    clipnorm: float | None = _option(None)
+    global_clipnorm: float | None = _option(None)
+    gradient_accumulation_steps: int | None = _option(None)
 
     def __post_init__(self) -> None:
         self._check_rate("learning_rate", is_positive, POSITIVE)
@@ -168,6 +179,13 @@ class Optimizer(Settings):
             self._check_whole("ema_overwrite_frequency")
             if not self.use_ema:
                 raise ValueError(f"{type(self).__name__}: ema_overwrite_frequency needs use_ema=True")
+        clips = [name for name in ("clipvalue", "clipnorm", "global_clipnorm") if getattr(self, name) is not None]
+        for name in clips:
+            self._check(name, is_positive, POSITIVE)
+        if len(clips) > 1:
+            raise ValueError(f"{type(self).__name__}: {' and '.join(clips)} are given; clip in one way")
+        if self.gradient_accumulation_steps is not None:
+            self._check_whole("gradient_accumulation_steps", least=2)
 
     def _check_rate(self, setting: str, fits: Callable[[Any], bool], wanted: str) -> None:
         value = getattr(self, setting)
@@ -193,21 +211,35 @@ class Optimizer(Settings):
 
     @property
     def slots(self) -> int:
-        """Arrays that this configuration keeps beside the weights: the moments, then the average of the weights."""
-        return len(self.initials) + bool(self.use_ema)
+        """Arrays that this configuration keeps beside the weights: moments, their average, a sum of gradients."""
+        return len(self.initials) + bool(self.use_ema) + (self.group > 1)
+
+    @property
+    def group(self) -> int:
+        """Batches that make one step."""
+        return self.gradient_accumulation_steps or 1
+
+    @property
+    def late(self) -> bool:
+        """Whether an update needs the whole gradient first."""
+        return self.clipnorm is not None or self.global_clipnorm is not None
 
     @property
     def width(self) -> int:
         """Coefficients of a step: the formula's, and those of the options where one is used."""
-        return COLUMNS if self.weight_decay or self.use_ema else COEFFICIENTS
+        return COLUMNS if self.weight_decay or self.use_ema or self.clipvalue or self.late else COEFFICIENTS
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        return float(self.rates(np.array([step + 1.0]))[0])
+    def rate(self, batch: int) -> float:
+        """The learning rate of a batch, counted from 0."""
+        return float(self.rates(np.array([batch + 1.0]))[0])
 
-    def rates(self, steps: np.ndarray) -> np.ndarray:
-        """The learning rate of each step, float64; steps count from 1."""
-        return self._values("learning_rate", steps)
+    def rates(self, batches: np.ndarray) -> np.ndarray:
+        """The learning rate of each batch's step, float64; batches count from 1."""
+        return self._values("learning_rate", self._steps(batches))
+
+    def _steps(self, batches: np.ndarray) -> np.ndarray:
+        """The step, counted from 1, that each batch belongs to."""
+        return np.ceil(batches / self.group)
 
     def _values(self, setting: str, steps: np.ndarray) -> np.ndarray:
         """A setting that may follow a schedule, for each step; steps count from 1."""
@@ -228,9 +260,9 @@ class Optimizer(Settings):
             )
         return values
 
-    def coefficients(self, steps: np.ndarray, multiplier: float = 1.0) -> np.ndarray:
-        """h of each step, (len(steps), `width`) float64; steps count from 1, `multiplier` is of the learning rate."""
-        rates = self.rates(steps) * multiplier
+    def coefficients(self, batches: np.ndarray, multiplier: float = 1.0) -> np.ndarray:
+        """h of each batch's step, (len(batches), `width`) float64; batches count from 1, `multiplier` is the rate's."""
+        steps, rates = self._steps(batches), self.rates(batches) * multiplier
         table = np.zeros((len(steps), self.width))
         for i, column in enumerate(self._columns(steps, rates)):
             table[:, i] = column
@@ -240,18 +272,19 @@ class Optimizer(Settings):
         table[:, AVERAGE_KEEP] = np.where(steps > 1, self.ema_momentum, 0.0)
         if self.ema_overwrite_frequency is not None:
             table[:, OVERWRITE] = steps % self.ema_overwrite_frequency == 0
+        table[:, MOST], table[:, SCALE] = self.clipvalue or 0.0, 1.0
         return table
 
     def _columns(self, steps: np.ndarray, rates: np.ndarray) -> Sequence[Any]:
         """What the formula finds in h[0], h[1] ...: an array over the steps or a number each."""
         raise NotImplementedError(f"{type(self).__name__} gives no coefficients")
 
-    def config(self, step: int = 0) -> dict[str, Any]:
-        """The settings as plain data; of a function of the step its name is kept, and its value at `step`."""
+    def config(self, batch: int = 0) -> dict[str, Any]:
+        """The settings as plain data; of a function of the step its name is kept, and its value at `batch`."""
         config = super().config()
         for setting, value in config.items():
             if callable(value):
-                number = float(self._values(setting, np.array([step + 1.0]))[0])
+                number = float(self._values(setting, self._steps(np.array([batch + 1.0])))[0])
                 config[setting] = {"function": getattr(value, "__qualname__", repr(value)), "value": number}
         return config
 

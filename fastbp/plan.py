@@ -14,11 +14,24 @@ from fastbp.program import LayerSpec, Program, Tiles
 FEW_TILES = 12  # a thread: below that the tasks are halved, to share them better
 SLAB_BYTES = 4 << 20
 PANELS_PER_TASK = 8
+TILES, LATE, GIVEN = "tiles", "late", "given"
+"""How a plan heeds what layers say of their weights: updates by tiles, in a phase of their own, or by a gradient given.
+
+With "" it doesn't: every gradient is summed, and updated in the same phase where there is an optimizer."""
 
 
-def lay_out(program: Program, batch: int, threads: int, *, backward: bool, input_gradient: bool = False) -> "Plan":
+def lay_out(
+    program: Program, batch: int, threads: int, *, backward: bool, input_gradient: bool = False, update: str = ""
+) -> "Plan":
     """The plan of a step over at most `batch` rows: one for all networks of these layers."""
-    return _plan(program.layers, program.dtype, program.tiles, program.half, batch, threads, backward, input_gradient)
+    step = batch, threads, backward, input_gradient, update
+    return _plan(program.layers, program.dtype, program.tiles, program.half, *step)
+
+
+def update_mode(program: Program, late: bool) -> str:
+    """What a training step's plan is laid out with; `late` where the optimizer needs the whole gradient first."""
+    own = any(not layer.trainable or layer.constraint for layer in program.layers)
+    return LATE if late else TILES if own else ""
 
 
 @functools.lru_cache(maxsize=64)
@@ -42,10 +55,18 @@ class Plan:
     phases : (phases, 2 + threads) int64: first task, then the bounds of each worker's own tasks
     tasks : (tasks, TASK_COLUMNS) int64
     ones : (offset, count) runs of numbers that must be 1
+    update : see `TILES`
+    learning : ops whose weights are updated
+    lowest : the first op that is gone back through
+    weights_phase : number of the phase that sums the gradient
     """
 
-    def __init__(self, program: Program, batch: int, threads: int, backward: bool, input_gradient: bool) -> None:
-        self.program, self.backward = program, backward
+    def __init__(
+        self, program: Program, batch: int, threads: int, backward: bool, input_gradient: bool, update: str
+    ) -> None:
+        self.program, self.backward, self.update = program, backward, update
+        self.learning = [i for i, layer in enumerate(program.layers) if layer.trainable or not update]
+        self.lowest = 0 if input_gradient else 1 + min(self.learning, default=len(program.layers))
         tiles, size = program.tiles, program.dtype.itemsize
         row = tiles.samples * size
         widths = [program.layers[0].fan_in, *(layer.fan_out for layer in program.layers)]
@@ -146,10 +167,28 @@ class Plan:
                 final += self._weight_tiles(pg.ROWS_OF_TILE)
             if threads > 1 and len(final) <= FEW_TILES * threads and not self.program.half and not self.thin:
                 final[1:] = self._weight_tiles(pg.ROWS_OF_TILE // 2)
+        self.weights_phase = len(phases)
+        if self.update == GIVEN:
+            phases, self.weights_phase = [], 0
+            final = [(pg.MEASURE, *task[1:]) for task in final[1:]]
         phases.append(final)
+        if after := self._updates(final):
+            phases.append(after)
         starts = np.cumsum([0, *(len(phase) for phase in phases)])
         table = [(start, *_shares(phase, threads)) for start, phase in zip(starts, phases, strict=False)]
         return np.array(table, np.int64), np.array([task for phase in phases for task in phase], np.int64)
+
+    def _updates(self, tiles: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Tasks of the update phase: the tiles of the weights phase, whole panels where weights are constrained."""
+        program = self.program
+        bound = [i for i in self.learning if self.update and program.layers[i].constraint is not None]
+        after = [(pg.APPLY, *tile[1:]) for tile in tiles if tile[0] != pg.SUM and tile[1] not in bound]
+        whole = [
+            (pg.APPLY, index, 0, program.layers[index].steps, j0, j1)
+            for index in bound
+            for j0, j1 in _blocks(program.panels(program.layers[index].fan_out), 2 if program.half else 1)
+        ]
+        return (after if self.update in (LATE, GIVEN) else []) + whole
 
     def _weight_tiles(self, rows: int) -> list[tuple[int, ...]]:
         """Tasks of the weights phase: `rows` inputs x PANELS_OF_TILE panels of neurons, no thin rests."""
@@ -157,6 +196,7 @@ class Plan:
         return [
             (pg.WEIGHTS, index, k0, k1, j0, j1)
             for index, layer in enumerate(program.layers)
+            if index in self.learning
             for j0, j1 in _blocks(program.panels(layer.fan_out), pg.PANELS_OF_TILE)
             for k0, k1 in _blocks(layer.steps, rows, sliver=program.tiles.lanes // 2)
         ]
@@ -168,6 +208,7 @@ class Plan:
             (pg.WEIGHTS, index, k0, k1, first + j0, first + j1)
             for thread in range(threads)
             for index, layer in enumerate(program.layers)
+            if index in self.learning
             for first, last in [_part(program.panels(layer.fan_out), thread, threads)]
             for j0, j1 in _blocks(last - first, pg.PANELS_OF_TILE)
             for k0, k1 in _blocks(layer.steps, pg.ROWS_OF_TILE, sliver=program.tiles.lanes // 2)
@@ -191,7 +232,7 @@ class Plan:
         phases.append([(pg.OUTPUT, 0, p, p + 1, 0, 0) for p in range(self.panels)])
         if self.backward:
             for index in range(len(layers) - 1, -1, -1):
-                if index or self.table[0, pg.DA_PANEL]:
+                if index >= self.lowest:
                     blocks = pieces(layers[index].fan_in)
                     phases.append([(pg.BACK, index, lo, hi, i0, i1) for lo, hi in rows for i0, i1 in blocks])
             if self.table[0, pg.DA_PANEL]:

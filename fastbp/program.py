@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastbp.activations import Activation
+from fastbp.constraints import Constraint
 
 # ---- columns of an op's row in the table (one op is one dense layer). Addresses are absolute, distances are bytes.
 (
@@ -61,8 +62,13 @@ from fastbp.activations import Activation
     WB_BLOCK,
     AMX,  # 1: by AMX tiles
     THIN,  # rows of a step over few rows (1, 4 or a vector of them; see ``cpu.thin``), 0 where its lanes are samples
-) = range(42)
-OP_COLUMNS = 42
+    RATES,  # distance from a step's coefficients to this op's own, which its multiplier of the learning rate is in
+    SQUARES,  # where the sums of squares of its gradient stand, 0 where nobody asks (see ``cpu.updates``)
+    CONSTRAIN,  # rule that brings the kernel to its constraint, 0 where there is none
+    CONSTRAINT,  # address of the constraint's numbers
+    PACK_RULE,  # rule that packs weights after an update
+) = range(47)
+OP_COLUMNS = 47
 
 # ---- columns of a run: what one launch of the workers needs to know
 (
@@ -128,8 +134,18 @@ OP_COLUMNS = 42
     PROFILE,  # each worker's ticks: waiting for others, then in each phase; 0 where nobody asks
     PROFILE_WORKER,
     SUM_COUNT,  # 1, of the loss, and those of the metrics
-) = range(62)
-RUN_COLUMNS = 62
+    LOWEST,  # the first op that is gone back through
+    WEIGHTS_PHASE,  # number of the phase that sums the gradient; one that updates by the whole of it may follow
+    LATE,  # rule of that phase's update, 0 where the weights phase updates
+    MOST_NORM,  # address of the largest norm (float64) of a gradient, 0 for any
+    CLIP_GLOBAL,  # 1: of all ops' gradients together, else of each array's
+    SQUARE_STRENGTHS,  # address of (0, 1): the penalty that is a sum of squares
+    ACCUMULATE,  # steps whose mean gradient makes one update
+    ACCUMULATED,  # how many of them were done before the first step of the run
+    AVERAGE,  # rule that divides the sum of their gradients, 0 for one step an update
+    SHARE,  # address of 1 / ACCUMULATE
+) = range(72)
+RUN_COLUMNS = 72
 
 # ---- columns of a metric's row
 (
@@ -150,7 +166,7 @@ TALLY_COLUMNS = 5
 ) = range(4)
 
 # ---- kinds of task
-ROWS, GATHER, FORWARD, OUTPUT, BACK, INPUT_GRADIENT, WEIGHTS, SUM = range(8)
+ROWS, GATHER, FORWARD, OUTPUT, BACK, INPUT_GRADIENT, WEIGHTS, SUM, MEASURE, APPLY = range(10)
 TASK_COLUMNS = 6
 
 LINE = 64
@@ -175,9 +191,12 @@ class Tiles(Protocol):
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One dense layer, resolved: I, O, whether it has a bias, its activation and its penalty.
+    """One dense layer, resolved: I, O, whether it has a bias, its activation, and what holds for its weights.
 
     penalty : l1 and l2 of ``l1 * sum(abs(w)) + l2 * sum(w * w)`` over the kernel, then of the biases
+    trainable : whether training changes them
+    rate : what the learning rate is multiplied by
+    constraint : what the kernel is brought back to after each update
     """
 
     fan_in: int
@@ -185,6 +204,9 @@ class LayerSpec:
     bias: bool
     activation: Activation
     penalty: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    trainable: bool = True
+    rate: float = 1.0
+    constraint: Constraint | None = None
 
     @property
     def steps(self) -> int:
@@ -312,6 +334,12 @@ class Program:
             if layer.bias:
                 arrays.append(self._read(view[:, layer.fan_in :], layer.fan_out)[0].copy())
         return arrays
+
+    def copy_trained(self, flat: np.ndarray, other: np.ndarray) -> None:
+        """Write another flat array's numbers over those of the layers that are trained."""
+        for index, layer in enumerate(self.layers):
+            if layer.trainable:
+                np.copyto(self._view(flat, index), self._view(other, index))
 
     def _read(self, view: np.ndarray, outs: int) -> np.ndarray:
         matrix = np.empty((view.shape[1], outs), self.dtype)

@@ -289,7 +289,7 @@ def flip(path: Path, place: float) -> None:
     ("damage", "words"),
     [
         (lambda path: flip(path, 0.999), r"fit is damaged: its checksum differs"),
-        (lambda path: flip(path, 0.7), r"fit is damaged: its checksum differs"),
+        (lambda path: flip(path, 0.9), r"fit is damaged: its checksum differs"),
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), r"is truncated, damaged or of another kind"),
         (lambda path: path.write_bytes(b""), r"is truncated, damaged or of another kind"),
         (lambda path: path.unlink(), r"fit is missing"),

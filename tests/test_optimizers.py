@@ -41,6 +41,10 @@ RANGES = {
     "initial_accumulator_value": NOT_NEGATIVE,
     "momentum_decay": NOT_NEGATIVE,
     "ema_overwrite_frequency": ("a whole number of at least 1", [0, -1, 1.5, True, "2", math.nan, math.inf]),
+    "clipvalue": ("a positive number", [0, -0.1, *NOT_NUMBERS[1:]]),
+    "clipnorm": ("a positive number", [0, -0.1, *NOT_NUMBERS[1:]]),
+    "global_clipnorm": ("a positive number", [0, -0.1, *NOT_NUMBERS[1:]]),
+    "gradient_accumulation_steps": ("a whole number of at least 2", [1, 0, 1.5, True, "2", math.nan, math.inf]),
 }
 SWITCHES = {"nesterov", "centered", "amsgrad", "use_ema"}
 
@@ -75,7 +79,16 @@ def test_any_real_number_will_do(number: Any) -> None:
     assert json.loads(json.dumps(fb.Adam(number).config()))["learning_rate"] == number
 
 
-OPTIONS = {"weight_decay": None, "use_ema": False, "ema_momentum": 0.99, "ema_overwrite_frequency": None}
+OPTIONS = {
+    "weight_decay": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "clipvalue": None,
+    "clipnorm": None,
+    "global_clipnorm": None,
+    "gradient_accumulation_steps": None,
+}
 BETAS = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
 DEFAULTS = {
     fb.SGD: {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False},

@@ -20,8 +20,8 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp._jit import Kernel, helper
-from fastbp._vector import call_rule, column, lanes, load_int, spread, where
-from fastbp.cpu import penalty
+from fastbp._vector import column, lanes, load_int, spread, where
+from fastbp.cpu import penalty, updates, weights
 from fastbp.cpu.pairs import (
     MATRIX_ROWS,
     amx_begin,
@@ -340,7 +340,7 @@ def pack_weights(op: int, k0: int, k1: int, j0: int, j1: int, _f: int) -> float:
 
 
 def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
-    """As `weights.task`; stage: 2 where earlier slabs were summed, plus 1 with the batch's last slab."""
+    """As `weights.task`."""
     scratch = stack(SQUARE)
     op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * load_int(row + 8)
     k0, k1, j0, j1 = load_int(row + 16), load_int(row + 24), load_int(row + 32), load_int(row + 40)
@@ -352,12 +352,11 @@ def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
     g_panel = (k1 - k0) * k_bytes
     if at(run, pg.GRADIENT):
         g, g_panel = w + at(run, pg.GRADIENT), w_panel
-    penalised = stage & 1 and at(op, pg.PENALTY)
-    if penalised:
+    if stage & weights.LAST and at(op, pg.PENALTY):
         penalty.measure(KIND, run, op, k0, k1, j0, j1, h)
-    update = at(run, pg.UPDATE) if stage & 1 else 0
+    due, more = stage & weights.DUE, stage & weights.MORE
     moments = at(run, pg.MOMENTS)
-    arrays = at(run, pg.ARRAYS) if update else 0
+    arrays = at(run, pg.ARRAYS) if due else 0
     amx = at(op, pg.AMX)
     panels = (count + 2 * n - 1) // (2 * n)
     most = SAMPLES // (2 * n)
@@ -399,7 +398,7 @@ def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
                         k_bytes,
                         sum_next,
                         blocks,
-                        stage // 2 + b0,
+                        more + b0,
                         0,
                         0,
                         scratch,
@@ -408,17 +407,15 @@ def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
                     for i in range(done):
                         for beyond in range(vectors, per_panel):
                             column(KIND, c + i * k_bytes, 1)[beyond] = spread(KIND, 0.0)
-                if penalised and b0 + blocks == panels:
+                if due and b0 + blocks == panels:
                     for i in range(used):
-                        penalty.pull(KIND, run, op, k0 + k, done, w + place + i * w_panel, c + i * g_panel, h)
-                if update and b0 + blocks == panels:
-                    for i in range(used):
-                        at_w, at_g = w + place + i * w_panel, c + i * g_panel
-                        call_rule(update, at_w, moments, at_g, done * per_panel, h, at(run, pg.STATUS))
+                        weights.finish(KIND, run, op, k0 + k, done, w + place + i * w_panel, c + i * g_panel, h)
                 k += done
     if amx:
         amx_end()
-    if update:
+    if due and at(op, pg.SQUARES):
+        updates.squares_of(KIND, run, op, k0, k1, j0, j1)
+    if due and at(run, pg.UPDATE) and at(op, pg.CONSTRAIN) == 0:
         pack_weights_of(op, k0, k1, j0, j1)
     return 0.0
 
@@ -448,3 +445,4 @@ def bind(table: np.ndarray, backward_too: bool) -> None:
         table[1:, pg.BACKWARD_RULE] = rule("backward").address()
         table[:, pg.TRANSPOSE_RULE] = rule("pack gradient").address()
         table[:, pg.TASK_RULE] = rule("task").address()
+        table[:, pg.PACK_RULE] = rule("pack weights").address()

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +16,15 @@ from fastbp import program as pg
 from fastbp._jit import Kernel, yield_address
 from fastbp._signals import HeldBack
 from fastbp.activations import IDENTITY, RELU
-from fastbp.cpu import bfloat16, penalty, rules, serving, tallies, thin, worker
+from fastbp.constraints import Constraint
+from fastbp.cpu import bfloat16, binding, rules, serving, tallies, thin, worker
 from fastbp.cpu.launch import LAUNCHERS, in_background
 from fastbp.cpu.runs import Chain, Outcome, Prepared, start_chains
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.watch import Watch
 from fastbp.losses import Loss
-from fastbp.optimizers import Optimizer
-from fastbp.plan import Plan, lay_out
+from fastbp.optimizers import COLUMNS, Optimizer
+from fastbp.plan import GIVEN, LATE, Plan, lay_out, update_mode
 from fastbp.program import LayerSpec, Program
 from fastbp.tallies import Tally
 
@@ -39,6 +40,8 @@ SNAPSHOT_BYTES = 64 << 20
 """Weights of more bytes are guarded in each update, instead of copied aside now and then."""
 ROOM = 5
 """Arrays beside each other that memory is reserved for, not taken: the weights, three moments, an average."""
+SETTABLE = "penalty", "trainable", "rate", "constraint"
+"""What of a `LayerSpec` may change between runs."""
 WORKSPACES = 16 << 20
 SYNC_BYTES = 4 << 20
 SERIAL_STEPS = 1 << 15
@@ -68,9 +71,10 @@ def most_workspaces(state: int) -> int:
 
 
 def scratch_bytes(program: Program) -> int:
-    """Bytes of a worker's gradient tile."""
+    """Bytes of a worker's gradient tile; the update phase keeps coefficients and two numbers an op there."""
     rows = pg.ROWS_OF_TILE + program.tiles.lanes
-    return rows * pg.PANELS_OF_TILE * program.tiles.width * program.dtype.itemsize
+    tile = rows * pg.PANELS_OF_TILE * program.tiles.width * program.dtype.itemsize
+    return pg.round_up(max(tile, COLUMNS * 8 + 16 * len(program.layers)), pg.LINE)
 
 
 def aligned(nbytes: int, used: int | None = None) -> np.ndarray:
@@ -113,7 +117,7 @@ class _Bound:
     metrics: np.ndarray
     run: np.ndarray
     penalties: np.ndarray | None
-    kept: tuple[np.ndarray, ...]
+    kept: tuple[np.ndarray | None, ...]
 
 
 class Engine:
@@ -260,11 +264,30 @@ class Engine:
             for moment, initial in zip(self.moments(), optimizer.initials, strict=False):
                 moment.fill(initial)
             if optimizer.use_ema:
-                np.copyto(self.moments()[-1], self._region(0))
+                np.copyto(self.moments()[len(optimizer.initials)], self._region(0))
+            if optimizer.group > 1:
+                self.moments()[-1].fill(0)
 
-    def use_average(self) -> None:
-        """Put the average of the weights, which the optimizer keeps last, in their place."""
-        np.copyto(self.weights, self.moments()[-1])
+    def use_average(self, optimizer: Optimizer) -> None:
+        """Put the average of the weights in their place, but for layers that aren't trained."""
+        average = self.moments()[len(optimizer.initials)]
+        self.program.copy_trained(self.weights, average)
+
+    def describe(self, layers: Sequence[LayerSpec]) -> None:
+        """Take over what may change of layers after they were built."""
+        old = self.program.layers
+        if tuple(layers) != old:
+            new = [
+                replace(a, **{name: getattr(b, name) for name in SETTABLE}) for a, b in zip(old, layers, strict=True)
+            ]
+            if new != list(layers):
+                raise RuntimeError(
+                    "a layer's units, bias or activation were changed after the model was built; make a new model. "
+                    "Penalties, constraints, trainable and lr_multiplier may be set"
+                )
+            with self.lock:
+                self.program = Program(layers, self.dtype, self.program.tiles, self.program.half)
+                self._bound.clear()
 
     # -------------------------------------------------- binding
 
@@ -305,15 +328,24 @@ class Engine:
         needed += [(tally.name, tallies.rule(tally, self.dtype)) for tally in objective.tallies]
         if optimizer is not None:
             needed.append((optimizer.name, rules.update(optimizer, self.dtype, self.guarded)))
+            if optimizer.late:
+                needed.append(("gradient norm", rules.penalty(self.dtype)))
+            if optimizer.group > 1:
+                needed.append(("mean gradient", rules.scale(self.dtype)))
+            needed += [(bound.name, rules.constraint(bound, self.dtype)) for bound in self._constraints()]
         return needed
 
-    def _bind(self, batch: int, objective: Objective, backward: bool, input_gradient: bool) -> _Bound:
+    def _constraints(self) -> list[Constraint]:
+        layers = self.program.layers
+        return [layer.constraint for layer in layers if layer.constraint is not None and layer.trainable]
+
+    def _bind(self, batch: int, objective: Objective, backward: bool, input_gradient: bool, update: str = "") -> _Bound:
         threads = 1 if self.serial(batch) else self.threads
         samples = self.program.tiles.samples
         rows = self.program.thin_rows(batch) or -(-batch // samples) * samples
-        key = (rows, threads, objective, backward, input_gradient)
+        key = (rows, threads, objective, backward, input_gradient, update)
         if key not in self._bound:
-            plan = lay_out(self.program, rows, threads, backward=backward, input_gradient=input_gradient)
+            plan = lay_out(self.program, rows, threads, backward=backward, input_gradient=input_gradient, update=update)
             most = most_workspaces((1 + self._moments) * self.program.parameter_bytes)
             while len(self._bound) >= 4 or (self._bound and plan.nbytes + self._workspaces() > most):
                 self._bound.pop(next(iter(self._bound)))
@@ -347,17 +379,22 @@ class Engine:
         elif plan.thin:
             thin.bind(table, dtype, plan.backward)
         layers = program.layers
-        constants = aligned(pg.LINE * (len(layers) + 1)).view(dtype)
+        constants = aligned(pg.LINE * (len(layers) + 2)).view(dtype)
         stride = pg.LINE // dtype.itemsize
         for op, layer in enumerate(layers):
             row, last = layer.activation, op == len(layers) - 1
-            constants[op * stride : op * stride + 5] = row.parameter or 0.0, *layer.penalty
+            bound = layer.constraint if plan.update and layer.trainable else None
+            own = row.parameter or 0.0, *layer.penalty, *(bound.numbers if bound else ())
+            constants[op * stride : op * stride + len(own)] = own
+            if bound is not None:
+                table[op, pg.CONSTRAIN] = rules.constraint(bound, dtype).address()
+                table[op, pg.CONSTRAINT] = constants.ctypes.data + op * pg.LINE + 5 * dtype.itemsize
             table[op, pg.PARAMETER] = constants.ctypes.data + op * pg.LINE
             if row is not IDENTITY and row is not RELU and not last:
                 table[op, pg.ACTIVATE] = rules.activation(row, dtype).address()
                 if plan.backward:
                     table[op, pg.DERIVE] = rules.derivative(row, dtype).address()
-        metrics, numbers_of = self._tallies(objective)
+        metrics, numbers_of = binding.tallies(program, objective.tallies)
         partial = np.zeros((plan.panels, objective.columns(layers[-1].fan_out)))
         tile = scratch_bytes(program)
         scratch = aligned(threads * tile) if plan.backward else aligned(pg.LINE)
@@ -372,46 +409,18 @@ class Engine:
         run[pg.PARTIAL], run[pg.SUM_COUNT], run[pg.THREADS] = partial.ctypes.data, partial.shape[1], threads
         run[pg.SCRATCH], run[pg.SCRATCH_WORKER] = scratch.ctypes.data, tile
         run[pg.STOP], run[pg.YIELD] = self.stop_flag.ctypes.data, yield_address()
-        run[pg.BACKWARD] = plan.backward
+        run[pg.BACKWARD], run[pg.LOWEST], run[pg.WEIGHTS_PHASE] = plan.backward, plan.lowest, plan.weights_phase
+        constants[(len(layers) + 1) * stride + 1] = 1.0
+        run[pg.SQUARE_STRENGTHS] = constants.ctypes.data + pg.LINE * (len(layers) + 1)
         self._bind_output(run, objective, plan.backward, constants[len(layers) * stride :])
         penalties = None
         if objective.loss is not None or plan.backward:
-            penalties = self._bind_penalties(run, table, constants.ctypes.data)
-        kept = table, partial, constants, numbers_of, scratch
+            penalties = binding.penalties(program, run, table, constants.ctypes.data)
+        squares = None
+        if plan.update in (LATE, GIVEN):
+            squares = binding.squares(program, run, table, plan.learning)
+        kept = table, partial, constants, numbers_of, scratch, squares
         return _Bound(plan, self._buffer, workspace, table, metrics, run, penalties, kept)
-
-    def _tallies(self, objective: Objective) -> tuple[np.ndarray, np.ndarray]:
-        """A row of the table for each tally, and their numbers."""
-        outputs, size = self.program.layers[-1].fan_out, self.dtype.itemsize
-        table = np.zeros((len(objective.tallies), pg.TALLY_COLUMNS), np.int64)
-        numbers = np.zeros((len(table), pg.LINE // size), self.dtype)
-        place = 1
-        for row, values, tally in zip(table, numbers, objective.tallies, strict=True):
-            values[: len(tally.values)] = tally.values
-            kept = (2 * outputs + 1) * size if tally.loop == "kept" else 0
-            rule = tallies.rule(tally, self.dtype).address()
-            row[:] = rule, tally.weighted, 0 if kept else place, kept, values.ctypes.data
-            place += tally.sums(outputs)
-        return table, numbers
-
-    def _bind_penalties(self, run: np.ndarray, table: np.ndarray, constants: int) -> np.ndarray | None:
-        """Room for the penalties' values, None where nothing is penalised."""
-        counts = []
-        for layer in self.program.layers:
-            blocks = -(-layer.steps // penalty.BLOCK) * self.program.panels(layer.fan_out)
-            counts.append(blocks if any(layer.penalty) else 0)
-        if not any(counts):
-            return None
-        penalties = np.zeros(2 * sum(counts))
-        for op, count in enumerate(counts):
-            if count:
-                table[op, pg.PENALTY] = constants + op * pg.LINE + self.dtype.itemsize
-                table[op, pg.PENALTY_SUMS] = penalties.ctypes.data + 8 * sum(counts[:op])
-        run[pg.PENALTIES], run[pg.PENALTY_COUNT] = penalties.ctypes.data, sum(counts)
-        run[pg.PENALTY_VALUE] = rules.penalty(self.dtype).address()
-        if run[pg.BACKWARD]:
-            run[pg.PENALTY_PULL] = rules.pull(self.dtype).address()
-        return penalties
 
     def _bind_output(self, run: np.ndarray, objective: Objective, backward: bool, parameters: np.ndarray) -> None:
         """The last activation, the loss and how the two meet."""
@@ -438,7 +447,7 @@ class Engine:
         """Most steps of a run: their counters must fit the synchronisation buffer."""
         if self.serial(batch):
             return SERIAL_STEPS
-        phases = 2 * len(self.program.layers) + 4
+        phases = 2 * len(self.program.layers) + 5
         slabs = -(-batch // pg.SLAB_ROWS)
         return max(1, SYNC_BYTES // (pg.LINE * self.threads * phases * slabs))
 
@@ -501,6 +510,7 @@ class Engine:
         updates: int = 0,
         penalty_scales: np.ndarray | None = None,
         gradient: np.ndarray | None = None,
+        given: np.ndarray | None = None,
         result: np.ndarray | None = None,
         carried: np.ndarray | None = None,
         unfit: np.ndarray | None = None,
@@ -527,6 +537,7 @@ class Engine:
         optimizer : trains where given; `updates` counts the updates already made
         penalty_scales : (steps,) what the penalties of each step are multiplied by, 1 by default
         gradient : flat array that receives the gradient instead, in the order of the weights
+        given : the gradient that the optimizer is to use; no rows are looked at
         result : (N, O) array for the outputs, or (N, I) for the inputs' gradient beside `gradient`
         carried : sums of the first epoch's steps that were run before; its sums go on from there
         unfit : int64, whose first becomes 1 where an input isn't finite; None where all of x has been looked at
@@ -537,7 +548,10 @@ class Engine:
         per_epoch = -(-count // batch)
         steps = per_epoch if steps is None else steps
         backward = optimizer is not None or gradient is not None
-        bound = self._bind(batch, objective, backward, backward and result is not None)
+        update = ""
+        if optimizer is not None:
+            update = GIVEN if given is not None else update_mode(self.program, optimizer.late)
+        bound = self._bind(batch, objective, backward, backward and result is not None, update)
         self.refresh_copies(bound.table)
         run, columns = bound.run, int(bound.run[pg.SUM_COUNT])
         threads = int(run[pg.THREADS])
@@ -555,20 +569,34 @@ class Engine:
         sync = aligned(pg.LINE * cells)
         size = self.dtype.itemsize
         coefficients = np.zeros((steps, 0), self.dtype)
-        run[pg.UPDATE] = run[pg.MOMENTS] = run[pg.GRADIENT] = 0
+        run[[pg.UPDATE, pg.MOMENTS, pg.ARRAYS, pg.GRADIENT, pg.LATE, pg.MOST_NORM, pg.AVERAGE]] = 0
+        run[pg.ACCUMULATE] = 1
+        tables, extra = [coefficients], None
         if optimizer is not None:
             numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
-            coefficients = np.ascontiguousarray(optimizer.coefficients(numbers), self.dtype)
-            run[pg.UPDATE] = rules.update(optimizer, self.dtype, self.guarded).address()
-            run[pg.MOMENTS], run[pg.ARRAYS] = self.program.parameter_bytes, 1 + optimizer.slots
-            if bound.plan.slabs > 1:
+            rates = list(dict.fromkeys(layer.rate for layer in self.program.layers))
+            tables = [optimizer.coefficients(numbers, rate) for rate in rates]
+            places = [rates.index(layer.rate) for layer in self.program.layers]
+            if given is not None:
+                gradient = given
+            elif optimizer.group > 1:
+                gradient = self.moments()[-1]
+            elif bound.plan.slabs > 1 or optimizer.late:
                 gradient = self._gradient_buffer()
+            rule = rules.update(optimizer, self.dtype, self.guarded).address()
+            run[pg.MOMENTS] = self.program.parameter_bytes
+            extra = binding.update(
+                run, rule, optimizer, self.dtype, updates, late=update in (LATE, GIVEN), given=update == GIVEN
+            )
         if bound.penalties is not None:
             scales = np.ones(steps) if penalty_scales is None else penalty_scales
-            coefficients = np.column_stack([coefficients, scales]).astype(self.dtype)
+            tables = [np.column_stack([table, scales]) for table in tables]
+        coefficients = np.ascontiguousarray(np.stack(tables), self.dtype)
+        if optimizer is not None:
+            bound.table[:, pg.RATES] = np.array(places) * coefficients.strides[0]
         if gradient is not None:
             run[pg.GRADIENT] = gradient.ctypes.data - self._buffer.ctypes.data
-        run[pg.COEFFICIENTS], run[pg.COEFFICIENTS_ROW] = coefficients.ctypes.data, coefficients.strides[0]
+        run[pg.COEFFICIENTS], run[pg.COEFFICIENTS_ROW] = coefficients.ctypes.data, coefficients.strides[1]
         run[pg.X], run[pg.X_ROW], run[pg.N] = x.ctypes.data, x.shape[1] * size, count
         run[pg.SUBSET] = 0 if rows is None else rows.ctypes.data
         run[pg.SUBSET_EPOCH] = rows.strides[0] if rows is not None and rows.ndim == 2 else 0
@@ -586,7 +614,7 @@ class Engine:
         run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
         work = steps * batch * self.program.flops_per_row
         run[pg.UNFIT] = 0 if unfit is None else unfit.ctypes.data
-        used = bound, unfit, x, y, rows, weights, present, gradient, result, coefficients, sync, kept
+        used = bound, unfit, x, y, rows, weights, present, gradient, result, coefficients, sync, kept, extra
         return Prepared(run, threads, work, sums, status, bound.plan, used)
 
     def refresh_copies(self, table: np.ndarray) -> None:
@@ -622,13 +650,17 @@ class Engine:
         future.result()
 
     def apply(self, optimizer: Optimizer, gradient: np.ndarray, updates: int) -> None:
-        """One update from a gradient given in the order of the weights."""
+        """One batch's share of an update, or all of it, from a gradient given in the order of the weights."""
         with self.lock:
-            update = rules.update(optimizer, self.dtype)
-            h = np.ascontiguousarray(optimizer.coefficients(np.array([updates + 1.0])), self.dtype)
-            vectors = self.program.parameter_bytes // (self.program.tiles.lanes * self.dtype.itemsize)
-            moments = self.program.parameter_bytes
-            update.call(self._buffer.ctypes.data, moments, gradient.ctypes.data, vectors, h.ctypes.data, 0)
+            if optimizer.group > 1:
+                total, place = self.moments()[-1], updates % optimizer.group
+                np.add(total if place else 0, gradient, out=total)
+                if place < optimizer.group - 1:
+                    return
+                gradient = np.multiply(total, self.dtype.type(1 / optimizer.group), out=self._gradient_buffer())
+            none = np.empty((1, self.program.layers[0].fan_in), self.dtype)
+            prepared = self.prepare(none, batch=1, optimizer=optimizer, updates=updates, given=gradient)
+            self._launch(prepared)
             self._stale = True
 
 

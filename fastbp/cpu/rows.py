@@ -381,7 +381,7 @@ def whole(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p0
         forward(kind, op, p0, p1, 0, at(op, pg.OUT))
     output(kind, run, count, first, p0, p1)
     if at(run, pg.BACKWARD):
-        for i in range(ops - 1, 0, -1):
+        for i in range(ops - 1, max(at(run, pg.LOWEST), 1) - 1, -1):
             if load_acquire(at(run, pg.STOP)):
                 return
             op = table + 8 * pg.OP_COLUMNS * i

@@ -10,6 +10,9 @@ A rule takes six int64 arguments (addresses and counts) and returns a float64, s
 * penalty      (w, n, strengths, -, -, -)              n vectors; returns their penalty (see ``cpu.penalty``)
 * pull         (g, w, n, strengths, scale, -)          adds the penalty's gradient to n vectors of g
 
+* constraint   (w, n, numbers, -, -, -)              brings n rows of a panel to their constraint
+* scale        (g, n, number, -, -, -)               multiplies n vectors
+
 A guarded update leaves a weight as it is where it would become NaN or infinite, and writes so into the status.
 """
 
@@ -28,6 +31,8 @@ from fastbp._vector import (
     fma,
     load_number,
     load_vectors,
+    maximum,
+    minimum,
     spread,
     spread_numbers,
     store_int,
@@ -36,8 +41,10 @@ from fastbp._vector import (
     where,
 )
 from fastbp.activations import Activation
+from fastbp.constraints import NUMBERS, Constraint
+from fastbp.cpu.tile import geometry
 from fastbp.losses import Loss
-from fastbp.optimizers import AVERAGE_KEEP, KEEP, OVERWRITE, Optimizer
+from fastbp.optimizers import AVERAGE_KEEP, KEEP, MOST, OVERWRITE, SCALE, Optimizer
 
 SIGNATURE = types.float64(*[types.int64] * 6)
 
@@ -130,6 +137,8 @@ def _update(
     slots: int,
     decays: bool,
     averages: bool,
+    clips: bool,
+    scaled: bool,
     guarded: bool,
 ) -> Callable[..., float]:
     def update(w: int, moments: int, g: int, n: int, coefficients: int, status: int) -> float:
@@ -143,7 +152,12 @@ def _update(
             old = weight[i]
             if decays:
                 old = old * h[KEEP]
-            new, state = function(old, state, gradient[i], h)
+            slope = gradient[i]
+            if clips:
+                slope = minimum(maximum(slope, -h[MOST]), h[MOST])
+            if scaled:
+                slope = slope * h[SCALE]
+            new, state = function(old, state, slope, h)
             store_vectors(place, moments, state)
             if guarded:
                 error = new - new  # NaN where the weight is NaN or infinite
@@ -187,6 +201,39 @@ def _pull(kind: Any, size: int) -> Callable[..., float]:
     return pull
 
 
+def _constraint(function: Callable[..., Any], kind: Any, per_panel: int) -> Callable[..., float]:
+    step = vector_bytes()
+
+    def constrain(w: int, n: int, numbers: int, _d: int, _e: int, _f: int) -> float:
+        p = spread_numbers(kind, numbers, NUMBERS)
+        for v in range(per_panel):
+            weight = column(kind, w + v * step, per_panel)
+            even = spread(kind, 0.0)
+            odd = even
+            for i in range(0, n - 1, 2):  # two sums, so that they don't wait for each other
+                even = fma(weight[i], weight[i], even)
+                odd = fma(weight[i + 1], weight[i + 1], odd)
+            if n % 2:
+                even = fma(weight[n - 1], weight[n - 1], even)
+            squares = even + odd
+            for i in range(n):
+                weight[i] = function(weight[i], squares, p)
+        return 0.0
+
+    return constrain
+
+
+def _scale(kind: Any, _size: int) -> Callable[..., float]:
+    def scale(g: int, n: int, number: int, _d: int, _e: int, _f: int) -> float:
+        factor = spread(kind, load_number(kind, number))
+        gradient = column(kind, g, 1)
+        for i in range(n):
+            gradient[i] = gradient[i] * factor
+        return 0.0
+
+    return scale
+
+
 def _kernel(factory: Callable[..., Any], function: Callable[..., Any], dtype: np.dtype, *constants: int) -> Kernel:
     kind: Any = dtype.type
     return _cached(factory, function, kind, constants)
@@ -222,8 +269,14 @@ def loss(row: Loss, dtype: np.dtype) -> Kernel:
 def update(optimizer: Optimizer, dtype: np.dtype, guarded: bool = False) -> Kernel:
     """The rule that moves weights by their gradient."""
     slots, decays, averages = len(optimizer.initials), bool(optimizer.weight_decay), bool(optimizer.use_ema)
-    constants = vector_bytes(), optimizer.width, slots, decays, averages, guarded
+    clipping = optimizer.clipvalue is not None, optimizer.late
+    constants = vector_bytes(), optimizer.width, slots, decays, averages, *clipping, guarded
     return _kernel(_update, optimizer.formula, dtype, *constants)
+
+
+def constraint(row: Constraint, dtype: np.dtype) -> Kernel:
+    """The rule that brings a panel of weights to their constraint."""
+    return _kernel(_constraint, row.formula, dtype, geometry(dtype.itemsize).panel_vectors)
 
 
 @functools.cache
@@ -240,3 +293,8 @@ def penalty(dtype: np.dtype) -> Kernel:
 def pull(dtype: np.dtype) -> Kernel:
     """The rule that adds a penalty's gradient."""
     return _fixed(_pull, dtype)
+
+
+def scale(dtype: np.dtype) -> Kernel:
+    """The rule that multiplies vectors by a number."""
+    return _fixed(_scale, dtype)

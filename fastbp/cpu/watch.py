@@ -65,7 +65,7 @@ class Watch:
         mean = counters.mean(axis=0)
         self._ticks["waiting"] += mean[0]
         for phase, first in enumerate(plan.phases[:, 0]):
-            kind = "weights" if plan.tasks[first, 0] in (pg.WEIGHTS, pg.SUM) else "rows"
+            kind = "weights" if plan.tasks[first, 0] in (pg.WEIGHTS, pg.SUM, pg.APPLY) else "rows"
             self._ticks[kind] += mean[1 + phase]
 
     def parts(self) -> dict[str, float]:

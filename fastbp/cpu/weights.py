@@ -5,7 +5,7 @@ from typing import Any
 from fastbp import program as pg
 from fastbp._jit import helper
 from fastbp._vector import call_rule, column, lanes, load_int, spread
-from fastbp.cpu import penalty
+from fastbp.cpu import penalty, updates
 from fastbp.cpu.rows import at
 from fastbp.cpu.tile import (
     item_bytes,
@@ -20,16 +20,31 @@ from fastbp.cpu.tile import (
 
 SAMPLES = 256
 """Batch rows of a block: its operands stay in the first cache levels."""
+LAST, MORE, DUE = 1, 2, 4
+"""Bits of a stage: the batch's last slab; earlier slabs or batches were summed; the sum is whole, and an update due."""
 
 
 @helper
-def task(kind: Any, run: int, row: int, count: int, more: int, last: bool, h: int, g: int) -> None:
-    """Gradient of the tile that the task's row names and, with the batch's last slab, its update.
+def finish(kind: Any, run: int, op: int, k: int, rows: int, w: int, g: int, h: int) -> None:
+    """What follows the sum of rows k:k+rows of one panel's gradient (at g, the weights at w): their update."""
+    vectors = rows * (panel_width(kind) // lanes(kind))
+    if at(run, pg.AVERAGE):
+        call_rule(at(run, pg.AVERAGE), g, vectors, at(run, pg.SHARE), 0, 0, 0)
+    if at(op, pg.PENALTY):
+        penalty.pull(kind, run, op, k, rows, w, g, h)
+    if at(run, pg.UPDATE):
+        own = h + at(op, pg.RATES)
+        call_rule(at(run, pg.UPDATE), w, at(run, pg.MOMENTS), g, vectors, own, at(run, pg.STATUS))
+
+
+@helper
+def task(kind: Any, run: int, row: int, count: int, stage: int, h: int, g: int) -> None:
+    """Gradient of the tile that the task's row names and, where it is due, its update.
 
     The sums of a block of batch rows run over small register tiles; a tile is updated as soon as its sum is whole.
     The biases are one more input, whose activation is 1.
 
-    count: batch rows of the slab; more: whether earlier slabs were summed; h: coefficients; g: the worker's scratch.
+    count: batch rows of the slab; stage: bits LAST, MORE and DUE; h: coefficients; g: the worker's scratch.
     """
     op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * load_int(row + 8)
     k0, k1, j0, j1 = load_int(row + 16), load_int(row + 24), load_int(row + 32), load_int(row + 40)
@@ -44,12 +59,11 @@ def task(kind: Any, run: int, row: int, count: int, more: int, last: bool, h: in
     g_panel = (k1 - k0) * k_bytes
     if at(run, pg.GRADIENT):
         g, g_panel = w + at(run, pg.GRADIENT), w_panel
-    penalised = last and at(op, pg.PENALTY)
-    if penalised:
+    if stage & LAST and at(op, pg.PENALTY):
         penalty.measure(kind, run, op, k0, k1, j0, j1, h)
-    update = at(run, pg.UPDATE) if last else 0
+    due, more = stage & DUE, stage & MORE
     moments = at(run, pg.MOMENTS)
-    arrays = at(run, pg.ARRAYS) if update else 0
+    arrays = at(run, pg.ARRAYS) if due else 0
     for b0 in range(0, count, SAMPLES):
         b1 = min(count, b0 + SAMPLES)
         a = at(op, pg.A) + b0 // samples * a_panel + k0 * size
@@ -89,12 +103,10 @@ def task(kind: Any, run: int, row: int, count: int, more: int, last: bool, h: in
                 for i in range(rows):
                     for beyond in range(vectors if per_panel > 1 else per_panel, per_panel):
                         column(kind, c + i * k_bytes, 1)[beyond] = spread(kind, 0.0)
-                if penalised and b1 == count:
+                if due and b1 == count:
                     for i in range(panels):
-                        penalty.pull(kind, run, op, k0 + k, rows, w + place + i * w_panel, c + i * g_panel, h)
-                if update and b1 == count:
-                    for i in range(panels):
-                        at_w, at_g = w + place + i * w_panel, c + i * g_panel
-                        call_rule(update, at_w, moments, at_g, rows * per_panel, h, at(run, pg.STATUS))
+                        finish(kind, run, op, k0 + k, rows, w + place + i * w_panel, c + i * g_panel, h)
                 k += rows
             j += panels
+    if due and at(op, pg.SQUARES):
+        updates.squares_of(kind, run, op, k0, k1, j0, j1)

@@ -24,7 +24,7 @@ from fastbp._vector import (
     store_number,
     ticks,
 )
-from fastbp.cpu import penalty, rows, weights
+from fastbp.cpu import penalty, rows, updates, weights
 from fastbp.cpu.rows import at
 
 SIGNATURE = types.int64(types.int64, types.int64)
@@ -99,13 +99,17 @@ def _perform(kind: Any, run: int, task: int, epoch: int, first: int, count: int,
 
 
 @helper
-def _sum_weights(kind: Any, run: int, task: int, count: int, more: int, last: bool, h: int, scratch: int) -> None:
-    """A task of the weights phase, by the op's own rule where it has one."""
+def _sum_weights(kind: Any, run: int, task: int, count: int, stage: int, h: int, scratch: int) -> None:
+    """A task of the weights phase, by the op's own rule where it has one; stage: see `weights.task`."""
     op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * load_int(task + 8)
-    if at(op, pg.TASK_RULE):
-        call_rule(at(op, pg.TASK_RULE), run, task, count, 2 * (more > 0) + last, h, scratch)
+    if load_int(task) == pg.MEASURE:
+        if at(op, pg.SQUARES):
+            k0, k1, j0, j1 = load_int(task + 16), load_int(task + 24), load_int(task + 32), load_int(task + 40)
+            updates.squares_of(kind, run, op, k0, k1, j0, j1)
+    elif at(op, pg.TASK_RULE):
+        call_rule(at(op, pg.TASK_RULE), run, task, count, stage, h, scratch)
     else:
-        weights.task(kind, run, task, count, more, last, h, scratch)
+        weights.task(kind, run, task, count, stage, h, scratch)
 
 
 @helper
@@ -113,7 +117,8 @@ def _share(kind: Any, run: int, me: int) -> int:
     """Do this worker's share of the run; returns how many steps are finished."""
     samples = 2 * lanes(kind)
     batch, slab, per_epoch = at(run, pg.BATCH), at(run, pg.SLAB), at(run, pg.STEPS_PER_EPOCH)
-    threads, phases = at(run, pg.THREADS), at(run, pg.PHASE_COUNT)
+    threads, phases, weights_phase = at(run, pg.THREADS), at(run, pg.PHASE_COUNT), at(run, pg.WEIGHTS_PHASE)
+    group = at(run, pg.ACCUMULATE)
     done = at(run, pg.SYNC)
     counters = done + pg.LINE
     scratch = at(run, pg.SCRATCH) + me * at(run, pg.SCRATCH_WORKER)
@@ -128,11 +133,17 @@ def _share(kind: Any, run: int, me: int) -> int:
         batch0 = (step - epoch * per_epoch) * batch
         batch_rows = min(batch, at(run, pg.N) - batch0)
         h = at(run, pg.COEFFICIENTS) + s * at(run, pg.COEFFICIENTS_ROW)
+        place = (at(run, pg.ACCUMULATED) + s) % group
         for slab0 in range(0, batch_rows, slab):
+            last = slab0 + slab >= batch_rows
+            due = last and place == group - 1
+            stage = (slab0 + place > 0) * weights.MORE + last * weights.LAST + due * weights.DUE
             count = min(slab, batch_rows - slab0)
             panels = (count + samples - 1) // samples
             for phase in range(phases):
-                final = phase == phases - 1
+                if phase > weights_phase and not due:
+                    break
+                final = phase == weights_phase
                 bounds = at(run, pg.PHASES) + 8 * (2 + threads) * phase
                 first_task = at(run, pg.TASKS) + 8 * pg.TASK_COLUMNS * load_int(bounds)
                 if threads > 1 and not _wait(run, done, need):
@@ -145,6 +156,8 @@ def _share(kind: Any, run: int, me: int) -> int:
                     if not math.isfinite(_loss_of_slab(run, panels)):
                         store_int(at(run, pg.STATUS), pg.DIVERGED)
                         return s
+                if phase > weights_phase:
+                    updates.begin(kind, run, scratch)
                 need += load_int(bounds + 8 * (1 + threads))
                 for turn in range(threads):
                     owner = (me + turn) % threads
@@ -167,7 +180,9 @@ def _share(kind: Any, run: int, me: int) -> int:
                                         penalty.measure_all(kind, run)
                                 _add_sums(run, epoch, panels, batch_rows)
                             else:
-                                _sum_weights(kind, run, task, count, slab0, slab0 + slab >= batch_rows, h, scratch)
+                                _sum_weights(kind, run, task, count, stage, h, scratch)
+                        elif phase > weights_phase:
+                            updates.task(kind, run, task, h, scratch)
                         else:
                             if load_acquire(at(run, pg.STOP)):
                                 store_int(at(run, pg.STATUS), pg.STOPPED)

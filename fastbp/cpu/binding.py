@@ -1,0 +1,82 @@
+"""What a run is told of penalties, metrics, norms and updates, as columns of its table and of its own row."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastbp import program as pg
+from fastbp.cpu import penalty, rules
+from fastbp.cpu import tallies as tally_rules
+from fastbp.optimizers import Optimizer
+from fastbp.program import Program
+from fastbp.tallies import Tally
+
+
+def penalties(program: Program, run: np.ndarray, table: np.ndarray, constants: int) -> np.ndarray | None:
+    """Room for the penalties' values, None where nothing is penalised."""
+    counts = []
+    for layer in program.layers:
+        blocks = -(-layer.steps // penalty.BLOCK) * program.panels(layer.fan_out)
+        counts.append(blocks if any(layer.penalty) else 0)
+    if not any(counts):
+        return None
+    values = np.zeros(2 * sum(counts))
+    for op, count in enumerate(counts):
+        if count:
+            table[op, pg.PENALTY] = constants + op * pg.LINE + program.dtype.itemsize
+            table[op, pg.PENALTY_SUMS] = values.ctypes.data + 8 * sum(counts[:op])
+    run[pg.PENALTIES], run[pg.PENALTY_COUNT] = values.ctypes.data, sum(counts)
+    run[pg.PENALTY_VALUE] = rules.penalty(program.dtype).address()
+    if run[pg.BACKWARD]:
+        run[pg.PENALTY_PULL] = rules.pull(program.dtype).address()
+    return values
+
+
+def squares(program: Program, run: np.ndarray, table: np.ndarray, ops: Sequence[int]) -> np.ndarray:
+    """Room for the sums of squares of the ops' gradients (see ``cpu.updates``)."""
+    counts = []
+    for layer in program.layers:
+        counts.append((-(-layer.steps // penalty.BLOCK) + 1) * program.panels(layer.fan_out))
+    values = np.zeros(sum(counts))
+    for op in ops:
+        table[op, pg.SQUARES] = values.ctypes.data + 8 * sum(counts[:op])
+    run[pg.PENALTY_VALUE] = rules.penalty(program.dtype).address()
+    return values
+
+
+def tallies(program: Program, chosen: Sequence[Tally]) -> tuple[np.ndarray, np.ndarray]:
+    """A row of the table for each metric, and their numbers."""
+    outputs, size = program.layers[-1].fan_out, program.dtype.itemsize
+    table = np.zeros((len(chosen), pg.TALLY_COLUMNS), np.int64)
+    numbers = np.zeros((len(table), pg.LINE // size), program.dtype)
+    place = 1
+    for row, values, tally in zip(table, numbers, chosen, strict=True):
+        values[: len(tally.values)] = tally.values
+        kept = (2 * outputs + 1) * size if tally.loop == "kept" else 0
+        rule = tally_rules.rule(tally, program.dtype).address()
+        row[:] = rule, tally.weighted, 0 if kept else place, kept, values.ctypes.data
+        place += tally.sums(outputs)
+    return table, numbers
+
+
+def update(
+    run: np.ndarray, rule: int, optimizer: Optimizer, dtype: np.dtype, updates: int, *, late: bool, given: bool
+) -> np.ndarray:
+    """When and how `rule` is called, after so many batches; returns the numbers that the run points at.
+
+    late : whether it has a phase of its own; given : whether it is of a gradient that isn't summed here
+    """
+    numbers = np.zeros(2)
+    if late:
+        run[pg.LATE] = rule
+        most = optimizer.global_clipnorm or optimizer.clipnorm
+        if most is not None:
+            numbers[0] = most
+            run[pg.MOST_NORM], run[pg.CLIP_GLOBAL] = numbers.ctypes.data, optimizer.global_clipnorm is not None
+    else:
+        run[pg.UPDATE], run[pg.ARRAYS] = rule, 1 + optimizer.slots
+    if optimizer.group > 1 and not given:
+        numbers[1:].view(dtype)[0] = 1.0 / optimizer.group
+        run[pg.SHARE], run[pg.AVERAGE] = numbers.ctypes.data + 8, rules.scale(dtype).address()
+        run[pg.ACCUMULATE], run[pg.ACCUMULATED] = optimizer.group, updates % optimizer.group
+    return numbers
