@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from fastbp.profiling import profile as profile
     from fastbp.rate_finder import LearningRateCurve as LearningRateCurve
     from fastbp.rate_finder import find_learning_rate as find_learning_rate
+    from fastbp.tabular import TabularEncoder as TabularEncoder
     from fastbp.warming import warmup as warmup
 
 _CONTENTS = {
@@ -114,6 +115,7 @@ _CONTENTS = {
     "fastbp.onnx": ("to_onnx",),
     "fastbp.optimizers": ("SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "Nadam", "RAdam", "RMSprop"),
     "fastbp.profiling": ("Profile", "profile"),
+    "fastbp.tabular": ("TabularEncoder",),
     "fastbp.warming": ("warmup",),
     "fastbp.rate_finder": ("LearningRateCurve", "find_learning_rate"),
 }

@@ -47,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     predict = command("predict", "predict the target of each row with a saved model")
     predict.add_argument("model", metavar="MODEL", help="a file that fastbp train --out saved")
     predict.add_argument("data", metavar="DATA", help=data)
+    _skipping(evaluate)
+    _skipping(predict)
     predict.add_argument("--out", metavar="FILE", help="write the CSV there (default: to stdout)")
 
     info = command("info", "show this machine and installation, or a saved model")
@@ -87,6 +89,10 @@ def _training(parser: argparse.ArgumentParser) -> None:
     option("--target", metavar="T", help="column to predict, by name or by number from 0 (default: the last)")
     option("--task", choices=["auto", "classification", "regression"], default="auto", help="(default: by the target)")
     option("--ignore", type=_names, default=[], metavar="A,B", help="columns to leave out")
+    option("--categorical", type=_names, default=[], metavar="A,B", help="columns whose numbers name categories")
+    option("--max-categories", type=_whole, default=100, metavar="N", help="most inputs for one column of text")
+    option("--id", metavar="COLUMN", help="a column that names the rows: no input, kept beside predictions")
+    _skipping(parser)
     option(
         "--hidden",
         type=_widths,
@@ -106,6 +112,12 @@ def _training(parser: argparse.ArgumentParser) -> None:
         choices=DTYPES,
         default="float32",
         help="of the products (default: float32)",
+    )
+
+
+def _skipping(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--skip-bad-rows", action="store_true", help="leave out rows that can't be read, count and list them"
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-_GAPS = ("", "na", "n/a", "nan", "null", "none", "?", "-")
+GAPS = ("", "na", "n/a", "nan", "null", "none", "?", "-")
+"""What stands in files where a value is missing, whatever its case."""
 
 
 class CsvFile:
@@ -46,12 +47,12 @@ class CsvFile:
     def __init__(self, path: Path, fail: Callable[[str], NoReturn]) -> None:
         self.path, self.fail = path, fail
         self.delimiter = self._sniff()
-        head = list(itertools.islice(self._rows(), 3))
+        head = list(itertools.islice(self.rows(), 3))
         if not head:
             fail("is empty; wanted a table with one line per row")
         (line, first), second = head[0], (head[1][1] if len(head) > 1 else [])
         self.named = not any(map(is_number, first)) or any(
-            is_number(below) and not is_number(cell) and cell.strip().lower() not in _GAPS
+            is_number(below) and not is_number(cell) and cell.strip().lower() not in GAPS
             for cell, below in zip(first, second, strict=False)
         )
         if self.named and not second:
@@ -102,7 +103,7 @@ class CsvFile:
         wrong = (found == "") | (~numbers if numbers.any() and not mixed else False)
         if wrong.any():
             row = int(np.argmax(wrong[index]))
-            line, fields = next(itertools.islice(self._rows(), row + self.named, None))
+            line, fields = next(itertools.islice(self.rows(), row + self.named, None))
             cell, name = fields[column].strip(), self.names[column]
             if cell == "":
                 self.fail(f"line {line}, column {name!r} is empty: fill it or drop the line")
@@ -127,7 +128,7 @@ class CsvFile:
 
         return max(",;\t", key=fit)
 
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the lines that are not blank, each with its number."""
         with self._open() as file:
             reader = csv.reader(file, delimiter=self.delimiter)
@@ -150,7 +151,7 @@ class CsvFile:
 
     def _blame(self, wanted: list[int]) -> None:
         """Fail with the first line that is no row of numbers."""
-        for line, fields in itertools.islice(self._rows(), int(self.named), None):
+        for line, fields in itertools.islice(self.rows(), int(self.named), None):
             if len(fields) != len(self.names):
                 self.fail(
                     f"line {line} has {len(fields)} values, the first line has {len(self.names)}: make them equal"
@@ -158,14 +159,18 @@ class CsvFile:
             for j in wanted:
                 if is_number(fields[j]) and math.isfinite(float(fields[j])):
                     continue
-                cell = fields[j].strip()
-                if cell.lower() in _GAPS or is_number(cell):
-                    hint = "fill it or drop the line"
-                elif re.fullmatch(r"[-+]?\d+,\d+", cell):
-                    hint = "write decimals with a point"
-                else:
-                    hint = "encode the column as numbers, or ignore it"
-                self.fail(f"line {line}, column {self.names[j]!r}: {cell!r} is not a finite number: {hint}")
+                hint = self.hint(fields[j], "encode the column as numbers, or ignore it")
+                self.fail(
+                    f"line {line}, column {self.names[j]!r}: {fields[j].strip()!r} is not a finite number: {hint}"
+                )
+
+    @staticmethod
+    def hint(cell: str, otherwise: str) -> str:
+        """What to do about a cell that is no number."""
+        cell = cell.strip()
+        if cell.lower() in GAPS or is_number(cell):
+            return "fill it or drop the line"
+        return "write decimals with a point" if re.fullmatch(r"[-+]?\d+,\d+", cell) else otherwise
 
 
 def is_number(cell: str) -> bool:

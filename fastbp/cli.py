@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fastbp.model import Model
 
 INTERRUPTED_MODEL = "interrupted.fastbp"
+SHOWN = 10
+"""Bad rows that are listed."""
 WORSE, NOT_COMPARABLE = 1, 3
 """Exit codes of bench --compare."""
 _OF_A_NETWORK = ("hidden", "activation", "optimizer", "learning_rate", "dtype")
@@ -79,7 +81,8 @@ def _train(args: argparse.Namespace) -> int:
     if args.out is not None:
         _check_writable(args.out)
     data, train, test = _read(args, say)
-    table = Preparation.of(data, train)
+    table = Preparation.of(data, train, categorical=args.categorical, max_categories=args.max_categories)
+    _report_columns(table, say)
     model = _network(args, table.outputs)
     x, y = table.inputs(data.x, model.dtype, train), table.targets(_target(data)[train], model.dtype)
     model.build(x.shape[1])
@@ -136,7 +139,17 @@ def _train(args: argparse.Namespace) -> int:
 
 def _read(args: argparse.Namespace, say: Voice) -> tuple[Dataset, NDArray[np.intp], Dataset | None]:
     """Read the table; return it, the rows to train on and the held-out rows as a table of their own."""
-    data = readers.load(args.data, args.target, task=args.task, ignore=args.ignore)
+    data = readers.load(
+        args.data,
+        args.target,
+        task=args.task,
+        ignore=args.ignore,
+        mixed=True,
+        categorical=args.categorical,
+        ids=args.id,
+        skip=args.skip_bad_rows,
+    )
+    _report_skipped(data, say)
     classes = "" if data.classes is None else f" in {len(data.classes)} classes"
     say("data", f"{data.name}: {len(data.x)} rows, {data.x.shape[1]} columns; target {data.target_name}{classes}")
     if data.classes is not None and len(data.classes) < 2:
@@ -154,7 +167,27 @@ def _read(args: argparse.Namespace, say: Voice) -> tuple[Dataset, NDArray[np.int
         return data, train, None
     each = "of each class" if data.classes else "of the rows"
     say("held out", f"{len(rows)} rows ({args.test_fraction:.0%} {each}, seed {args.seed}); {len(train)} to train on")
-    return data, train, dataclasses.replace(data, x=data.x[rows], y=y[rows])
+    return data, train, data.take(rows)
+
+
+def _report_columns(table: Preparation, say: Voice) -> None:
+    """Say what became of columns that aren't plain numbers."""
+    columns = table.encoder.columns_
+    if texts := table.texts:
+        inputs = sum(len(column.names_out) for column in columns if column.name in texts)
+        say("categories", f"{', '.join(texts[:6])}{' ...' if len(texts) > 6 else ''}: {inputs} inputs")
+    if gaps := [column.name for column in columns if column.missing]:
+        say("gaps", f"in {', '.join(gaps[:6])}{' ...' if len(gaps) > 6 else ''}: filled and flagged")
+
+
+def _report_skipped(data: Dataset, say: Voice) -> None:
+    """List the lines that were left out."""
+    if data.skipped:
+        say.always("skipped", f"{len(data.skipped)} bad rows of {data.name}")
+        for line, why in data.skipped[:SHOWN]:
+            say.always("", f"line {line}: {why}")
+        if len(data.skipped) > SHOWN:
+            say.always("", f"... and {len(data.skipped) - SHOWN} more")
 
 
 def _target(data: Dataset) -> NDArray[Any]:
@@ -187,6 +220,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     say = Voice(args)
     model, table = _load_model(args.model)
     data = _read_for(table, args)
+    _report_skipped(data, say)
     score = table.score(model.predict(table.inputs(data.x, model.dtype)), _target(data))
     say.always("score", _score_text(score, ""))
     say.document(command="evaluate", model=args.model, data=data.name, target=table.target, score=score)
@@ -195,13 +229,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _read_for(table: Preparation, args: argparse.Namespace) -> Dataset:
     """Read the columns and the target that a saved model wants."""
-    data = readers.load(
-        args.data,
-        args.target or table.target,
-        task="regression" if table.classes is None else "classification",
-        columns=table.features,
-        classes=table.classes,
-    )
+    data = _load_for(table, args, args.target or table.target)
     if data.y is None:
         raise ValueError(
             f"{data.name}: there is no column {args.target or table.target!r} to compare with: name it with --target "
@@ -210,17 +238,51 @@ def _read_for(table: Preparation, args: argparse.Namespace) -> Dataset:
     return data
 
 
+def _load_for(table: Preparation, args: argparse.Namespace, target: str | None) -> Dataset:
+    """Read the columns that a saved model wants, without the rows that it can't take where these are to be skipped."""
+    skip = getattr(args, "skip_bad_rows", False)
+    data = readers.load(
+        args.data,
+        target,
+        task="regression" if table.classes is None else "classification",
+        columns=table.features,
+        classes=table.classes,
+        mixed=True,
+        texts=table.texts,
+        ids=table.ids,
+        skip=skip,
+    )
+    problems = table.encoder.problems(data.x)
+    if not problems:
+        return data
+    numbers = range(len(data.x)) if data.lines is None else data.lines.tolist()
+    word = "row" if data.lines is None else "line"
+    if not skip:
+        row, column, text = problems[0]
+        raise ValueError(f"{data.name}: {word} {numbers[row]}, column {column!r}: {text}, or use --skip-bad-rows")
+    bad = {problem.row: f"column {problem.column!r}: {problem.text}" for problem in reversed(problems)}
+    kept = data.take(np.array([row for row in range(len(data.x)) if row not in bad], np.intp))
+    if not len(kept.x):
+        raise ValueError(f"{data.name}: no row is left; the first: {word} {numbers[min(bad)]}, {bad[min(bad)]}")
+    kept.skipped = sorted([*data.skipped, *((numbers[row], why) for row, why in bad.items())])
+    return kept
+
+
 def _predict(args: argparse.Namespace) -> int:
     say = Voice(args)
     model, table = _load_model(args.model)
     if args.out is not None:
         _check_writable(args.out)
-    data = readers.load(args.data, columns=table.features)
+    data = _load_for(table, args, None)
+    if args.out is not None or args.json:
+        _report_skipped(data, say)
     outputs = model.predict(table.inputs(data.x, model.dtype))
     answers = table.answers(outputs)
-    columns: dict[str, list[Any]] = {table.target: answers.tolist()}
+    kept = {} if data.ids is None or not table.ids else {table.ids: list(data.ids)}
+    columns: dict[str, list[Any]] = {**kept, table.target: answers.tolist()}
     if table.classes is not None:
         columns = {
+            **kept,
             table.target: [table.classes[i] for i in answers],
             "probability": [float(f"{p:.6g}") for p in outputs.max(axis=1)],
         }
@@ -314,10 +376,10 @@ def _subject(args: argparse.Namespace, say: Voice) -> tuple["Model", NDArray[Any
         return model, table.inputs(data.x, model.dtype), table.targets(_target(data), model.dtype), data.name
     if args.data is not None:
         data, train, _ = _read(args, say)
-        table = Preparation.of(data, train)
+        table = Preparation.of(data, train, categorical=args.categorical, max_categories=args.max_categories)
         model = _network(args, table.outputs)
-        model.build(data.x.shape[1])
         x, y = table.inputs(data.x, model.dtype, train), table.targets(_target(data)[train], model.dtype)
+        model.build(x.shape[1])
         return model, x, y, data.name
     model = _model_for_made_up_rows(args)
     x, y = benchmark.made_up(model, args.rows or 100 * args.batch_size)
@@ -450,11 +512,11 @@ def _load_model(path: str, threads: int | None = None) -> tuple["Model", Prepara
 
     model = fb.load_model(path, threads=threads)
     table = Preparation.from_meta(model.meta, path)
-    widths = (len(table.features), 1 if table.classes is None else len(table.classes))
+    widths = (len(table.encoder.feature_names_out_), 1 if table.classes is None else len(table.classes))
     if widths != (model.input_width, model.output_width):
         raise ValueError(
             f"{path}: the network has {model.input_width} inputs and {model.output_width} outputs, its table "
-            f"{widths[0]} columns and {widths[1]} outputs: train and save the model again"
+            f"{widths[0]} inputs and {widths[1]} outputs: train and save the model again"
         )
     return model, table
 

@@ -1,19 +1,19 @@
-"""Floor 3: tables -> what a network is trained on, and back: rows held out, columns standardised, classes named.
+"""Floor 3: tables -> what a network is trained on, and back: rows held out, columns encoded, classes named.
 
 A `Preparation` is made from the training rows, kept in the model file, and applied to every table that comes later.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastbp.frames import Frame
 from fastbp.readers import Dataset
-
-_BLOCK = 1 << 17  # cells converted at a time, so that no second copy of a large table is made
+from fastbp.tabular import TabularEncoder, moments
 
 
 def held_out(
@@ -64,28 +64,29 @@ class Preparation:
 
     Attributes
     ----------
-    features : list of I str
-        Names of the input columns.
+    encoder : TabularEncoder
+        Makes inputs of the columns.
     target : str
         Name of the target column.
     classes : list of str or None
         Names of the classes; None for a regression.
-    mean, scale : list of I float
-        Inputs are ``(x - mean) / scale``; the scale of a constant column is 1.
     target_mean, target_scale : float
-        The same for the targets of a regression.
+        The targets of a regression are standardised by them.
+    ids : str or None
+        Name of a column that identifies rows: no input, kept beside predictions.
     """
 
-    features: list[str]
+    encoder: TabularEncoder
     target: str
     classes: list[str] | None
-    mean: list[float]
-    scale: list[float]
     target_mean: float = 0.0
     target_scale: float = 1.0
+    ids: str | None = None
 
     @classmethod
-    def of(cls, data: Dataset, rows: NDArray[np.intp]) -> "Preparation":
+    def of(
+        cls, data: Dataset, rows: NDArray[np.intp], *, categorical: Sequence[str] = (), max_categories: int = 100
+    ) -> "Preparation":
         """Measure the training rows.
 
         Raises
@@ -93,13 +94,14 @@ class Preparation:
         ValueError
             If a column's values are too large to be squared.
         """
-        mean, scale = _moments(data.x, rows)
-        if bad := [name for name, s in zip(data.feature_names, scale, strict=True) if not math.isfinite(s)]:
-            raise ValueError(f"{data.name}: column {bad[0]!r} holds values too large to standardise: scale it first")
-        this = cls(data.feature_names, str(data.target_name), data.classes, mean.tolist(), scale.tolist())
+        try:
+            encoder = TabularEncoder(max_categories, categorical).fit(data.frame, rows=rows)
+        except ValueError as error:
+            raise ValueError(f"{data.name}: {error}") from None
+        this = cls(encoder, str(data.target_name), data.classes, ids=data.ids_name)
         if data.classes is None and data.y is not None:
-            target_mean, target_scale = _moments(data.y[:, None], rows)
-            this.target_mean, this.target_scale = float(target_mean[0]), float(target_scale[0])
+            mean, scale, _ = moments(Frame([this.target], [data.y]), [0], rows)
+            this.target_mean, this.target_scale = float(mean[0]), float(scale[0])
         return this
 
     @classmethod
@@ -117,12 +119,12 @@ class Preparation:
                 "fastbp.load_model and predict, or train it with fastbp train"
             )
         try:
-            this = cls(**meta["table"])
-            widths = {len(this.features), len(np.array(this.mean, float)), len(np.array(this.scale, float))}
-            sound = (
-                len(widths) == 1 and np.isfinite([*this.mean, *this.scale, this.target_mean, this.target_scale]).all()
-            )
-        except (TypeError, ValueError):
+            content = dict(meta["table"])
+            if "encoder" not in content:
+                content["encoder"] = _numbers_alone(*(content.pop(name) for name in ("features", "mean", "scale")))
+            this = cls(**content | {"encoder": TabularEncoder.from_dict(content["encoder"])})
+            sound = math.isfinite(this.target_mean) and math.isfinite(this.target_scale)
+        except (AttributeError, KeyError, TypeError, ValueError):
             sound = False
         if not sound:
             raise ValueError(
@@ -132,21 +134,26 @@ class Preparation:
 
     def to_meta(self) -> dict[str, Any]:
         """Give everything as JSON's types, under one key."""
-        return {"table": asdict(self)}
+        return {"table": {**vars(self), "encoder": self.encoder.to_dict()}}
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the input columns."""
+        return self.encoder.feature_names_in_
+
+    @property
+    def texts(self) -> list[str]:
+        """Names of the columns of categories."""
+        return [column.name for column in self.encoder.columns_ if column.kind == "category"]
 
     @property
     def outputs(self) -> int | None:
         """The number of classes, None for a regression."""
         return None if self.classes is None else len(self.classes)
 
-    def inputs(self, x: NDArray[Any], dtype: DTypeLike, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
-        """Standardise the table, or the given rows of it, as (N, I) of `dtype`."""
-        out = np.empty((len(x) if rows is None else len(rows), x.shape[1]), dtype)
-        mean, scale = np.array(self.mean), np.array(self.scale)
-        with np.errstate(over="ignore"):
-            for at, part in _blocks(x, rows):
-                out[at] = (part - mean) / scale
-        return out
+    def inputs(self, x: Frame | NDArray[Any], dtype: DTypeLike, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
+        """The table, or the given rows of it, as inputs of the network, (N, I) of `dtype`."""
+        return self.encoder.transform(x, dtype, rows=rows)
 
     def targets(self, y: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
         """Give class numbers as they are, other targets standardised as (N,) of `dtype`."""
@@ -176,24 +183,8 @@ class Preparation:
         return {"rows": len(y), "r2": r2, "mae": float(np.abs(y - answers).mean())}
 
 
-def _blocks(x: NDArray[Any], rows: NDArray[np.intp] | None) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    step = max(1, _BLOCK // x.shape[1])
-    for start in range(0, len(x) if rows is None else len(rows), step):
-        at = slice(start, start + step)
-        yield at, np.asarray(x[at] if rows is None else x[rows[at]], np.float64)
-
-
-def _moments(x: NDArray[Any], rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of each column; a constant one is its own mean and has the scale 1."""
-    low, high = np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
-    total, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
-    with np.errstate(over="ignore", invalid="ignore"):
-        for _, part in _blocks(x, rows):
-            total += part.sum(axis=0)
-            np.minimum(low, part.min(axis=0), out=low)
-            np.maximum(high, part.max(axis=0), out=high)
-        constant = low == high
-        mean = np.where(constant, low, total / len(rows))
-        for _, part in _blocks(x, rows):
-            squares += ((part - mean) ** 2).sum(axis=0)
-        return mean, np.where(constant, 1.0, np.sqrt(squares / len(rows)))
+def _numbers_alone(names: list[str], means: list[float], scales: list[float]) -> dict[str, Any]:
+    """What an encoder's `to_dict` gives, for the columns of numbers that the first model files hold."""
+    triples = zip(names, means, scales, strict=True)
+    columns = [{"kind": "number", "name": name, "mean": mean, "scale": scale} for name, mean, scale in triples]
+    return {"columns": columns, "max_categories": 100, "unknown": "error"}

@@ -9,20 +9,24 @@ import difflib
 import gzip
 import importlib
 import re
+import sys
+import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp import _mixed
 from fastbp._csv import CsvFile, is_number
 from fastbp._idx import idx_array, idx_labels
 from fastbp.data import as_matrix
+from fastbp.frames import Frame, as_frame
 
 BUILTIN = {
     "digits": "digit",
@@ -32,8 +36,10 @@ BUILTIN = {
     "diabetes": "progression",
 }
 """The sets that come with scikit-learn, and what is to be predicted in each."""
-FORMATS = ".csv, .tsv, .npy, .npz or IDX (such as train-images-idx3-ubyte.gz)"
+FORMATS = ".csv, .tsv, .parquet, .arrow, .npy, .npz, .libsvm or IDX (such as train-images-idx3-ubyte.gz)"
+STANDARD_INPUT = "-"
 MOST_CLASSES = 20
+MOST_DENSE_BYTES = 8 << 30
 
 _NPZ_NAMES = {
     "x": ("x", "X", "data", "x_train", "X_train"),
@@ -56,8 +62,8 @@ class Dataset:
     ----------
     name : str
         The data set's or the file's name.
-    x : ndarray of shape (N, I), float32 or float64
-        The inputs.
+    x : ndarray of shape (N, I), float32 or float64, or Frame
+        The inputs; a `Frame` where some are text or missing.
     y : ndarray of shape (N,) or None
         Class numbers (int64) if `classes` is given, else numbers (float64); None if there is no target column.
     feature_names : list of I str
@@ -68,15 +74,38 @@ class Dataset:
         What the class numbers stand for; None for a regression.
     test : Dataset or None
         The test rows, where the source sets them apart.
+    ids : sequence or None
+        What identifies the rows, where the source has such a column.
+    ids_name : str or None
+        That column's name.
+    lines : ndarray of shape (N,) or None
+        The file's line of each row, where it has lines.
+    skipped : list of (int, str)
+        Lines that were left out, and why.
     """
 
     name: str
-    x: NDArray[Any]
+    x: NDArray[Any] | Frame
     y: NDArray[Any] | None
     feature_names: list[str]
     target_name: str | None
     classes: list[str] | None
     test: "Dataset | None" = None
+    ids: Sequence[Any] | None = None
+    ids_name: str | None = None
+    lines: NDArray[np.int64] | None = None
+    skipped: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def frame(self) -> Frame:
+        """The inputs with their columns' names."""
+        return self.x if isinstance(self.x, Frame) else Frame.of_matrix(self.x, self.feature_names)
+
+    def take(self, rows: NDArray[np.intp]) -> "Dataset":
+        """Some of the rows."""
+        y, lines = (None if array is None else array[rows] for array in (self.y, self.lines))
+        ids = None if self.ids is None else [self.ids[row] for row in rows]
+        return replace(self, x=self.x[rows], y=y, ids=ids, lines=lines)
 
 
 def load(
@@ -87,14 +116,20 @@ def load(
     columns: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
+    mixed: bool = False,
+    categorical: Sequence[str] = (),
+    texts: Sequence[str] | None = None,
+    ids: str | None = None,
+    skip: bool = False,
 ) -> Dataset:
     """Read a file or one of scikit-learn's own data sets.
 
     Parameters
     ----------
     source : str or path
-        ``digits``, ``iris``, ``wine``, ``breast_cancer``, ``diabetes``, or a file: ``.csv``, ``.tsv``, ``.npy`` (a
-        table), ``.npz`` (arrays x and y, or x_train, y_train, x_test, y_test) or IDX (the labels' file beside it).
+        ``digits``, ``iris``, ``wine``, ``breast_cancer``, ``diabetes``, or a file: ``.csv``, ``.tsv``, ``.parquet``,
+        ``.arrow`` or ``.feather``, ``.npy`` (a table), ``.npz`` (arrays x and y, or x_train, y_train, x_test, y_test),
+        ``.libsvm`` or ``.svm`` (made dense), IDX (the labels' file beside it), or ``-`` for CSV on standard input.
     target : str or int, optional
         The target column's name, or its position from 0 (negative: from the end). Default: the last column; with
         `columns`, no target is read.
@@ -108,6 +143,16 @@ def load(
         The classes a trained model knows; a target that is none of them is an error.
     ignore : sequence of str
         Columns left out.
+    mixed : bool, default False
+        Whether input columns may be text or have gaps; `Dataset.x` is then a `Frame` where some do.
+    categorical : sequence of str
+        With `mixed`, columns whose numbers are text.
+    texts : sequence of str, optional
+        With `mixed`, the columns of text that a trained model knows; all others must be numbers.
+    ids : str, optional
+        With `mixed`, a column that identifies the rows and is no input.
+    skip : bool, default False
+        With `mixed`, leave out lines of a CSV file that are no rows of the table, and list them in `Dataset.skipped`.
 
     Returns
     -------
@@ -127,7 +172,13 @@ def load(
     if task not in ("auto", "classification", "regression"):
         raise ValueError(f"task is {task!r}; wanted 'auto', 'classification' or 'regression'")
     path = Path(source)
-    want = _Want(path.name, target, task, columns, classes, ignore)
+    if str(source) == STANDARD_INPUT:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "input.csv"
+            path.write_bytes(sys.stdin.buffer.read())
+            want = _Want("standard input", target, task, columns, classes, ignore, mixed, categorical, texts, ids, skip)
+            return _read(path, ".csv", want)
+    want = _Want(path.name, target, task, columns, classes, ignore, mixed, categorical, texts, ids, skip)
     if str(source) in BUILTIN:
         return _builtin(str(source), want)
     if not path.is_file():
@@ -141,14 +192,15 @@ def load(
             f"there is no file {source}"
             + (f"; did you mean {near}?" if near else f", nor a data set of that name: {', '.join(BUILTIN)}")
         )
-    bare = path.name.lower().removesuffix(".gz")
+    return _read(path, path.name.lower().removesuffix(".gz"), want)
+
+
+def _read(path: Path, bare: str, want: "_Want") -> Dataset:
+    """Read a file whose name tells its format."""
     try:
-        if bare.endswith((".csv", ".tsv", ".txt")):
-            return _csv(path, want)
-        if bare.endswith(".npy"):
-            return _npy(path, want)
-        if bare.endswith(".npz"):
-            return _npz(path, want)
+        for endings, reader in _READERS.items():
+            if bare.endswith(endings):
+                return reader(path, want)
         if re.search(r"idx\d?(-ubyte)?$", bare):
             return _idx(path, want)
     except UnicodeDecodeError as error:
@@ -168,6 +220,11 @@ class _Want:
     columns: Sequence[str] | None
     classes: Sequence[str] | None
     ignore: Sequence[str]
+    mixed: bool = False
+    categorical: Sequence[str] = ()
+    texts: Sequence[str] | None = None
+    ids: str | None = None
+    skip: bool = False
 
     def fail(self, what: str) -> NoReturn:
         raise ValueError(f"{self.source}: {what}")
@@ -204,12 +261,13 @@ class _Want:
         return [names.index(c) for c in self.columns], names.index(str(self.target)) if self.target in names else None
 
     def dataset(
-        self, x: NDArray[Any], y: NDArray[Any] | None, feature_names: list[str], target_name: str | None
+        self, x: NDArray[Any] | Frame, y: NDArray[Any] | None, feature_names: list[str], target_name: str | None
     ) -> Dataset:
-        try:
-            x = as_matrix(x, np.float64 if x.dtype.itemsize == 8 else np.float32, name=self.source)
-        except TypeError as error:
-            raise ValueError(str(error)) from None
+        if isinstance(x, np.ndarray):
+            try:
+                x = as_matrix(x, np.float64 if x.dtype.itemsize == 8 else np.float32, name=self.source)
+            except TypeError as error:
+                raise ValueError(str(error)) from None
         if y is None:
             return Dataset(self.source, x, None, feature_names, target_name, None)
         if y.shape != (len(x),):
@@ -270,16 +328,124 @@ def _csv(path: Path, want: _Want) -> Dataset:
     names = file.names
     if want.columns and not file.named and not all(re.fullmatch(r"column\d+", c) for c in want.columns):
         want.fail(f"has no header line; the model finds its columns by name: {_listed(list(want.columns))}")
+    if want.ids is None and want.columns is None:
+        want.ids = file.row_numbers
     if file.row_numbers is not None:
         want.ignore = [*want.ignore, file.row_numbers]
+    if want.ids is not None and (want.columns is None or want.ids in names):
+        want.ids = names[want.position(names, want.ids)]
+        want.ignore = [*want.ignore, want.ids]
     features, target = want.choose(names, file.named)
-    text = target is not None and (
-        want.task == "classification" or (want.task == "auto" and not is_number(file.first[target]))
-    )
-    table = file.numbers(features if target is None or text else [*features, target])
-    y = None if target is None else file.text(target, mixed=want.task != "auto") if text else table[:, -1]
+
+    def is_text(cell: str) -> bool:
+        return want.task == "classification" or (want.task == "auto" and not is_number(cell))
+
+    text = target is not None and is_text(file.first[target])
     target_name = None if target is None else names[target]
+    plain = not want.texts and not want.categorical and (want.ids is None or want.ids == file.row_numbers)
+    if want.mixed and not (plain and all(is_number(file.first[j]) for j in features)):
+        return _mixed_csv(file, features, target, is_text, want)
+    try:
+        table = file.numbers(features if target is None or text else [*features, target])
+        y = None if target is None else file.text(target, mixed=want.task != "auto") if text else table[:, -1]
+    except ValueError:
+        if not want.mixed:
+            raise
+        return _mixed_csv(file, features, target, is_text, want)
     return want.dataset(table[:, : len(features)], y, [names[j] for j in features], target_name)
+
+
+def _mixed_csv(
+    file: CsvFile, features: list[int], target: int | None, is_text: Callable[[str], bool], want: _Want
+) -> Dataset:
+    names = file.names
+    found = _mixed.read(
+        file,
+        features,
+        target,
+        names.index(want.ids) if want.ids in names else None,
+        texts=None if want.texts is None else [names.index(name) for name in want.texts if name in names],
+        categorical=[want.position(names, name) for name in want.categorical],
+        target_text=is_text,
+        skip=want.skip,
+    )
+    y = found.target
+    if y is not None and y.dtype == object:
+        y = y.astype(str)
+        if all(is_number(cell) for cell in np.unique(y)):
+            y = y.astype(np.float64)
+    target_name = None if target is None else names[target]
+    data = want.dataset(found.frame, y, found.frame.names, target_name)
+    return replace(data, ids=found.ids, ids_name=want.ids, lines=found.lines, skipped=found.skipped)
+
+
+def _arrow(path: Path, want: _Want) -> Dataset:
+    """A Parquet, Arrow or Feather file."""
+    try:
+        import pyarrow as pa
+        from pyarrow import feather, parquet
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"reading {path.name} needs pyarrow: pip install 'fastbp[arrow]'", name="pyarrow"
+        ) from None
+    try:
+        if path.suffix == ".parquet":
+            table = parquet.read_table(path)
+        else:
+            table = feather.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        want.fail(f"is no {path.suffix} file, or is damaged ({error})")
+    return _frame(table, want)
+
+
+def _frame(table: Any, want: _Want) -> Dataset:
+    """A frame's input columns and target."""
+    names = [str(name) for name in table.column_names]
+    if want.ids is not None and (want.columns is None or want.ids in names):
+        want.ids = names[want.position(names, want.ids)]
+        want.ignore = [*want.ignore, want.ids]
+    features, target = want.choose(names, named=True)
+    try:
+        frame = as_frame(table.select([names[j] for j in features]), want.source)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    for name in want.categorical:
+        want.position(frame.names, name)
+    y = None
+    if target is not None:
+        column = as_frame(table.select([names[target]]), want.source).columns[0]
+        gaps = np.array([cell is None for cell in column]) if column.dtype == object else np.isnan(column)
+        if gaps.any():
+            want.fail(f"row {np.argmax(gaps)}, column {names[target]!r} is empty: fill it or drop the row")
+        y = column.astype(str) if column.dtype == object else column
+    ids = table.column(want.ids).to_pylist() if want.ids in names else None
+    x: Any = frame
+    if not want.mixed:
+        if text := next((n for n, c in zip(frame.names, frame.columns, strict=True) if c.dtype == object), None):
+            want.fail(f"column {text!r} holds text; wanted numbers")
+        x = frame.numbers(range(len(frame.names)), slice(None))
+    data = want.dataset(x, y, frame.names, None if target is None else names[target])
+    return replace(data, ids=ids, ids_name=want.ids)
+
+
+def _libsvm(path: Path, want: _Want) -> Dataset:
+    """A file of the LIBSVM format, made dense; a label stands before each row."""
+    try:
+        from sklearn.datasets import load_svmlight_file
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"reading {path.name} needs scikit-learn: pip install 'fastbp[sklearn]'", name="sklearn"
+        ) from None
+    try:
+        x, y = load_svmlight_file(str(path), n_features=None if want.columns is None else len(want.columns))
+    except ValueError as error:
+        want.fail(f"is no file of the LIBSVM format, or has other columns than wanted ({error})")
+    if 8 * x.shape[0] * x.shape[1] > MOST_DENSE_BYTES:
+        want.fail(
+            f"would take {8 * x.shape[0] * x.shape[1] / 1e9:.1f} GB as a dense table of {x.shape[1]} columns: select "
+            "columns first, or train from Python"
+        )
+    return _arrays(x.toarray(), y, replace(want, target=want.target or ("label" if want.columns is None else None)))
 
 
 def _take(table: NDArray[Any], columns: list[int]) -> NDArray[Any]:
@@ -390,3 +556,13 @@ def _builtin(name: str, want: _Want) -> Dataset:
         [names[j] for j in features],
         None if target is None else names[target],
     )
+
+
+_READERS: dict[Any, Callable[[Path, _Want], Dataset]] = {
+    (".csv", ".tsv", ".txt"): _csv,
+    (".parquet", ".arrow", ".feather", ".ipc"): _arrow,
+    (".libsvm", ".svm", ".svmlight"): _libsvm,
+    ".npy": _npy,
+    ".npz": _npz,
+}
+"""By the endings of files' names."""

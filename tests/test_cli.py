@@ -1,5 +1,6 @@
 """The command line: exit codes, streams, files, and what it says to people and to programs."""
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import fastbp as fb
@@ -169,7 +171,7 @@ def test_options_reach_the_network(run):
         (3, "softmax"),
     ]
     assert np.dtype(model.dtype) == np.float64
-    assert model.meta["table"]["features"] == ["length", "width"]
+    assert Preparation.from_meta(model.meta, "m").features == ["length", "width"]
     assert model.meta["training"]["epochs"] == 1
 
 
@@ -456,6 +458,117 @@ def test_tables_that_do_not_fit_the_model(run, flower_model, content, message):
     code, out, err = run("evaluate", flower_model, "t.csv")
     assert (code, out) == (2, "")
     assert re.fullmatch(rf"fastbp: error: t\.csv: {re.escape(message)}[^\n]*\n", err)
+
+
+# ---------------------------------------------------------------- numbers, text and gaps
+
+
+def houses(rows=80, broken=""):
+    """A price that hangs on a number with gaps and on a town; rows have names."""
+    rng = np.random.default_rng(rows)
+    size, town = rng.uniform(20, 200, rows), rng.choice(["Rome", "Oslo", "Bonn"], rows)
+    price = 3 * size + np.select([town == "Rome", town == "Oslo"], [500, 100], 0)
+    cells = [f"{s:.1f}" if k % 9 else "" for k, s in enumerate(size)]
+    lines = [f"h{k},{s},{t},{p:.1f}" for k, (s, t, p) in enumerate(zip(cells, town, price, strict=True))]
+    return "\n".join(["house,size,town,price", *lines]) + "\n" + broken
+
+
+@pytest.fixture
+def house_model(run):
+    Path("houses.csv").write_text(houses())
+    code, out, err = run("train", "houses.csv", "--id", "house", "--epochs", 200, "--out", "h.fastbp")
+    assert (code, err.count("error")) == (0, 0)
+    assert "categories  town: 3 inputs" in out and "gaps        in size: filled and flagged" in out
+    return "h.fastbp"
+
+
+def test_a_raw_table_is_learned_and_predicted(run, house_model):
+    code, out, _ = run("predict", house_model, "houses.csv")
+    lines = out.splitlines()
+    assert code == 0 and lines[0] == "house,price" and len(lines) == 81
+    assert lines[1].startswith("h0,") and lines[80].startswith("h79,")
+    assert "R2 0.9" in run("evaluate", house_model, "houses.csv")[1]
+    assert fb.TabularEncoder.from_meta(fb.load_model(house_model).meta).feature_names_in_ == ["size", "town"]
+
+
+def test_a_table_from_standard_input(run, house_model, monkeypatch):
+    wanted = run("predict", house_model, "houses.csv")[1]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path("houses.csv").read_bytes())))
+    assert run("predict", house_model, "-")[:2] == (0, wanted)
+
+
+BAD = "h80,50,Rome\nh81,big,Oslo,7\nh82,50,Rome,\n"
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("h80,50,Rome\n", "line 82 has 3 values, the first line has 4"),
+        ("h80,big,Rome,7\n", "line 82, column 'size': 'big' is not a finite number: correct it; if .* --categorical"),
+        ("h80,1e999,Rome,7\n", "line 82, column 'size': '1e999' is not a finite number"),
+        ("h80,3,Rome,\n", "line 82, column 'price' is empty: there is nothing to learn"),
+    ],
+)
+def test_a_bad_row_is_named_by_line_and_column(run, broken, message):
+    Path("h.csv").write_text(houses(broken=broken))
+    code, _, err = run("train", "h.csv", "--epochs", 1)
+    assert code == 2 and re.search(message, err), err
+    code, out, _ = run("train", "h.csv", "--epochs", 1, "--skip-bad-rows")
+    assert code == 0 and "skipped     1 bad rows of h.csv" in out and re.search(message.partition(":")[0][8:], out)
+
+
+def test_all_bad_rows_are_counted_and_listed(run):
+    Path("h.csv").write_text(houses(broken=BAD))
+    code, out, _ = run("train", "h.csv", "--epochs", 1, "--skip-bad-rows")
+    assert code == 0 and "skipped     3 bad rows" in out
+    assert [line.split(":")[0].strip() for line in out.splitlines() if line.startswith("            line")] == [
+        f"line {n}" for n in (82, 83, 84)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("x,50,Paris,1", "line 3, column 'town': 'Paris' is a category that training didn't see"),
+        ("x,50,,1", "line 3, column 'town': is empty, which it never was in training"),
+        ("x,wide,Rome,1", "line 3, column 'size': 'wide' is not a finite number"),
+        ("x,50,1", "line 3 has 3 values, the first line has 4"),
+    ],
+)
+def test_what_a_model_cannot_take(run, house_model, row, message):
+    Path("new.csv").write_text(f"house,size,town,price\nok,50,Rome,650\n{row}\n")
+    code, out, err = run("predict", house_model, "new.csv")
+    assert (code, out) == (2, "") and message in err
+    code, out, err = run("predict", house_model, "new.csv", "--skip-bad-rows", "--out", "p.csv")
+    assert code == 0 and "skipped     1 bad rows of new.csv" in out
+    assert Path("p.csv").read_text().splitlines()[1].startswith("ok,")
+    Path("new.csv").write_text(f"house,size,town,price\n{row}\n")
+    code, _, err = run("predict", house_model, "new.csv", "--skip-bad-rows")
+    assert code == 2 and re.search("no row is left|no line of it is a row|has 3 values", err)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.arrow"])
+def test_parquet_and_arrow(run, name):
+    frame = pd.read_csv(io.StringIO(houses()))
+    frame.to_parquet(name) if name.endswith("parquet") else frame.to_feather(name)
+    code, out, err = run("train", name, "--id", "house", "--epochs", 200, "--out", "h.fastbp")
+    assert (code, err.count("error")) == (0, 0) and "categories  town: 3 inputs" in out
+    Path("houses.csv").write_text(houses())
+    assert run("predict", "h.fastbp", name)[1] == run("predict", "h.fastbp", "houses.csv")[1]
+    Path(name).write_bytes(b"nothing")
+    code, _, err = run("train", name)
+    assert code == 2 and f"{name}: is no {Path(name).suffix} file" in err
+
+
+def test_libsvm(run):
+    rows = [f"{k % 2} 1:{k % 2 + 0.01 * k:.2f} 3:{k}" for k in range(40)]
+    Path("t.libsvm").write_text("\n".join(rows) + "\n")
+    code, out, _ = run("train", "t.libsvm", "--epochs", 50, "--out", "m.fastbp")
+    assert code == 0 and "40 rows, 3 columns; target label in 2 classes" in out
+    assert run("predict", "m.fastbp", "t.libsvm")[0] == 0
+    Path("t.libsvm").write_text("1 x:y\n")
+    code, _, err = run("train", "t.libsvm")
+    assert code == 2 and "t.libsvm: is no file of the LIBSVM format" in err
 
 
 def test_a_model_without_a_table_is_refused(run):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fastbp import preparation
+from fastbp import tabular
 from fastbp.preparation import Preparation, held_out
 from fastbp.readers import Dataset
 
@@ -72,15 +72,16 @@ def table(x, y, classes=None):
 def test_columns_are_standardised_by_the_training_rows(x, block, data):
     rows = np.array(sorted(data.draw(st.sets(st.integers(0, len(x) - 1), min_size=1))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "_BLOCK", block)
+        patch.setattr(tabular, "_BLOCK", block)
         this = Preparation.of(table(x, x[:, 0].astype(float)), rows)
         inputs = this.inputs(x, np.float64, rows)
         whole = this.inputs(x, np.float32)
     used = x[rows].astype(np.float64)
     spread = np.ptp(used, axis=0)
-    np.testing.assert_allclose(this.mean, used.mean(axis=0), rtol=1e-12, atol=1e-9)
-    np.testing.assert_allclose(this.scale, np.where(spread == 0, 1, used.std(axis=0)), rtol=1e-9)
-    np.testing.assert_allclose(inputs, (used - this.mean) / this.scale)
+    mean, scale = ([getattr(column, part) for column in this.encoder.columns_] for part in ("mean", "scale"))
+    np.testing.assert_allclose(mean, used.mean(axis=0), rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(scale, np.where(spread == 0, 1, used.std(axis=0)), rtol=1e-9)
+    np.testing.assert_allclose(inputs, (used - mean) / scale)
     assert (inputs[:, spread == 0] == 0).all()
     assert whole.dtype == np.float32 and whole.shape == x.shape
     np.testing.assert_allclose(whole[rows], inputs, rtol=1e-6)
@@ -111,8 +112,18 @@ def test_targets_and_answers_of_a_classification():
 
 def test_a_column_too_large_to_standardise():
     x = np.array([[1.0, 1e200], [2.0, -1e200]])
-    with pytest.raises(ValueError, match="t: column 'f1' holds values too large to standardise"):
+    with pytest.raises(ValueError, match="t: column 'f1' holds infinity, or values too large to standardise"):
         Preparation.of(table(x, [0.0, 1.0]), np.arange(2))
+
+
+def test_tables_of_the_first_model_files():
+    old = {"features": ["a", "b"], "target": "t", "classes": None, "mean": [1.0, 2.0], "scale": [2.0, 4.0]}
+    this = Preparation.from_meta({"table": old | {"target_mean": 5.0, "target_scale": 3.0}}, "m")
+    assert this.features == ["a", "b"]
+    np.testing.assert_array_equal(this.inputs(np.array([[3.0, 6.0]]), np.float32), [[1.0, 1.0]])
+    np.testing.assert_array_equal(this.answers(np.array([[1.0]])), [8.0])
+    with pytest.raises(ValueError, match="m says nothing sound of the table"):
+        Preparation.from_meta({"table": old | {"mean": [1.0]}}, "m")
 
 
 def test_meta_round_trip_and_damage():
@@ -122,7 +133,14 @@ def test_meta_round_trip_and_damage():
     assert Preparation.from_meta(replace(this, classes=None).to_meta(), "m").classes is None
     with pytest.raises(ValueError, match="m was saved from Python, without the names and the scaling"):
         Preparation.from_meta({}, "m")
-    for change in ({"mean": [1, 2]}, {"scale": ["x"]}, {"mean": None}, {"scale": [float("nan")]}, {"other": 1}):
+    number = {"kind": "number", "name": "f0", "mean": 1.5, "scale": 0.5, "missing": False}
+    assert meta["table"]["encoder"]["columns"] == [number]
+    columns = [{**number, "scale": 0.0}, {**number, "mean": None}, {**number, "kind": "date"}, {**number, "more": 1}]
+    encoders: list[object] = [{**meta["table"]["encoder"], "columns": [column]} for column in columns]
+    for change in ({"encoder": encoder} for encoder in [*encoders, None, {}]):
+        with pytest.raises(ValueError, match="m says nothing sound of the table"):
+            Preparation.from_meta({"table": meta["table"] | change}, "m")
+    for change in ({"target_scale": "x"}, {"other": 1}):
         with pytest.raises(ValueError, match="m says nothing sound of the table"):
             Preparation.from_meta({"table": meta["table"] | change}, "m")
     with pytest.raises(ValueError, match="says nothing sound"):

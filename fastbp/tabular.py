@@ -1,0 +1,423 @@
+"""Floor 3: `TabularEncoder`: raw tables -> inputs: numbers standardised, categories one-hot, gaps flagged."""
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fastbp.frames import Frame, as_frame
+
+Array = NDArray[Any]
+
+_BLOCK = 1 << 17  # cells converted at a time, so that no second copy of a large table is made
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """A column that becomes ``(x - mean) / scale``, and a flag where `missing`.
+
+    Attributes
+    ----------
+    name : of the column
+    mean, scale : of the rows it was fitted to; the scale of a constant column is 1
+    missing : whether values were missing, and so a second column says which are; they become 0, the mean
+    """
+
+    name: str
+    mean: float
+    scale: float
+    missing: bool = False
+
+    kind = "number"
+
+    @property
+    def names_out(self) -> list[str]:
+        """Names of what it becomes."""
+        return [self.name, f"{self.name} is missing"][: 1 + self.missing]
+
+
+@dataclass(frozen=True)
+class CategoryColumn:
+    """A column that becomes ones and zeros.
+
+    Attributes
+    ----------
+    name : of the column
+    categories : each has a column, in this order
+    other : whether a further column stands for rare and unseen ones
+    missing : whether a last column says that it is missing
+    """
+
+    name: str
+    categories: list[str]
+    other: bool = False
+    missing: bool = False
+
+    kind = "category"
+
+    @property
+    def names_out(self) -> list[str]:
+        """Names of what it becomes."""
+        names = [f"{self.name}={category}" for category in self.categories]
+        return [*names, *[f"{self.name} is another"] * self.other, *[f"{self.name} is missing"] * self.missing]
+
+
+Column = NumberColumn | CategoryColumn
+
+
+class Problem(NamedTuple):
+    """A cell that an encoder can't take."""
+
+    row: int
+    column: str
+    text: str
+
+
+class TabularEncoder:
+    """Raw tables of numbers and text as inputs of a network.
+
+    Numbers are standardised, text and categories become one-hot, missing values become the mean (or all zeros) with a
+    column of their own that flags them. What it learned is plain data: ``model.meta.update(encoder.to_meta())`` stores
+    it in the model file, ``TabularEncoder.from_meta(model.meta)`` takes it back.
+
+    Parameters
+    ----------
+    max_categories : most columns for one column of text; rarer categories share one more. Default 100
+    categorical : names of columns of numbers that are categories
+    unknown : what a category does that `fit` didn't see (where no rare ones share a column), or a missing value where
+        none was missing: "error" (default), or "ignore", which gives zeros
+
+    Attributes
+    ----------
+    columns_ : a `NumberColumn` or `CategoryColumn` for each column
+    feature_names_in_, feature_names_out_ : names of the columns before and after
+
+    Examples
+    --------
+    >>> import fastbp as fb
+    >>> encoder = fb.TabularEncoder()
+    >>> encoder.fit_transform({"age": [20.0, 40.0, None], "town": ["Rome", "Oslo", "Rome"]}).tolist()
+    [[-1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]]
+    >>> encoder.feature_names_out_
+    ['age', 'age is missing', 'town=Oslo', 'town=Rome']
+    """
+
+    columns_: list[Column]
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, max_categories: int = 100, categorical: Sequence[str] = (), unknown: str = "error") -> None:
+        if isinstance(max_categories, bool) or not isinstance(max_categories, int) or max_categories < 1:
+            raise ValueError(f"max_categories must be a whole number of at least 1, got {max_categories!r}")
+        if unknown not in ("error", "ignore"):
+            raise ValueError(f'unknown must be "error" or "ignore", got {unknown!r}')
+        self.max_categories, self.categorical, self.unknown = max_categories, list(categorical), unknown
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "columns_"):
+            return "TabularEncoder()"
+        return f"TabularEncoder({len(self.columns_)} columns -> {len(self.feature_names_out_)})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TabularEncoder) and self.__dict__ == other.__dict__
+
+    @property
+    def feature_names_in_(self) -> list[str]:
+        """Names of the columns that it takes."""
+        return [column.name for column in self._fitted()]
+
+    @property
+    def feature_names_out_(self) -> list[str]:
+        """Names of the columns that it gives."""
+        return [name for column in self._fitted() for name in column.names_out]
+
+    def _fitted(self) -> list[Column]:
+        if not hasattr(self, "columns_"):
+            raise RuntimeError("the encoder isn't fitted; call fit(table) first")
+        return self.columns_
+
+    # -------------------------------------------------- learning
+
+    def fit(self, x: Any, y: Any = None, *, rows: NDArray[np.intp] | None = None) -> "TabularEncoder":
+        """Learn what the columns hold.
+
+        Parameters
+        ----------
+        x : frame of pandas, polars or pyarrow, a dict of columns, or a matrix of numbers
+        y : not used
+        rows : the rows whose mean and deviation count (categories and gaps are those of all rows); all by default
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError, ValueError : columns of dates or other objects, infinite values, a column without any value
+        """
+        frame = as_frame(x)
+        if unknown := [name for name in self.categorical if name not in frame.names]:
+            raise ValueError(f"categorical names {unknown[0]!r}, which is no column: {', '.join(frame.names)}")
+        texts = [
+            j for j, column in enumerate(frame.columns) if column.dtype == object or frame.names[j] in self.categorical
+        ]
+        numbers = [j for j in range(len(frame.names)) if j not in set(texts)]
+        made: dict[int, Column] = {j: self._categories(frame, j) for j in texts}
+        mean, scale, missing = moments(frame, numbers, rows)
+        for k, j in enumerate(numbers):
+            if not math.isfinite(scale[k]):
+                why = "only missing values" if np.isnan(scale[k]) else "infinity, or values too large to standardise"
+                raise ValueError(f"column {frame.names[j]!r} holds {why}: correct it, scale it, or leave it out")
+            gaps = bool(missing[k]) if rows is None else bool(np.isnan(frame.numbers([j], slice(None))).any())
+            made[j] = NumberColumn(frame.names[j], float(mean[k]), float(scale[k]), gaps)
+        self.columns_ = [made[j] for j in range(len(frame.names))]
+        return self
+
+    def _categories(self, frame: Frame, j: int) -> CategoryColumn:
+        counts = Counter(_texts(frame.columns[j]))
+        missing = counts.pop(None, 0) > 0
+        if not counts:
+            raise ValueError(f"column {frame.names[j]!r} holds only missing values: leave it out")
+        often = sorted(counts, key=lambda name: (-counts[name], name))[: self.max_categories]
+        names = sorted(cast(list[str], often))
+        return CategoryColumn(frame.names[j], names, len(counts) > len(names), missing)
+
+    def fit_transform(self, x: Any, y: Any = None) -> Array:
+        """`fit`, then `transform` of the same table."""
+        return self.fit(x).transform(x)
+
+    # -------------------------------------------------- using
+
+    def problems(self, x: Any) -> list[Problem]:
+        """The cells that `transform` refuses: unseen categories, values missing where none was, infinite numbers."""
+        frame, columns = self._arranged(x), self._fitted()
+        found = []
+        for column, values in zip(columns, frame.columns, strict=True):
+            if isinstance(column, CategoryColumn):
+                found += _category_problems(column, _texts(values), self.unknown)
+            else:
+                found += _number_problems(column, np.asarray(values, np.float64), self.unknown)
+        return sorted(found)
+
+    def transform(self, x: Any, dtype: DTypeLike = np.float32, *, rows: NDArray[np.intp] | None = None) -> Array:
+        """The table as inputs of a network.
+
+        Parameters
+        ----------
+        x : as for `fit`; columns are found by name, in any order, and others are left out (a matrix: by position)
+        dtype : of the result: numpy.float32 (default) or numpy.float64
+        rows : the rows to take; all by default
+
+        Returns
+        -------
+        ndarray (rows, len(feature_names_out_))
+
+        Raises
+        ------
+        ValueError : a column is missing, or cells that `problems` lists
+        """
+        frame, columns = self._arranged(x), self._fitted()
+        count = len(frame) if rows is None else len(rows)
+        out = np.empty((count, len(self.feature_names_out_)), dtype)
+        numbers = [(j, at) for j, at in self._places() if isinstance(columns[j], NumberColumn)]
+        if numbers:
+            self._write_numbers(frame, numbers, rows, out)
+        for j, at in self._places():
+            column = columns[j]
+            if isinstance(column, CategoryColumn):
+                values = frame.columns[j] if rows is None else frame.columns[j][rows]
+                self._write_categories(column, _texts(values), out[:, at : at + len(column.names_out)])
+        return out
+
+    def _places(self) -> Iterator[tuple[int, int]]:
+        """Each column's number, and its first place in the result."""
+        at = 0
+        for j, column in enumerate(self._fitted()):
+            yield j, at
+            at += len(column.names_out)
+
+    def _write_numbers(
+        self, frame: Frame, numbers: list[tuple[int, int]], rows: NDArray[np.intp] | None, out: Array
+    ) -> None:
+        chosen = [cast(NumberColumn, self.columns_[j]) for j, _ in numbers]
+        mean, scale = (np.array([getattr(column, part) for column in chosen]) for part in ("mean", "scale"))
+        flagged = [(k, at + 1) for k, (_, at) in enumerate(numbers) if chosen[k].missing]
+        places: Any = [at for _, at in numbers]
+        if places == list(range(out.shape[1])):
+            places = slice(None)
+        for at, part in _blocks(frame, [j for j, _ in numbers], rows):
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = (part - mean) / scale
+                plain = np.isfinite(values.sum())
+            if not plain:
+                gaps = np.isnan(part)
+                if np.isinf(part).any() or (self.unknown == "error" and gaps[:, [not c.missing for c in chosen]].any()):
+                    self._refuse(frame, rows)
+                values[gaps] = 0.0
+            with np.errstate(over="ignore"):
+                out[at, places] = values
+            for k, place in flagged:
+                out[at, place] = 0.0 if plain else gaps[:, k]
+
+    def _write_categories(self, column: CategoryColumn, values: list[str | None], out: Array) -> None:
+        codes: dict[str | None, int] = {name: code for code, name in enumerate(column.categories)}
+        other = len(codes) if column.other else -1
+        if column.missing:
+            codes[None] = out.shape[1] - 1
+        else:
+            codes[None] = -1
+        found = np.array([codes.get(value, other) for value in values], np.int64)
+        if self.unknown == "error" and (found < 0).any():
+            row, name, text = _category_problems(column, values, self.unknown)[0]
+            raise ValueError(f"row {row}, column {name!r}: {text}")
+        out[:] = 0.0
+        known = np.flatnonzero(found >= 0)
+        out[known, found[known]] = 1.0
+
+    def _refuse(self, frame: Frame, rows: NDArray[np.intp] | None) -> None:
+        """Fail with the first cell that is no number to be had."""
+        problems = self.problems(frame if rows is None else frame[rows])
+        row, name, text = problems[0]
+        raise ValueError(f"row {row}, column {name!r}: {text}")
+
+    def _arranged(self, x: Any) -> Frame:
+        """The table's columns in the order of `fit`."""
+        frame, names = as_frame(x), self.feature_names_in_
+        if frame.names == names:
+            return frame
+        if frame.matrix is not None:
+            if len(frame.names) == len(names):
+                return Frame.of_matrix(frame.matrix, names)
+            raise ValueError(f"the matrix has {len(frame.names)} columns; the encoder was fitted to {len(names)}")
+        if missing := [name for name in names if name not in frame.names]:
+            near = difflib.get_close_matches(missing[0], frame.names, 1)
+            meant = f" (is it {near[0]!r}?)" if near else ""
+            raise ValueError(f"the table lacks {len(missing)} of {len(names)} columns, first {missing[0]!r}{meant}")
+        return Frame(names, [frame.columns[frame.names.index(name)] for name in names])
+
+    # -------------------------------------------------- files
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: ``TabularEncoder.from_dict`` makes the encoder again."""
+        columns = [{"kind": column.kind, **asdict(column)} for column in self._fitted()]
+        return {"columns": columns, "max_categories": self.max_categories, "unknown": self.unknown}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "TabularEncoder":
+        """The encoder that `to_dict` described.
+
+        Raises
+        ------
+        ValueError : damaged content
+        """
+        encoder = cls(content["max_categories"], unknown=content["unknown"])
+        encoder.columns_ = [_column(dict(column)) for column in content["columns"]]
+        return encoder
+
+    def to_meta(self) -> dict[str, Any]:
+        """What ``model.meta`` stores of it, under one key."""
+        return {"encoder": self.to_dict()}
+
+    @classmethod
+    def from_meta(cls, meta: dict[str, Any]) -> "TabularEncoder":
+        """The encoder whose `to_meta` is in a model's ``meta``, or the one that ``fastbp train`` stored there.
+
+        Raises
+        ------
+        ValueError : there is none
+        """
+        content = meta.get("encoder") or meta.get("table", {}).get("encoder")
+        if content is None:
+            raise ValueError(
+                "the model holds no encoder: model.meta.update(encoder.to_meta()) before saving stores one"
+            )
+        return cls.from_dict(content)
+
+
+def _column(content: dict[str, Any]) -> Column:
+    kind = content.pop("kind", None)
+    if kind == "category":
+        column = CategoryColumn(**content)
+        if not all(isinstance(name, str) for name in column.categories):
+            raise ValueError(f"the categories of {column.name!r} are damaged")
+        return column
+    if kind != "number":
+        raise ValueError(f"unknown kind of column {kind!r}; this version knows number and category")
+    number = NumberColumn(**content)
+    if not (math.isfinite(number.mean) and math.isfinite(number.scale) and number.scale):
+        raise ValueError(f"mean or scale of column {number.name!r} are damaged")
+    return number
+
+
+def _texts(values: Iterable[Any]) -> list[str | None]:
+    """Categories by their names; numbers as people write them."""
+    return [_text(value) for value in (values.tolist() if isinstance(values, np.ndarray) else values)]
+
+
+def _text(value: Any) -> str | None:
+    if value is None or value != value:
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _category_problems(column: CategoryColumn, values: list[str | None], unknown: str) -> list[Problem]:
+    if unknown == "ignore":
+        return []
+    found, known = [], set(column.categories)
+    for row, value in enumerate(values):
+        if value is None and not column.missing:
+            found.append(Problem(row, column.name, "is empty, which it never was in training: fill it"))
+        elif value is not None and value not in known and not column.other:
+            some = ", ".join(map(repr, column.categories[:8])) + (" ..." if len(column.categories) > 8 else "")
+            text = f"{value!r} is a category that training didn't see (it saw {some}): correct it, or train with it"
+            found.append(Problem(row, column.name, text))
+    return found
+
+
+def _number_problems(column: NumberColumn, values: NDArray[np.float64], unknown: str) -> list[Problem]:
+    if np.isfinite(values.sum()):
+        return []
+    found = [Problem(int(row), column.name, "is infinite: correct it") for row in np.flatnonzero(np.isinf(values))]
+    if unknown == "error" and not column.missing:
+        text = "is empty, which it never was in training: fill it"
+        found += [Problem(int(row), column.name, text) for row in np.flatnonzero(np.isnan(values))]
+    return found
+
+
+def _blocks(
+    frame: Frame, columns: Sequence[int], rows: NDArray[np.intp] | None
+) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    step = max(1, _BLOCK // max(1, len(columns)))
+    for start in range(0, len(frame) if rows is None else len(rows), step):
+        at = slice(start, start + step)
+        yield at, frame.numbers(columns, at if rows is None else rows[at])
+
+
+def moments(
+    frame: Frame, columns: Sequence[int], rows: NDArray[np.intp] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Mean, standard deviation (1 for a constant column, NaN without values) and whether any value is missing."""
+    width = len(columns)
+    low, high = np.full(width, np.inf), np.full(width, -np.inf)
+    total, squares, gaps = np.zeros(width), np.zeros(width), np.zeros(width, np.int64)
+    count = len(frame) if rows is None else len(rows)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for _, part in _blocks(frame, columns, rows):
+            empty = np.isnan(part)
+            gaps += empty.sum(axis=0)
+            total += np.where(empty, 0.0, part).sum(axis=0)
+            np.minimum(low, np.fmin.reduce(part, axis=0), out=low, where=~empty.all(axis=0))
+            np.maximum(high, np.fmax.reduce(part, axis=0), out=high, where=~empty.all(axis=0))
+        constant = low == high
+        mean = np.where(constant, low, total / (count - gaps))
+        for _, part in _blocks(frame, columns, rows):
+            deviations = (part - mean) ** 2
+            squares += np.where(np.isnan(part), 0.0, deviations).sum(axis=0)
+        scale = np.sqrt(squares / (count - gaps))
+        scale[constant | (scale == 0)] = 1.0  # squares of tiny numbers underflow
+    scale[(gaps < count) & (np.isinf(low) | np.isinf(high))] = np.inf
+    return mean, scale, gaps > 0
