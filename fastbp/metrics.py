@@ -217,12 +217,12 @@ def _r2(totals: Totals, options: Mapping[str, Any]) -> Array:
 def _area(totals: Totals, options: Mapping[str, Any]) -> Array:
     kept, outputs = totals.kept, totals.outputs
     assert kept is not None
-    kept = kept[kept[:, -1] > 0]
+    kept = np.asfortranarray(kept if kept[:, -1].all() else kept[kept[:, -1] > 0])
     scores, y, weights = kept[:, :outputs], kept[:, outputs:-1], kept[:, -1].astype(np.float64)
     if options["logits"]:
         scores = np.exp(scores - scores.max(1, keepdims=True))
         scores /= scores.sum(1, keepdims=True)
-    truth = np.arange(outputs) == np.argmax(y, 1)[:, None] if options["one"] else y > 0.5
+    truth = (np.arange(outputs)[:, None] == np.argmax(y, 1)).T if options["one"] else y > 0.5
     measure = roc_area if options["curve"] == "ROC" else average_precision
     if options["average"] == "micro":
         return np.float64(measure(truth.ravel(), scores.ravel(), np.repeat(weights, outputs)))  # type: ignore[return-value]
@@ -238,10 +238,10 @@ def _area(totals: Totals, options: Mapping[str, Any]) -> Array:
 def _steps(truth: Array, scores: Array, weights: Array) -> tuple[Array, Array]:
     """Weights of the true and of the false above each threshold, the highest first; equal scores are one threshold."""
     order = np.argsort(-scores)
-    ranked = scores[order]
+    ranked, had = scores[order], truth[order]
+    weights = weights[order]
     ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(scores) - 1)
-    right = np.where(truth, weights, 0.0)[order].cumsum()[ends]
-    return right, np.where(truth, 0.0, weights)[order].cumsum()[ends]
+    return np.where(had, weights, 0.0).cumsum()[ends], np.where(had, 0.0, weights).cumsum()[ends]
 
 
 def roc_area(truth: Array, scores: Array, weights: Array) -> float:
