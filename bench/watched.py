@@ -76,7 +76,7 @@ def phase(name: str, width: int, dtype: str = "float32") -> Run:
     )
     (bound,) = engine._bound.values()
     panels = range(bound.plan.panels)
-    blocks = list(pairwise([*panels[:: PANELS_PER_TASK], len(panels)]))
+    blocks = list(pairwise([*panels[::PANELS_PER_TASK], len(panels)]))
     tasks: list[Any] = {
         "gather": [(pg.GATHER, 0, p, p + 1, 0, 0) for p in panels],
         "forward": [(pg.FORWARD, 1, lo, hi, 0, width) for lo, hi in blocks],

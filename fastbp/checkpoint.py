@@ -99,7 +99,8 @@ class Checkpoints:
         self._saved = fit.done
         if fit.options.verbose:
             place = f"epoch {fit.options.initial_epoch + fit.epoch + 1}, step {fit.step}"
-            print(f"fastbp: resumed from {self.path} ({place})", file=sys.stderr)
+            again = "" if fit.feed.seeks else "; the batches before are read again, for an iterator can't seek"
+            print(f"fastbp: resumed from {self.path} ({place}){again}", file=sys.stderr)
         return True
 
     def restore_callbacks(self, fit: "Fit") -> None:
@@ -160,7 +161,7 @@ def identity(fit: "Fit") -> dict[str, Any]:
         "shuffle": feed.shuffle,
         "initial_epoch": options.initial_epoch,
         "data": feed.identity(),
-        "validation data": None if held is None else held.sample.fingerprint(),
+        "validation data": None if held is None else held.identity(),
         "callbacks": [type(callback).__name__ for callback in fit.callbacks.callbacks],
     }
 
@@ -168,7 +169,7 @@ def identity(fit: "Fit") -> dict[str, Any]:
 def _state(fit: "Fit") -> tuple[dict[str, Array], dict[str, Any]]:
     tensors, content = files.state(fit.model)
     history = fit.history
-    names = ("history", "epoch", "learning_rate", "seconds", "_epochs_of")
+    names = ("history", "epoch", "learning_rate", "seconds", "waiting", "_epochs_of")
     rate = fit.model._optimizer.learning_rate if fit.model._optimizer else 0.0
     states: list[Any] = []
     for index, callback in enumerate(fit.callbacks.callbacks):

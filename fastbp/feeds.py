@@ -1,7 +1,7 @@
 """Floor 2: where a fit's rows come from, a piece in memory at a time."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,12 +29,32 @@ class Piece:
     shuffle: bool
 
 
-class ArrayFeed:
-    """Rows that are all in memory.
+class Feed(Protocol):
+    """What a fit needs of its rows; `Passes` says what it means."""
+
+    batch: int
+    shuffle: bool
+    spans_epochs: bool
+    seeks: bool
+    steps: Any
+
+    @property
+    def length(self) -> int: ...
+    def piece(self, epoch: int, step: int) -> Piece: ...
+    def wind(self, first_pass: int, epoch: int, step: int) -> None: ...
+    def rows(self, epoch: Any, step: int) -> Any: ...
+    def passes(self, epoch: int, step: int) -> int: ...
+    def waited(self) -> float: ...
+    def close(self) -> None: ...
+    def identity(self) -> dict[str, Any]: ...
+
+
+class Passes:
+    """How rows that can be counted are gone through.
 
     Parameters
     ----------
-    sample : the rows
+    count : N
     batch : rows of a step; at most N
     shuffle : whether each pass has its own order
     seed : names the orders
@@ -44,16 +64,52 @@ class ArrayFeed:
     Attributes
     ----------
     spans_epochs : whether a piece's steps may go on into the next epoch: an epoch is a pass
+    seeks : whether a place in a fit is found without reading what is before it
     """
 
+    seeks = True
+
     def __init__(
-        self, sample: Sample, *, batch: int, shuffle: bool, seed: int, first_pass: int, steps: int | None = None
+        self, count: int, *, batch: int, shuffle: bool, seed: int, first_pass: int, steps: int | None = None
     ) -> None:
-        self.sample, self.batch = sample, min(batch, len(sample))
+        self.count, self.batch = count, min(batch, count)
         self.shuffle, self.seed, self.first_pass = shuffle, seed, first_pass
-        self.per_pass = -(-len(sample) // self.batch)
+        self.per_pass = -(-count // self.batch)
         self.steps = steps or self.per_pass
         self.spans_epochs = self.steps == self.per_pass
+
+    @property
+    def length(self) -> int:
+        """Steps of the running epoch."""
+        return self.steps
+
+    def wind(self, first_pass: int, epoch: int, step: int) -> None:
+        """Go to a place in a fit that began after `first_pass` passes: there is nothing to read here."""
+        self.first_pass = first_pass
+
+    def rows(self, epoch: Any, step: int) -> Any:
+        """Rows seen before that, for one epoch or an array of them."""
+        passes, steps = divmod(epoch * self.steps + step, self.per_pass)
+        return passes * self.count + np.minimum(self.count, steps * self.batch)
+
+    def passes(self, epoch: int, step: int) -> int:
+        """Passes over the data begun before that."""
+        return -(-(epoch * self.steps + step) // self.per_pass)
+
+    def waited(self) -> float:
+        """Seconds spent waiting for rows so far."""
+        return 0.0
+
+    def close(self) -> None:
+        """End what reads ahead."""
+
+
+class ArrayFeed(Passes):
+    """Rows that are all in memory: `sample`, and the options of `Passes`."""
+
+    def __init__(self, sample: Sample, **options: Any) -> None:
+        super().__init__(len(sample), **options)
+        self.sample = sample
 
     def piece(self, epoch: int, step: int) -> Piece:
         """What comes next after `step` steps of the fit's epoch `epoch` (from 0)."""
@@ -62,19 +118,6 @@ class ArrayFeed:
         first = self.first_pass * self.per_pass + done
         return Piece(self.sample, self.batch, first, most, self.seed, self.shuffle)
 
-    def wind(self, first_pass: int, epoch: int, step: int) -> None:
-        """Go to a place in a fit that began after `first_pass` passes: there is nothing to read here."""
-        self.first_pass = first_pass
-
     def identity(self) -> dict[str, Any]:
         """What the rows are, as plain data."""
         return self.sample.fingerprint()
-
-    def rows(self, epoch: Any, step: int) -> Any:
-        """Rows seen before that, for one epoch or an array of them."""
-        passes, steps = divmod(epoch * self.steps + step, self.per_pass)
-        return passes * len(self.sample) + np.minimum(len(self.sample), steps * self.batch)
-
-    def passes(self, epoch: int, step: int) -> int:
-        """Passes over the data begun before that."""
-        return -(-(epoch * self.steps + step) // self.per_pass)

@@ -1,6 +1,7 @@
 """Floor 4: one call of ``Model.fit``: chunks of steps in the engine, bookkeeping and callbacks between them."""
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from fastbp.cpu.engine import EVALUATION_ROWS, Engine
 from fastbp.cpu.peak import peak_gflops
 from fastbp.cpu.runs import Outcome
 from fastbp.data import Sample
-from fastbp.feeds import ArrayFeed
+from fastbp.feeds import Feed
 from fastbp.fit_options import Held, Options
 from fastbp.history import VALIDATION, History
 from fastbp.optimizers import Optimizer
 from fastbp.progress import Progress
 from fastbp.scoring import by_epoch, joined, plain
+from fastbp.sources import StreamError
 from fastbp.weighting import without_missing
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class Fit:
         self,
         model: "Model",
         engine: Engine,
-        feed: ArrayFeed,
+        feed: Feed,
         options: Options,
         held: Held | None = None,
         callbacks: Any = None,
@@ -94,9 +96,10 @@ class Fit:
             options.verbose, self.epochs, feed.rows(1, 0), feed.steps, lambda: peak(dtype, threads), flops
         )
         # the kernels validate after every epoch themselves, if nobody looks at the batches of it
-        watched = self.callbacks.watches_tests or feed.steps != feed.per_pass or self.scores.keeps
+        watched = self.callbacks.watches_tests or not feed.spans_epochs or self.scores.keeps
         plain = held is not None and held.epochs == 1 and held.batch == EVALUATION_ROWS and not watched
         self._chainable = held.sample if held is not None and plain else None
+        self._waited = 0.0
         self._one_epoch = self.callbacks.watches_epochs or not feed.spans_epochs or self.scores.keeps
         self.epoch = self.step = self.done = 0
         self.begun_with = self._optimizer.config()
@@ -125,7 +128,14 @@ class Fit:
             if self.options.on_interrupt == "raise":
                 raise
             self.callbacks.call("on_train_end", self._last())
+        except StreamError as error:
+            self.history.stopped = "stopped by the data"
+            if self.step:
+                self._end_epochs(self.sums[None], None, np.array([self.epoch_seconds]))
+            error.add_note(f"{self.done} steps were done; model.history holds them")
+            raise
         finally:
+            self.feed.close()
             self.progress.close()
         return self.history
 
@@ -193,7 +203,7 @@ class Fit:
         if chained is not None and not self.engine.chains(piece.batch, len(chained)):
             chained = None
         one_epoch = self._one_epoch or (self.held is not None and chained is None)
-        left = self.feed.steps - self.step + (0 if one_epoch else (self.epochs - 1 - self.epoch) * self.feed.steps)
+        left = self.feed.length - self.step + (0 if one_epoch else (self.epochs - 1 - self.epoch) * self.feed.length)
         most = 1 if self.callbacks.watches_batches else self._steps
         steps = min(most, left, piece.steps, self.engine.steps_per_run(piece.batch))
         if self.checkpoints is not None:
@@ -253,7 +263,7 @@ class Fit:
 
     def _account(self, outcome: Outcome, seconds: float) -> None:
         """Book the steps that are finished, the batch that a callback watches, and the epochs that they end."""
-        first, length = self.step - outcome.steps, self.feed.steps
+        first, length = self.step - outcome.steps, self.feed.length
         seen, ended = self.feed.rows(self.epoch, first), self.step // length
         if self._keeping:
             done = int(self.feed.rows(self.epoch, self.step) - seen)
@@ -280,7 +290,7 @@ class Fit:
 
     def _end_epochs(self, sums: Array, held: Array | None, seconds: Array) -> None:
         """Report epochs that are over (the last perhaps cut short), with their validation, made here if it is due."""
-        model, epoch, length = self.model, self.epoch, self.feed.steps
+        model, epoch, length = self.model, self.epoch, self.feed.length
         first, cut = self.options.initial_epoch + epoch, min(self.step, length)
         numbers = np.arange(epoch, epoch + len(sums))
         rows = self.feed.rows(numbers, cut) - self.feed.rows(numbers, 0)
@@ -288,12 +298,13 @@ class Fit:
         self.epoch, self.step = epoch + len(sums), max(0, self.step - length * len(sums))
         self.sums, self.epoch_seconds = np.zeros_like(self.sums), 0.0
         kept, self.kept = joined(self.kept), []
-        rates, columns = self._optimizer.rates(model._updates - self.step - length * numbers[::-1] + length * epoch), {}
+        rates, columns = self._optimizer.rates(model._updates - self.step - (numbers[::-1] - epoch) * length), {}
         if self.held is not None and (held is not None or self.held.due(first)):
             if held is None:
-                found = evaluated(model, self.held.sample, self.held.batch, self.callbacks)
+                found = evaluated(model, self.held.samples(), self.held.batch, self.callbacks)
                 checked = {name: value[None] for name, value in found.items()}
             else:
+                assert self.held.sample is not None
                 checked = self.scores.values(held, len(self.held.sample))
                 sums = sums[: len(held)]  # Ctrl-C may have stopped the last epoch's validation
             columns = {VALIDATION + name: by_epoch(values) for name, values in checked.items()}
@@ -301,17 +312,21 @@ class Fit:
             return
         trained = self.scores.values(sums, rows[: len(sums)], kept)
         columns = {name: by_epoch(values) for name, values in trained.items()} | columns
+        waited = self.feed.waited()
+        share = (waited - self._waited) / max(1e-9, float(seconds.sum()) + waited - self._waited)
+        self._waited = waited
+        report: dict[str, Any] = {"first": first, "waiting": [share] * len(sums)}
         if self.callbacks.watches_epochs:
             logs = {name: values[0] for name, values in columns.items()}
             try:
                 self.callbacks.call("on_epoch_end", first, logs)
             finally:
                 columns = {name: [value] for name, value in logs.items()}
-                self.history.extend(columns, first=first, rates=rates[:1].tolist(), seconds=seconds[:1].tolist())
+                self.history.extend(columns, rates=rates[:1].tolist(), seconds=seconds[:1].tolist(), **report)
         else:
             done = slice(len(sums))
-            self.history.extend(columns, first=first, rates=rates[done].tolist(), seconds=seconds[done].tolist())
-        self.progress.extend(epoch, columns, seconds[: len(sums)].tolist())
+            self.history.extend(columns, rates=rates[done].tolist(), seconds=seconds[done].tolist(), **report)
+        self.progress.extend(epoch, columns, seconds[: len(sums)].tolist(), rows.tolist(), share)
 
     def _keep(self, seconds: float) -> None:
         """Snapshot the weights at the end of an epoch, or of a while, when its cost doesn't matter."""
@@ -334,7 +349,8 @@ class Fit:
         self.engine.restore_snapshot()
         self.model._reset_optimizer()
         # the weights are lost in the last step that is booked, the loss in the one after it
-        epoch, step = divmod(self.epoch * self.feed.steps + self.step - (what == "the weights"), self.feed.steps)
+        length = self.feed.length
+        epoch, step = divmod(self.epoch * length + self.step - (what == "the weights"), length)
         epoch, rate = self.options.initial_epoch + epoch, self._optimizer.rate(updates)
         self.history.error = error = DivergenceError(epoch + 1, step + 1, what, rate, not self.engine.guarded)
         self.history.stopped = f"stopped by NaN in epoch {error.epoch}, step {error.step}"
@@ -343,43 +359,52 @@ class Fit:
             raise error
 
 
-def evaluated(model: "Model", sample: Sample, batch: int, callbacks: CallbackList | None = None) -> dict[str, Array]:
-    """The loss and the metrics over the rows, by name.
+def evaluated(
+    model: "Model", samples: Iterable[Sample], batch: int, callbacks: CallbackList | None = None
+) -> dict[str, Array]:
+    """The loss and the metrics over the rows of some samples, by name.
 
     Runs batch by batch where a callback watches the batches.
     """
     scores = model._scoring()
     objective = scores.objective
     assert objective.loss is not None
-    engine = model._ready(objective, False, None, False, min(batch, len(sample)))
-    sample = without_missing(sample, objective.loss)
     callbacks = CallbackList(None, model) if callbacks is None else callbacks
-    rows, each = len(sample), callbacks.watches_test_batches
-    steps, sums = -(-rows // batch), np.zeros((1, objective.columns(model.output_width)))
-    kept = objective.kept(model.output_width, rows, model.dtype)
+    each = callbacks.watches_test_batches
+    sums = np.zeros((1, objective.columns(model.output_width)))
+    pieces: list[tuple[Array, ...]] = []
+    seen = done = 0
 
     def logs(values: dict[str, Array]) -> Logs:
         return dict(zip(values, plain(values.values()), strict=True))
 
     callbacks.call("on_test_begin")
-    for step in range(steps if each else 1):
-        if each:
-            callbacks.call("on_test_batch_begin", step, {})
-        outcome = engine.run(
-            sample.x,
-            sample.y,
-            **sample.beside,
-            batch=batch,
-            first_step=step,
-            steps=1 if each else steps,
-            objective=objective,
-            carried=sums[0],
-            kept=tuple(place[step * batch :] for place in kept),
-        )
-        sums = outcome.completed().sums
-        if each:
-            callbacks.call("on_test_batch_end", step, logs(scores.values(sums[0], min(rows, (step + 1) * batch))))
-    values = scores.values(sums[0], rows, tuple(place[:rows] for place in kept))
+    for found in samples:
+        sample = without_missing(found, objective.loss)
+        engine = model._ready(objective, False, None, False, min(batch, len(sample)))
+        rows, kept = len(sample), objective.kept(model.output_width, len(sample), model.dtype)
+        steps = -(-rows // batch)
+        for step in range(steps if each else 1):
+            if each:
+                callbacks.call("on_test_batch_begin", done + step, {})
+            outcome = engine.run(
+                sample.x,
+                sample.y,
+                **sample.beside,
+                batch=batch,
+                first_step=step,
+                steps=1 if each else steps,
+                objective=objective,
+                carried=sums[0],
+                kept=tuple(place[step * batch :] for place in kept),
+            )
+            sums = outcome.completed().sums
+            if each:
+                values = scores.values(sums[0], seen + min(rows, (step + 1) * batch))
+                callbacks.call("on_test_batch_end", done + step, logs(values))
+        pieces.append(tuple(place[:rows] for place in kept))
+        seen, done = seen + rows, done + steps
+    values = scores.values(sums[0], seen, joined(pieces))
     callbacks.call("on_test_end", logs(values))
     return values
 

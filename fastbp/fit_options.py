@@ -1,19 +1,20 @@
 """Floor 4: the options of ``Model.fit``, checked, and what they make of the data: rows to train on, rows held out."""
 
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import data
+from fastbp import data, streaming
 from fastbp._checks import number, whole
 from fastbp.cpu.engine import EVALUATION_ROWS
 from fastbp.data import Sample
-from fastbp.feeds import ArrayFeed
+from fastbp.feeds import ArrayFeed, Feed
 from fastbp.preparation import held_out
 from fastbp.progress import resolve_verbose
+from fastbp.sources import opened
 from fastbp.summary import check_fit
 from fastbp.weighting import by_class, classes_of, without_missing
 
@@ -29,14 +30,28 @@ class Held:
 
     Attributes
     ----------
-    sample : the rows
+    sample : the rows; None where they are read each time
     batch : rows of an evaluation's step
     epochs : the epochs (from 1) after which they are evaluated: every so many, or those of a set
+    read : reads them, some at a time
+    known : what `read` reads, as plain data
     """
 
-    sample: Sample
+    sample: Sample | None
     batch: int = EVALUATION_ROWS
     epochs: int | Container[int] = 1
+    read: Callable[[], Iterable[Sample]] | None = None
+    known: Any = None
+
+    def samples(self) -> Iterable[Sample]:
+        """The rows, some at a time."""
+        if self.read is not None:
+            return self.read()
+        return [] if self.sample is None else [self.sample]
+
+    def identity(self) -> Any:
+        """What the rows are, as plain data."""
+        return self.known if self.sample is None else self.sample.fingerprint()
 
     def due(self, epoch: int) -> bool:
         """Whether epoch `epoch` (from 0) ends with a validation."""
@@ -110,33 +125,37 @@ class Options:
     def held(self, sample: Sample) -> Held:
         """The rows held out, as many and as often as the options say."""
         most = self.validation_steps and self.validation_steps * (self.validation_batch_size or self.batch)
-        return Held(sample.first(most), self.validation_batch_size or EVALUATION_ROWS, self.validation_freq)
+        return replace(self.reading(None), sample=sample.first(most))
+
+    def reading(self, read: Callable[[], Iterable[Sample]] | None, known: Any = None) -> Held:
+        """Rows held out that are read each time, as often as the options say."""
+        return Held(None, self.validation_batch_size or EVALUATION_ROWS, self.validation_freq, read, known)
 
 
-def sources(model: "Model", x: Any, y: Any, options: Options) -> tuple[ArrayFeed, Held | None]:
+def sources(model: "Model", x: Any, y: Any, options: Options) -> tuple[Feed, Held | None]:
     """The rows to train on, in the order that the options say, and those held out."""
+    if (source := opened(x, y, options.sample_weight)) is not None:
+        feed, read = streaming.feed_of(model, source, options)
+        split = None if read is None else options.reading(read, source.identity)
+        return feed, split or _validation(model, options)
     validates = bool(options.validation_split) or options.validation_data is not None
     check_fit(model, x, options.batch, validates)
     sample = model._sample(x, y, options.sample_weight)
     _, loss, _ = model._compiled("fit")
     held: Sample | None = None
-    if options.validation_data is not None:
-        given = options.validation_data
-        if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
-            raise ValueError("validation_data must be a pair (x, y) or (x, y, sample_weight)")
-        held = model._sample(*given, names=("validation x", "validation y", "validation sample_weight"))
-    elif options.validation_split and options.stratify:
+    checked = _validation(model, options)
+    if checked is None and options.validation_split and options.stratify:
         share = data.checked_share(options.validation_split)
         labels, _ = classes_of(sample, loss, model.output_width, "stratify=True")
         train, test = held_out(labels, share, seed=model.seed, stratify=True)
         held = replace(sample, rows=test.astype(np.int64))
         sample = replace(sample, rows=train.astype(np.int64))
-    elif options.validation_split:
+    elif checked is None and options.validation_split:
         at = data.split_at(len(sample), options.validation_split)
         sample, held = sample.part(slice(at)), sample.part(slice(at, None))
     if options.class_weight is not None:
         sample = by_class(sample, options.class_weight, loss, model.output_width)
-    feed = ArrayFeed(
+    rows = ArrayFeed(
         without_missing(sample, loss),
         batch=options.batch,
         shuffle=bool(options.shuffle),
@@ -144,4 +163,18 @@ def sources(model: "Model", x: Any, y: Any, options: Options) -> tuple[ArrayFeed
         first_pass=model._epochs_seen,
         steps=options.steps_per_epoch,
     )
-    return feed, None if held is None else options.held(without_missing(held, loss))
+    return rows, checked if held is None else options.held(without_missing(held, loss))
+
+
+def _validation(model: "Model", options: Options) -> Held | None:
+    """The rows of ``validation_data``."""
+    given = options.validation_data
+    if given is None:
+        return None
+    if (found := streaming.held_out(model, given, options)) is not None:
+        return options.reading(*found)
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+        raise ValueError("validation_data must be a pair (x, y) or (x, y, sample_weight)")
+    held = model._sample(*given, names=("validation x", "validation y", "validation sample_weight"))
+    _, loss, _ = model._compiled("fit")
+    return options.held(without_missing(held, loss))

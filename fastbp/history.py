@@ -22,6 +22,7 @@ class History:
     epoch : list of the epochs' numbers, from 0 (or ``initial_epoch``)
     learning_rate : list of the learning rate at the end of each epoch
     seconds : list of each epoch's time in the training steps, in seconds
+    waiting : list of the share of each epoch's time that went into waiting for rows: 0 of arrays in memory
     params : dict with "epochs" and "steps" (of an epoch)
     interrupted : whether Ctrl-C (or another signal) ended the fit early
     stopped : what else ended it early, in words; "" where nothing did
@@ -41,6 +42,7 @@ class History:
         self.epoch: list[int] = []
         self.learning_rate: list[float] = []
         self.seconds: list[float] = []
+        self.waiting: list[float] = []
         self.params = {"epochs": epochs, "steps": steps}
         self.interrupted = False
         self.stopped = ""
@@ -66,6 +68,7 @@ class History:
         first: int | None = None,
         rates: Sequence[float] | None = None,
         seconds: Sequence[float] | None = None,
+        waiting: Sequence[float] | None = None,
     ) -> None:
         """Add epochs, by default from the number after the last on: a column of each value."""
         count = len(next(iter(columns.values())))
@@ -74,6 +77,7 @@ class History:
         self.epoch.extend(range(first, first + count))
         self.learning_rate.extend([float("nan")] * count if rates is None else rates)
         self.seconds.extend([float("nan")] * count if seconds is None else seconds)
+        self.waiting.extend([0.0] * count if waiting is None else waiting)
         for name, values in columns.items():
             self.history.setdefault(name, []).extend(values)
             self._epochs_of.setdefault(name, []).extend(range(first, first + count))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import data, files, losses, optimizers, scoring, storage, summary
+from fastbp import data, files, losses, optimizers, scoring, storage, streaming, summary
 from fastbp._checks import DTYPES, whole
 from fastbp._jit import default_threads
 from fastbp._signals import HeldBack
@@ -27,6 +27,7 @@ from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec
 from fastbp.progress import resolve_verbose, shown
 from fastbp.scoring import Scoring
+from fastbp.sources import opened
 from fastbp.weighting import by_class, sample_weights, without_missing
 
 Array = NDArray[Any]
@@ -299,8 +300,8 @@ class Model:
 
     def fit(
         self,
-        x: ArrayLike,
-        y: ArrayLike,
+        x: Any,
+        y: Any = None,
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: str | int = "auto",
@@ -327,9 +328,9 @@ class Model:
 
         Parameters
         ----------
-        x : (N, I) numbers: array, list or DataFrame
+        x : (N, I) numbers: array, list or DataFrame; or rows that needn't fit in memory (see Notes)
         y : targets: (N, O) or (N,) numbers, or (N,) class numbers for the sparse loss
-        batch_size : rows of a step, default 32; at most N
+        batch_size : rows of a step, default 32; at most N. For batches from an iterator default each of them, as it is
         epochs : number of the last epoch, default 1
         verbose : 0 silent, 1 a progress bar, 2 a line an epoch, "auto" a bar where someone watches, else lines
         callbacks : one or several of ``fb.callbacks``, called in the order given
@@ -364,6 +365,22 @@ class Model:
         TypeError, ValueError : data or options that don't fit, or a checkpoint of another fit, before any kernel runs
         DivergenceError : the loss became NaN or infinite
         KeyboardInterrupt : passed on; what was learned stays, ``model.history.interrupted`` is True
+        StreamError : batches that ended early or changed their width; what was learned stays
+
+        Notes
+        -----
+        A thread reads ahead while the kernels run; ``history.waiting`` is the share of the time that was lost to
+        waiting all the same. x may be
+
+        * the path of an .npy file or a folder of them, or a memory map, with y (and sample_weight) as an array, path
+          or map beside it; or Parquet files, with the columns' names as y. They are read in blocks, in place where they
+          are of the model's type. A shuffle is of chunks of 1 MB, and of the rows in each block of 32 MB; without one
+          the bits are those of the same rows in an array
+        * an iterator or generator of (x, y) or (x, y, sample_weight), of any numbers of rows, in its own order
+        * a function that makes such an iterator for each epoch, or a loader that can be iterated again
+
+        An epoch is all that there is, or `steps_per_epoch`. To resume a fit over an iterator, what was read before is
+        read again.
         """
         options = Options(
             batch_size=batch_size,
@@ -420,7 +437,7 @@ class Model:
         """The loss over the rows given, or [loss, *metrics]; the model stays as it is."""
         sample = self._sample(x, y, sample_weight, task="test_on_batch")
         self._compiled("test_on_batch")
-        return _listed(evaluated(self, sample, len(sample)))
+        return _listed(evaluated(self, [sample], len(sample)))
 
     def gradients(
         self, x: ArrayLike, y: ArrayLike, inputs: bool = False, *, sample_weight: ArrayLike | None = None
@@ -475,8 +492,8 @@ class Model:
 
     def evaluate(
         self,
-        x: ArrayLike,
-        y: ArrayLike,
+        x: Any,
+        y: Any = None,
         batch_size: int | None = None,
         verbose: str | int = 0,
         sample_weight: ArrayLike | None = None,
@@ -498,28 +515,33 @@ class Model:
         -------
         a number, [loss, *metrics], or a dict; a confusion matrix is an array
         """
-        sample = self._sample(x, y, sample_weight, task="evaluate")
-        self._compiled("evaluate")
         batch = EVALUATION_ROWS if batch_size is None else whole("batch_size", batch_size)
-        sample = sample if steps is None else sample.first(whole("steps", steps) * batch)
-        count = -(-len(sample) // batch)
+        steps = None if steps is None else whole("steps", steps)
+        samples, count = streaming.evaluation(self, x, y, sample_weight, batch, steps)
         watching = CallbackList(callbacks, self, epochs=1, steps=count, metrics=self.metrics_names)
-        values = evaluated(self, sample, batch, watching)
+        values = evaluated(self, samples, batch, watching)
         if resolve_verbose(verbose):
             print("  ".join(shown(values)), file=sys.stderr)
         return dict(zip(values, scoring.plain(values.values()), strict=True)) if return_dict else _listed(values)
 
-    def predict(self, x: ArrayLike, batch_size: int | None = None, verbose: str | int = 0) -> Array:
-        """Outputs (N, O) of the model's dtype; a row's are the same bits whatever rows are around it."""
-        if batch_size is None and verbose == 0 and type(x) is np.ndarray and self._engine is not None:
+    def predict(
+        self, x: Any, batch_size: int | None = None, verbose: str | int = 0, *, out: Array | None = None
+    ) -> Array:
+        """Outputs (N, O) of the model's dtype; a row's are the same bits whatever rows are around it.
+
+        x may be whatever `fit` takes (of an iterator's batches their x); `out` takes the outputs, a memory map's too.
+        """
+        if batch_size is None and out is None and verbose == 0 and type(x) is np.ndarray and self._engine is not None:
             served = self._engine.serve(x)
             if served is not None:
                 return served
         resolve_verbose(verbose)
-        rows = self._inputs(x, "predict", finite=self._engine is None)
         batch = PREDICTED_ROWS * max(2, self.threads) if batch_size is None else whole("batch_size", batch_size)
+        if (source := opened(x)) is not None:
+            return streaming.predicted(self, source, batch, out)
+        rows = self._inputs(x, "predict", finite=self._engine is None)
         engine = self._ready(Objective(), False, None, False, min(batch, len(rows)))
-        result, unfit = np.empty((len(rows), self.output_width), self.dtype), np.zeros(1, np.int64)
+        result, unfit = streaming.outputs_for(self, len(rows), out), np.zeros(1, np.int64)
         engine.run(rows, batch=batch, result=result, unfit=unfit).completed()
         if unfit[0]:
             self._inputs(x, "predict")  # raises, and says where

@@ -37,15 +37,16 @@ class Progress:
     Parameters
     ----------
     verbose : 0, 1 or 2
-    epochs, rows, steps : of the fit, of the data, and of an epoch
+    epochs, rows, steps : of the fit, of the data, and of an epoch, None where that is unknown
     peak : gives the machine's peak in GFLOP/s; asked only when something is shown
     flops_per_row : of a training step
     """
 
     def __init__(
-        self, verbose: int, epochs: int, rows: int, steps: int, peak: Callable[[], float], flops_per_row: int
+        self, verbose: int, epochs: int, rows: int, steps: int | None, peak: Callable[[], float], flops_per_row: int
     ) -> None:
-        self.verbose, self.epochs, self.rows = verbose, epochs, rows
+        self.verbose, self.epochs, self.rows, self._by_epoch = verbose, epochs, rows, steps is None
+        self._waiting = 0.0
         self.flops_per_row = flops_per_row
         self.stream: TextIO = sys.stderr
         self._peak = peak() * 1e9 if verbose else 0.0
@@ -53,7 +54,7 @@ class Progress:
         self._values: Mapping[str, Any] = {}
         self._bar: Any = None
         if verbose == 1:
-            self._bar = bar(epochs * steps, f"epoch 1/{epochs}")
+            self._bar = bar(epochs * (steps or 1), f"epoch 1/{epochs}")
 
     def resume(self, steps: int) -> None:
         """`steps` were done in an earlier run; the time that is left isn't reckoned from them."""
@@ -67,17 +68,30 @@ class Progress:
         self._seconds += seconds
         if self._bar is not None:
             self._bar.bar_format = f"{BAR}  {self._text(rows, seconds)}"
-            self._bar.update(steps)
+            self._bar.update(0 if self._by_epoch else steps)
 
-    def extend(self, first: int, columns: Mapping[str, Sequence[Any]], seconds: Sequence[float]) -> None:
-        """The epochs from `first` (counted from 0) on are over: a column of each value, and the computing time."""
-        for number, (duration, *values) in enumerate(zip(seconds, *columns.values(), strict=True), first + 1):
+    def extend(
+        self,
+        first: int,
+        columns: Mapping[str, Sequence[Any]],
+        seconds: Sequence[float],
+        rows: Sequence[int],
+        waiting: float = 0.0,
+    ) -> None:
+        """The epochs from `first` (counted from 0) on are over.
+
+        They took `seconds` of computing over `rows`; waiting is the share of their time that rows were waited for.
+        """
+        self._waiting = waiting
+        counted = zip(seconds, rows, *columns.values(), strict=False)
+        for number, (duration, seen, *values) in enumerate(counted, first + 1):
             self._values = dict(zip(columns, values, strict=True))
             if self._bar is not None:
                 self._bar.set_description_str(f"epoch {min(number + 1, self.epochs)}/{self.epochs}", refresh=False)
+                self._bar.update(1 if self._by_epoch else 0)
             elif self.verbose == 2:
                 width = len(str(self.epochs))
-                line = f"epoch {number:{width}d}/{self.epochs}  {self._text(self.rows, duration)}"
+                line = f"epoch {number:{width}d}/{self.epochs}  {self._text(seen, duration)}"
                 print(line, file=self.stream, flush=True)
 
     def close(self) -> None:
@@ -91,4 +105,5 @@ class Progress:
         values = shown(self._values)
         rate = rows / max(seconds, 1e-9)
         speed = [f"{rate:,.0f} samples/s", f"{rate * self.flops_per_row / self._peak:.0%} of peak"]
-        return "  ".join(values + speed)
+        late = [f"{self._waiting:.0%} waiting for data"] if self._waiting >= 0.005 else []
+        return "  ".join(values + speed + late)

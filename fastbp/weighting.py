@@ -14,7 +14,9 @@ from fastbp.losses import Loss
 Array = NDArray[Any]
 
 
-def sample_weights(weights: Any, rows: int, dtype: DTypeLike, *, name: str = "sample_weight") -> Array:
+def sample_weights(
+    weights: Any, rows: int, dtype: DTypeLike, *, name: str = "sample_weight", some: bool = True
+) -> Array:
     """Weights of the rows as the kernels read them.
 
     Parameters
@@ -24,6 +26,7 @@ def sample_weights(weights: Any, rows: int, dtype: DTypeLike, *, name: str = "sa
     rows : N
     dtype : numpy.float32 or numpy.float64
     name : what the error messages call the array
+    some : whether a weight above 0 is wanted; a part of the rows may have none
 
     Returns
     -------
@@ -41,7 +44,7 @@ def sample_weights(weights: Any, rows: int, dtype: DTypeLike, *, name: str = "sa
     if staged.min() < 0:
         row = int(np.argmax(staged < 0))
         raise ValueError(f"{name}[{row}] is {staged[row]:g}; wanted weights from 0 (0 leaves the row out)")
-    if not staged.any():
+    if some and not staged.any():
         raise ValueError(f"{name} is 0 for all {rows} rows: there would be nothing to learn from")
     return staged
 

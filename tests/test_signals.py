@@ -144,7 +144,12 @@ def test_steps_that_are_done_are_counted(
     steps, sample = model._updates - done, twin._sample(x, y)
     assert steps == 0 if when == "before" else steps == 2000 if name == "_start" else steps < 1000
     engine, _, optimizer = twin._compiled("test")
-    options: dict[str, Any] = {"objective": twin._scoring().objective, "optimizer": optimizer, "shuffle": True, "batch": 32}
+    options: dict[str, Any] = {
+        "objective": twin._scoring().objective,
+        "optimizer": optimizer,
+        "shuffle": True,
+        "batch": 32,
+    }
     if steps:
         engine.run(sample.x, sample.y, first_step=done, steps=steps, updates=done, seed=twin.seed, **options)
     for a, b in zip(model.get_weights(), twin.get_weights(), strict=True):

@@ -1,0 +1,182 @@
+"""Floor 4: fit, evaluate and predict over rows that aren't all in memory."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbp import data
+from fastbp.cpu.engine import EVALUATION_ROWS, Objective
+from fastbp.data import Sample
+from fastbp.feeds import Feed
+from fastbp.sources import Rows, Source, Stored, Stream, opened
+from fastbp.streams import Stage, StoredFeed, StreamFeed, samples
+from fastbp.weighting import by_class, sample_weights, without_missing
+
+if TYPE_CHECKING:
+    from fastbp.fit_options import Options
+    from fastbp.model import Model
+
+Array = NDArray[Any]
+
+
+def stage(model: "Model", task: str, class_weight: Any = None, prefix: str = "") -> Stage:
+    """What makes rows as they were read a sample for the kernels."""
+
+    def staged(rows: Rows, name: str) -> Sample:
+        x, y, weights = rows
+        called = tuple(f"{prefix}{what} ({name})" for what in ("x", "y", "sample_weight"))
+        if y is None:
+            raise ValueError(f"{called[0]}: there are no targets; {task} wants (x, y) or (x, y, sample_weight)")
+        sample = model._sample(x, y, task=task, names=(called[0], called[1], called[2]))
+        if weights is not None:
+            count = len(sample)
+            sample = replace(sample, weights=sample_weights(weights, count, model.dtype, name=called[2], some=False))
+        _, loss, _ = model._compiled(task)
+        if class_weight is not None:
+            sample = by_class(sample, class_weight, loss, model.output_width)
+        return without_missing(sample, loss)
+
+    return staged
+
+
+def row_bytes(model: "Model", source: Source) -> int:
+    """Bytes of a row in memory."""
+    return (source.width + model.output_width) * model.dtype.itemsize
+
+
+def feed_of(model: "Model", source: Source, options: "Options") -> tuple[Feed, Callable[[], Iterator[Sample]] | None]:
+    """The rows to train on, and what reads those held out by `validation_split`.
+
+    Raises
+    ------
+    ValueError : options that such rows can't serve
+    """
+    if options.class_weight == "balanced" or options.stratify:
+        option = "stratify=True" if options.stratify else 'class_weight="balanced"'
+        raise ValueError(f"{option} needs all targets in memory: give arrays, or the weights as a dict")
+    held = None
+    if options.validation_split and options.validation_data is None:
+        if isinstance(source, Stream):
+            raise ValueError("validation_split needs rows that can be counted: give validation_data beside an iterator")
+        at = data.split_at(len(source), options.validation_split)
+        source, rest = source.part(0, at), source.part(at, len(source))
+        held = reader(model, rest, options.validation_steps, options.validation_batch_size)
+    if not model.built and model.loss_name:
+        model.build(source.width)
+    model._compiled("fit")
+    staged = stage(model, "fit", options.class_weight)
+    if isinstance(source, Stored):
+        if not source.targets:
+            raise ValueError("fit: y is missing; give it as an array, a path, or the name of a Parquet column")
+        stored = StoredFeed(
+            source,
+            staged,
+            row_bytes(model, source),
+            batch=options.batch,
+            shuffle=bool(options.shuffle),
+            seed=model.seed,
+            first_pass=model._epochs_seen,
+            steps=options.steps_per_epoch,
+        )
+        return stored, held
+    epochs = options.epochs - options.initial_epoch
+    if source.once and options.steps_per_epoch is None and epochs > 1:
+        raise ValueError(
+            f"{epochs} epochs over an iterator that can be gone through once: give steps_per_epoch, or a function that "
+            "makes a fresh one for each epoch"
+        )
+    return StreamFeed(source, staged, batch=options.batch_size, steps=options.steps_per_epoch, epochs=epochs), held
+
+
+def reader(
+    model: "Model", source: Source, steps: int | None, batch_size: int | None, prefix: str = "validation "
+) -> Callable[[], Iterator[Sample]]:
+    """What reads the rows to evaluate on, each time it is called."""
+    batch = batch_size or EVALUATION_ROWS
+
+    def read() -> Iterator[Sample]:
+        staged = stage(model, "evaluate", prefix=prefix)
+        with closing(samples(source, staged, batch, row_bytes(model, source), steps)) as ahead:
+            yield from ahead
+
+    return read
+
+
+def held_out(model: "Model", given: Any, options: "Options") -> tuple[Callable[[], Iterator[Sample]], Any] | None:
+    """What reads the validation's rows and what they are, None where they are arrays.
+
+    Raises
+    ------
+    ValueError : an iterator that is gone through once, for several validations
+    """
+    parts = given if isinstance(given, (tuple, list)) and len(given) in (2, 3) else (given,)
+    source = opened(*parts)
+    if source is None:
+        return None
+    several = options.validation_steps is None and options.epochs - options.initial_epoch > 1
+    if isinstance(source, Stream) and source.once and several:
+        raise ValueError(
+            "validation_data is an iterator that can be gone through once, for several epochs: give validation_steps, "
+            "or a function that makes a fresh one each time"
+        )
+    return reader(model, source, options.validation_steps, options.validation_batch_size), source.identity
+
+
+def evaluation(
+    model: "Model", x: Any, y: Any, weights: Any, batch: int, steps: int | None
+) -> tuple[Iterable[Sample], int | None]:
+    """The rows that `evaluate` is given, some at a time, and how many batches they are, None where that is unknown."""
+    source = opened(x, y, weights)
+    if source is None:
+        sample = model._sample(x, y, weights, task="evaluate")
+        model._compiled("evaluate")
+        sample = sample if steps is None else sample.first(steps * batch)
+        return [sample], -(-len(sample) // batch)
+    model.build(source.width)
+    count = -(-len(source) // batch) if isinstance(source, Stored) else steps
+    return reader(model, source, steps, batch, "")(), count
+
+
+def predicted(model: "Model", source: Source, batch: int, out: Array | None) -> Array:
+    """The outputs of a source's rows: into `out`, or in memory."""
+    model.build(source.width)
+    engine = model._ready(Objective(), False, None, False, batch)
+
+    def staged(rows: Rows, name: str) -> Sample:
+        return Sample(data.as_matrix(rows[0], model.dtype, name=f"x ({name})", width=source.width))
+
+    if isinstance(source, Stored):
+        out = outputs_for(model, len(source), out)
+    parts: list[Array] = []
+    done = 0
+    with closing(samples(source, staged, batch, row_bytes(model, source))) as ahead:
+        for sample in ahead:
+            rows = len(sample)
+            if out is None:
+                parts.append(np.empty((rows, model.output_width), model.dtype))
+            elif done + rows > len(out):
+                raise ValueError(f"out has {len(out)} rows; x gives more: {done + rows} so far")
+            result = parts[-1] if out is None else out[done : done + rows]
+            engine.run(sample.x, batch=batch, result=result).completed()
+            done += rows
+    return np.concatenate(parts) if out is None else out[:done]
+
+
+def outputs_for(model: "Model", rows: int | None, out: Array | None) -> Array:
+    """The array that predictions are written to: the one given, if it fits.
+
+    Raises
+    ------
+    ValueError : an array of another shape or type
+    """
+    shape = (rows, model.output_width)
+    if out is None:
+        return np.empty((rows or 0, model.output_width), model.dtype)
+    flags = out.flags
+    if out.shape != shape or out.dtype != model.dtype or not (flags.c_contiguous and flags.writeable and flags.aligned):
+        raise ValueError(f"out has shape {out.shape} and type {out.dtype}; wanted a C-ordered {shape} of {model.dtype}")
+    return out
