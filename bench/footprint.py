@@ -56,6 +56,23 @@ def grow(name: str, text: str, optimizer: str, threads: int, dtype: str) -> dict
     return {"import": start, "growth": resident() - start, "peak": resident("VmHWM") - start}
 
 
+def grow_apart(name: str, text: str, optimizer: str, threads: int, dtype: str) -> dict[str, int]:
+    """Return what `grow` does, in a fresh process, the second of two.
+
+    Raises
+    ------
+    RuntimeError
+        Where the contestant does not run, with the last line it wrote.
+    """
+    command = [sys.executable, __file__, name, text, optimizer, str(threads), dtype]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    answer: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
 def contest(
     network: Any, optimizer: str, names: list[str], threads: int, dtype: str, skipped: dict[str, str]
 ) -> dict[str, Any]:
@@ -77,14 +94,13 @@ def contest(
         "contestants": {},
     }
     for name in (name for name in names if name not in skipped):
-        command = [sys.executable, __file__, name, network.name, optimizer, str(threads), dtype]
-        for _ in range(2):
-            done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            skipped[name] = f"does not run here ({done.stderr.strip().splitlines()[-1]})"
+        try:
+            row = grow_apart(name, network.name, optimizer, threads, dtype)
+        except RuntimeError as error:
+            skipped[name] = f"does not run here ({error})"
             print(f"  {name:14} skipped: {skipped[name]}", flush=True)
             continue
-        row = result["contestants"][name] = json.loads(done.stdout.splitlines()[-1])
+        result["contestants"][name] = row
         start, growth, peak = (row[key] / 2**20 for key in ("import", "growth", "peak"))
         print(f"  {name:14}{start:>14,.0f}{growth:>10,.0f}{peak:>13,.0f}{row['peak'] / need:>10.2f}", flush=True)
     return result

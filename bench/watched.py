@@ -91,6 +91,7 @@ def phase(name: str, width: int, dtype: str = "float32") -> Run:
     run = prepared.run
     run[pg.TASKS], run[pg.PHASES], run[pg.PHASE_COUNT] = table.ctypes.data, phases.ctypes.data, len(phases)
     run[pg.UPDATE] = run[pg.COEFFICIENTS_ROW] = 0
+    run[pg.WEIGHTS_PHASE] = len(phases) - 1
     call = worker_kernel(engine.dtype).call
 
     def go(times: int, _alive: Any = (model, prepared, table, phases)) -> None:

@@ -26,7 +26,7 @@ from fastbp.weighting import without_missing
 if TYPE_CHECKING:
     from fastbp.model import Model
 
-CHUNK_SECONDS = 0.05
+CHUNK_SECONDS = 0.1
 """Python is entered about so often during a fit: for progress, signals and the end of epochs."""
 CAUTIOUS_RATE = 2e9
 """FLOP/s that any machine and network reach: the first chunk is made for them, so that it is never a long one."""

@@ -46,8 +46,12 @@ LOOKS = (3, 6, 12)
 
 
 def serve(folder: Path) -> None:
-    """Measure the rows of the commit in `folder` as the parent asks, a line of JSON for each of its lines."""
-    sys.path[:0] = [str(folder), str(folder / "bench"), str(ROOT / "bench")]
+    """Measure the rows of the commit in `folder` as the parent asks, a line of JSON for each of its lines.
+
+    The rows are the commit's own; a commit older than the gate gets those of this checkout.
+    """
+    bench = folder / "bench"
+    sys.path[:0] = [str(folder), str(bench if (bench / "watched.py").exists() else ROOT / "bench")]
     runs: dict[str, Callable[[int], None]] = {}
     with redirect_stdout(sys.stderr):
         for line in sys.stdin:

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import networks
+import numpy as np
 import plant_slowdown
 import pytest
 import speed_gate
@@ -13,6 +14,7 @@ import watched
 from helpers import ROOT
 from speed_gate import Failure, Gate, Row, Side
 
+from fastbp import program as pg
 from fastbp._jit import cache_folder
 
 pytest.importorskip("scipy", reason="the gate's bounds are scipy's")
@@ -68,7 +70,17 @@ def test_the_report_tells_ratio_and_bounds() -> None:
 
 @pytest.mark.parametrize("name", ["gather", "forward", "output", "backward", "gradient"])
 def test_each_phase_runs_alone(name: str) -> None:
-    watched.phase(name, 32)(2)
+    run = watched.phase(name, 32)
+    model, prepared, *_ = run.__defaults__[0]  # type: ignore[attr-defined]
+    (bound,) = model._engine._bound.values()
+    arrays = [array for array in bound.kept if isinstance(array, np.ndarray)]
+    (scratch,) = (array for array in arrays if array.ctypes.data == prepared.run[pg.SCRATCH])
+    buffers = [bound.workspace[: bound.plan.index].view(np.float32), scratch.view(np.float32)]
+    for buffer in buffers:
+        buffer[:] = 2.0
+    run(2)
+    changed = sum(int((buffer != 2.0).sum()) for buffer in buffers)
+    assert changed >= (32 * 32 if name == "gradient" else 10 * watched.BATCH)  # it does its work
 
 
 @pytest.mark.parametrize(("kind", "name"), [("activation", "tanh"), ("derivative", "tanh"), ("update", "adam")])

@@ -6,19 +6,22 @@ from . import THREADS
 
 
 class Predict:
-    """``predict`` of prepared float32 rows, kernels warm."""
+    """``predict`` of prepared rows, all threads, kernels warm."""
 
-    params = (["tiny", "small", "mnist", "wide"], [1, 32, 10_000])
-    param_names = ("network", "rows")
+    params = (["tiny", "small", "mnist", "wide"], [1, 32, 10_000], ["float32", "bfloat16"])
+    param_names = ("network", "rows", "dtype")
     sample_time = 0.05
 
-    def setup(self, name: str, rows: int) -> None:
+    def setup(self, name: str, rows: int, dtype: str) -> None:
         import numpy as np
 
         network = NETWORKS[name]
         self.x = np.random.default_rng(0).standard_normal((rows, network.widths[0]), dtype=np.float32)
-        self.model = network.model("sgd", THREADS)
+        self.model = network.model("sgd", THREADS, dtype)
         self.model.predict(self.x)
 
-    def time_predict(self, name: str, rows: int) -> None:
+    def time_predict(self, name: str, rows: int, dtype: str) -> None:
+        self.model.predict(self.x)
+
+    def peakmem_predict(self, name: str, rows: int, dtype: str) -> None:
         self.model.predict(self.x)
