@@ -14,6 +14,7 @@ from fastbp.program import LayerSpec, Program, Tiles
 FEW_TILES = 12  # a thread: below that the tasks are halved, to share them better
 SLAB_BYTES = 4 << 20
 PANELS_PER_TASK = 8
+PANELS_OF_RUN = 4  # a task of the update phase
 TILES, LATE, GIVEN = "tiles", "late", "given"
 """How a plan heeds what layers say of their weights: updates by tiles, in a phase of their own, or by a gradient given.
 
@@ -172,17 +173,24 @@ class Plan:
             phases, self.weights_phase = [], 0
             final = [(pg.MEASURE, *task[1:]) for task in final[1:]]
         phases.append(final)
-        if after := self._updates(final):
+        if after := self._updates(final, threads):
             phases.append(after)
         starts = np.cumsum([0, *(len(phase) for phase in phases)])
         table = [(start, *_shares(phase, threads)) for start, phase in zip(starts, phases, strict=False)]
         return np.array(table, np.int64), np.array([task for phase in phases for task in phase], np.int64)
 
-    def _updates(self, tiles: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Tasks of the update phase: the tiles of the weights phase, whole panels where weights are constrained."""
+    def _updates(self, tiles: list[tuple[int, ...]], threads: int) -> list[tuple[int, ...]]:
+        """Tasks of the update phase: what each thread summed, in long runs; whole panels of constrained weights."""
         program = self.program
         bound = [i for i in self.learning if self.update and program.layers[i].constraint is not None]
-        after = [(pg.APPLY, *tile[1:]) for tile in tiles if tile[0] != pg.SUM and tile[1] not in bound]
+        after = []
+        for low, high in itertools.pairwise(_shares(tiles, threads)):
+            runs: dict[tuple[int, int, int], tuple[int, int]] = {}
+            for code, op, k0, k1, j0, j1 in tiles[low:high]:
+                if code != pg.SUM and op not in bound:
+                    runs[op, j0, j1] = runs.get((op, j0, j1), (k0, k1))[0], k1
+            for (op, j0, j1), (k0, k1) in runs.items():
+                after += [(pg.APPLY, op, k0, k1, j0 + a, j0 + b) for a, b in _blocks(j1 - j0, PANELS_OF_RUN)]
         whole = [
             (pg.APPLY, index, 0, program.layers[index].steps, j0, j1)
             for index in bound
