@@ -183,7 +183,7 @@ class Plan:
         """Tasks of the update phase: what each thread summed, in long runs; whole panels of constrained weights."""
         program = self.program
         bound = [i for i in self.learning if self.update and program.layers[i].constraint is not None]
-        after = []
+        after: list[tuple[int, ...]] = []
         for low, high in itertools.pairwise(_shares(tiles, threads)):
             runs: dict[tuple[int, int, int], tuple[int, int]] = {}
             for code, op, k0, k1, j0, j1 in tiles[low:high]:
