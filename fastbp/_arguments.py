@@ -2,6 +2,10 @@
 
 import argparse
 import contextlib
+import difflib
+import math
+import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -32,9 +36,24 @@ def parser() -> argparse.ArgumentParser:
 
     data = f"{', '.join(readers.BUILTIN)}, or a file: {readers.FORMATS}"
     train = command("train", "train a network on a table and score it on rows held out")
-    train.add_argument("data", metavar="DATA", help=data)
+    train.add_argument("data", metavar="DATA", nargs="?", help=data)
     _training(train)
     option = train.add_argument
+    option("--config", metavar="FILE", help="options from a TOML file; those of the command line go before")
+    option(
+        "--validation",
+        type=_share_or_file,
+        metavar="S|FILE",
+        help="rows to watch while training: a share of those to train on, or a table",
+    )
+    option("--patience", type=_whole, metavar="N", help="end N epochs after the best of --validation, keep its weights")
+    option("--folds", type=_folds, metavar="K", help="score the network by K-fold cross-validation first")
+    option("--search", type=_whole, metavar="N", help="try N networks in folds, train the best")
+    option("--checkpoint", metavar="FILE", help="write the training to a file while it runs")
+    option("--resume", action="store_true", help="go on from the --checkpoint, if there is one")
+    option("--plot", metavar="FILE", help="draw loss and metrics by epoch, as .png, .svg or .pdf")
+    option("--report", metavar="FILE", help="write a page about the training, as report.html")
+    _forcing(train)
     option("--epochs", type=_whole, metavar="N", help="passes over the rows (default: 50; 10 to 200 by their number)")
     option("--out", metavar="FILE", help="save the model, for example as model.fastbp")
     option("--quiet", action="store_true", help="show the score only")
@@ -49,7 +68,18 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("data", metavar="DATA", help=data)
     _skipping(evaluate)
     _skipping(predict)
-    predict.add_argument("--out", metavar="FILE", help="write the CSV there (default: to stdout)")
+    predict.add_argument("--out", metavar="FILE", help="write .csv, .parquet or .npy (default: CSV to stdout)")
+
+    export = command("export", "write a saved model as an ONNX graph")
+    export.add_argument("model", metavar="MODEL", help="a model file")
+    export.add_argument("--out", metavar="FILE", required=True, help="the graph, as model.onnx")
+    export.add_argument(
+        "--network-only", action="store_true", help="inputs and outputs of the network, not columns and answers"
+    )
+    for sub in (predict, export):
+        _forcing(sub)
+    for sub in (evaluate, predict):
+        sub.add_argument("--threads", type=_whole, metavar="N", help="(default: all cores this process may use)")
 
     info = command("info", "show this machine and installation, or a saved model")
     info.add_argument("model", metavar="MODEL", nargs="?", help="a model file")
@@ -78,9 +108,63 @@ def parser() -> argparse.ArgumentParser:
         "--dtype", type=_dtypes, metavar="D,D", help="float32, float64, bfloat16 (default: float32; with --all: each)"
     )
     option("--all", action="store_true", help="every rule of the tables, not only what most networks need")
-    for sub in (train, evaluate, predict, info, bench, warmup):
+    completion = command("completion", "print what completes fastbp's words in a shell")
+    completion.epilog = 'for bash: eval "$(fastbp completion bash)"'
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    for sub in (train, evaluate, predict, export, info, bench, warmup):
         sub.add_argument("--json", action="store_true", help="print one JSON document on stdout, all else on stderr")
     return top
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What a command is asked to do: the file of --config first, the command line on top of it.
+
+    Raises
+    ------
+    ValueError, OSError : a file that isn't what --config wants
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    made = parser()
+    args = made.parse_args(given)
+    if getattr(args, "config", None) is not None:
+        content = _config(args.config, args.command)
+        data = content.pop("data", None)
+        args = made.parse_args([given[0], *_options_of(content, args.config, made, args.command), *given[1:]])
+        args.data = data if args.data is None else args.data
+    if args.command == "train" and args.data is None:
+        made.exit(2, "fastbp: error: the following arguments are required: DATA (see fastbp train --help)\n")
+    return args
+
+
+def _config(path: str, command: str) -> dict[str, Any]:
+    """The settings of a TOML file: those of the table named as the command is, or all of it."""
+    with open(path, "rb") as file:
+        try:
+            content = tomllib.load(file)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no TOML file: {error}") from None
+    content = content.get(command, content)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: {command} is {content!r}; wanted a table [{command}] of options")
+    return content
+
+
+def _options_of(content: dict[str, Any], path: str, made: argparse.ArgumentParser, command: str) -> list[str]:
+    """The settings as they would stand on the command line."""
+    choices: Any = made._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    names = {name.lstrip("-") for name in choices[command]._option_string_actions if name.startswith("--")}
+    found = []
+    for key, value in content.items():
+        name = key.replace("_", "-")
+        if name not in names - {"config", "help"}:
+            near = difflib.get_close_matches(name, names, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{path}: there is no option {key!r}{meant} (see fastbp {command} --help)")
+        if isinstance(value, bool):
+            found += [f"--{name}"] * value
+        else:
+            found.append(f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
+    return found
 
 
 def _training(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +187,7 @@ def _training(parser: argparse.ArgumentParser) -> None:
     option("--activation", default="relu", metavar="F", help="of the hidden layers (default: relu)")
     option("--optimizer", default="adam", metavar="O", help="sgd, rmsprop, adamw, lion ... (default: adam)")
     option("--learning-rate", type=float, metavar="R", help="(default: the optimizer's)")
+    option("--weight-decay", type=_decay, default=0.0, metavar="D", help="decoupled weight decay (default: none)")
     option("--batch-size", type=_whole, default=32, metavar="N", help="rows per step (default: 32)")
     option("--test-fraction", type=_share, default=0.2, metavar="S", help="share of the rows held out (default: 0.2)")
     option("--seed", type=_seed, default=0, metavar="N", help="the same seed gives the same model (default: 0)")
@@ -119,6 +204,10 @@ def _skipping(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad-rows", action="store_true", help="leave out rows that can't be read, count and list them"
     )
+
+
+def _forcing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
 
 
 def given(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
@@ -151,6 +240,24 @@ def _seed(text: str) -> int:
 
 def _share(text: str) -> float:
     return _number(text, float, lambda share: 0 <= share < 1, "a share from 0 to below 1")
+
+
+def _decay(text: str) -> float:
+    return _number(text, float, lambda decay: 0 <= decay < math.inf, "a number from 0")
+
+
+def _share_or_file(text: str) -> float | str:
+    try:
+        share = float(text)
+    except ValueError:
+        return text
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"wanted a share between 0 and 1, or a file, got {text!r}")
+    return share
+
+
+def _folds(text: str) -> int:
+    return _number(text, int, lambda n: n >= 2, "a whole number from 2")
 
 
 def _seconds(text: str) -> float:

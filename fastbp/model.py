@@ -662,6 +662,9 @@ class Model:
             state = {**twin.__dict__, "history": state["history"]}
         self.__dict__.update(state)
 
+    def _repr_html_(self) -> str:
+        return summary.page(self)
+
     def __repr__(self) -> str:
         shape = "-".join(str(n) for n in [self._input or "?", *(layer.units for layer in self.layers)])
         return f"Model({shape}, dtype={self.compute_dtype!r}, seed={self.seed}, threads={self.threads})"

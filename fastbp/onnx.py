@@ -5,7 +5,7 @@ A layer kind is a row of `LAYERS`, an activation a row of `ACTIVATIONS`: a funct
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,11 @@ from fastbp import activations, layers
 from fastbp._atomic import replacing
 from fastbp.activations import Activation
 from fastbp.model import Model
+from fastbp.preparation import Preparation
+from fastbp.tabular import CategoryColumn, NumberColumn, TabularEncoder
 
+Value = tuple[str, int, list[Any]]
+"""Name, type and shape of an input or output of a graph."""
 Array = NDArray[Any]
 
 OPSET = 18
@@ -33,6 +37,7 @@ class Node:
     inputs: tuple[str, ...]
     output: str
     attributes: dict[str, Any] = field(default_factory=dict)
+    domain: str = ""
 
 
 class Graph:
@@ -52,13 +57,19 @@ class Graph:
         """The name of a constant of the graph's dtype; without a name of its own, equal ones are one."""
         array = np.ascontiguousarray(value, self.dtype).reshape(np.shape(value))
         if name is None:
-            name = f"constant_{array.item():.9g}"
+            name = f"constant_{array.item()!r}"
         self.constants[name] = array
         return name
 
-    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+    def integers(self, values: Sequence[int]) -> str:
+        """The name of a constant of whole numbers: a shape, axes, places."""
+        name = f"integers_{len(self.constants)}"
+        self.constants[name] = np.array(values, np.int64)
+        return name
+
+    def add(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """The name of what an operation gives."""
-        node = Node(op, inputs, f"{op.lower()}_{len(self.nodes)}", attributes)
+        node = Node(op, inputs, f"{op.lower()}_{len(self.nodes)}", attributes, domain)
         self.nodes.append(node)
         return node.output
 
@@ -175,10 +186,79 @@ def add_network(graph: Graph, x: str, model: Model) -> str:
     return x
 
 
+# ---------------------------------------------------------------- tables
+
+
+def add_encoder(graph: Graph, encoder: TabularEncoder, input_name: str) -> tuple[str, list[Value]]:
+    """Add what makes inputs of raw columns; (the name of its outputs, the graph's inputs).
+
+    Numbers alone are one input (rows, columns), else each column is one (rows, 1). A missing number is NaN, missing
+    text is "". What training didn't see becomes zeros: a graph has no errors.
+    """
+    columns, kind = encoder.columns_, element_type(graph.dtype)
+    numbers = [column for column in columns if isinstance(column, NumberColumn)]
+    if len(numbers) == len(columns):
+        x = _numbers(graph, input_name, numbers, "")
+        return x, [(input_name, kind, ["rows", len(columns)])]
+    parts, inputs = [], []
+    for column in columns:
+        if isinstance(column, NumberColumn):
+            parts.append(_numbers(graph, column.name, [column], f"{column.name}."))
+        else:
+            parts.append(_categories(graph, column))
+        inputs.append((column.name, kind if column in numbers else _STRING, ["rows", 1]))
+    return graph.add("Concat", *parts, axis=1), inputs
+
+
+def _numbers(graph: Graph, x: str, columns: list[NumberColumn], prefix: str) -> str:
+    mean = graph.constant([column.mean for column in columns], f"{prefix}mean")
+    scale = graph.constant([column.scale for column in columns], f"{prefix}scale")
+    gaps = graph.add("IsNaN", x)
+    z = graph.add("Div", graph.add("Sub", x, mean), scale)
+    z = graph.add("Where", gaps, graph.constant(0.0), z)
+    flagged = [j for j, column in enumerate(columns) if column.missing]
+    if not flagged:
+        return z
+    flags = graph.add("Cast", graph.add("Gather", gaps, graph.integers(flagged), axis=1), to=element_type(graph.dtype))
+    order = [
+        place for j in range(len(columns)) for place in ([j, len(columns) + flagged.index(j)] if j in flagged else [j])
+    ]
+    return graph.add("Gather", graph.add("Concat", z, flags, axis=1), graph.integers(order), axis=1)
+
+
+def _categories(graph: Graph, column: CategoryColumn) -> str:
+    names = [*column.categories, *[""] * column.missing]
+    ones = graph.add("OneHotEncoder", column.name, domain=_ML, cats_strings=names, zeros=1)
+    ones = graph.add("Reshape", ones, graph.integers([-1, len(names)]))
+    ones = graph.add("Cast", ones, to=element_type(graph.dtype))
+    if not column.other:
+        return ones
+    found = graph.add("ReduceSum", ones, graph.integers([1]), keepdims=1)
+    both = graph.add("Concat", ones, graph.add("Sub", graph.constant(1.0), found), axis=1)
+    if not column.missing:
+        return both
+    count = len(column.categories)
+    return graph.add("Gather", both, graph.integers([*range(count), count + 1, count]), axis=1)
+
+
+def _answers(graph: Graph, outputs: str, table: Preparation) -> list[tuple[str, Value]]:
+    """What a table's answers are: (node that gives it, output of the graph) of each."""
+    kind = element_type(graph.dtype)
+    if table.classes is None:
+        scaled = graph.add("Mul", outputs, graph.constant(table.target_scale))
+        answer = graph.add("Add", scaled, graph.constant(table.target_mean))
+        return [(answer, ("prediction", kind, ["rows", 1]))]
+    best = graph.add("ArgMax", outputs, axis=1, keepdims=0)
+    graph.constants["classes"] = np.array(table.classes, object)
+    label = graph.add("Gather", "classes", best, axis=0)
+    return [(label, ("label", _STRING, ["rows"])), (outputs, ("probabilities", kind, ["rows", len(table.classes)]))]
+
+
 # ---------------------------------------------------------------- files
 
-_FLOAT, _DOUBLE = 1, 11
-"""Numbers of the two types in ONNX's files (TensorProto.DataType)."""
+_FLOAT, _STRING, _DOUBLE = 1, 8, 11
+"""Numbers of the types in ONNX's files (TensorProto.DataType)."""
+_ML, _ML_VERSION = "ai.onnx.ml", 3
 
 
 def packages() -> tuple[Any, Any]:
@@ -206,6 +286,7 @@ def to_onnx(
     *,
     input_name: str = INPUT,
     output_name: str = OUTPUT,
+    table: TabularEncoder | Preparation | None = None,
 ) -> Any:
     """A network as an ONNX graph, for onnxruntime, browsers, phones and other programs.
 
@@ -218,6 +299,9 @@ def to_onnx(
         of its last layer (pipelines: ``fastbp.estimators.register_onnx_converters``)
     path : file to write as well, atomically; None for none
     input_name, output_name : names of the graph's input (rows, I) and output (rows, O)
+    table : a fitted `TabularEncoder`: the graph then takes the raw table, numbers as (rows, columns), or with text
+        among them each column by its name as (rows, 1). A missing number is NaN, missing text "", and what training
+        didn't see becomes zeros
 
     Returns
     -------
@@ -244,19 +328,29 @@ def to_onnx(
         raise ValueError(f"to_onnx: input and output are both named {input_name!r}; name them differently")
     model.build()
     graph = Graph(model.dtype)
-    inner = add_network(graph, input_name, model)
-    nodes = [helper.make_node(n.op, n.inputs, [n.output], name=n.output, **n.attributes) for n in graph.nodes]
-    nodes.append(helper.make_node("Identity", [inner], [output_name], name="output"))
     kind = element_type(graph.dtype)
+    x, inputs = input_name, [(input_name, kind, ["rows", model.input_width])]
+    if table is not None:
+        encoder = table if isinstance(table, TabularEncoder) else table.encoder
+        x, inputs = add_encoder(graph, encoder, input_name)
+    last = add_network(graph, x, model)
+    answers = [(last, (output_name, kind, ["rows", model.output_width]))]
+    if isinstance(table, Preparation):
+        answers = _answers(graph, last, table)
+    nodes = [
+        helper.make_node(n.op, n.inputs, [n.output], name=n.output, domain=n.domain, **n.attributes)
+        for n in graph.nodes
+    ]
+    nodes += [helper.make_node("Identity", [given], [value[0]], name=f"give {value[0]}") for given, value in answers]
     made = helper.make_model(
         helper.make_graph(
             nodes,
             model.name,
-            [helper.make_tensor_value_info(input_name, kind, ["rows", model.input_width])],
-            [helper.make_tensor_value_info(output_name, kind, ["rows", model.output_width])],
+            [helper.make_tensor_value_info(*value) for value in inputs],
+            [helper.make_tensor_value_info(*value) for _, value in answers],
             [numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
         ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(_ML, _ML_VERSION)],
         ir_version=IR_VERSION,
         producer_name="fastbp",
     )

@@ -1,5 +1,6 @@
 """Floor 4: a model in words and figures, and whether training it fits the machine."""
 
+import html
 from typing import TYPE_CHECKING, Any
 
 from fastbp import data, memory
@@ -38,6 +39,20 @@ def lines(model: "Model", batch: int) -> list[str]:
         total = f"{needs.total / memory.MIB:,.1f} MiB"
         found.append(f"memory to train in batches of {batch} rows, beside the data: {total} ({parts})")
     return found
+
+
+def page(model: "Model") -> str:
+    """The same as HTML, for notebooks: a table where the model is built."""
+    if not model.built:
+        return f"<pre>{html.escape(repr(model))}</pre>"
+    assert model._engine is not None
+    rows = []
+    for name, layer in zip(model._names(), model._engine.program.layers, strict=True):
+        cells = (name, layer.activation.name, f"{layer.fan_out:,}", f"{layer.parameters:,}")
+        rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    head = "".join(f"<th>{name}</th>" for name in ("layer", "activation", "outputs", "parameters"))
+    caption = f"{model.name}: {model.input_width:,} inputs, {model.count_params():,} parameters, {model.compute_dtype}"
+    return f"<table><caption>{html.escape(caption)}</caption><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def check_fit(model: "Model", x: Any, batch: int, validates: bool) -> None:

@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 
 import fastbp as fb
 from fastbp import benchmark, cli, readers
+from fastbp.commands import shared, trials
+from fastbp.commands.train import INTERRUPTED_MODEL
 from fastbp.compilation import Compiled
 from fastbp.preparation import Preparation
 
@@ -86,7 +89,8 @@ def test_train_says_what_it_read_did_and_saved(run):
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "data        flowers.csv: 90 rows, 3 columns; target flower in 3 classes"
-    assert lines[1] == "held out    18 rows (20% of each class, seed 0); 72 to train on"
+    assert lines[1] == "task        a classification in 3 classes, by what the target holds (--task decides)"
+    assert lines[2] == "held out    18 rows (20% of each class, seed 0); 72 to train on"
     assert re.fullmatch(r"score       1?\d\d\.\d\d% accuracy: 1[78] of 18 held-out rows", lines[-2])
     assert re.fullmatch(r"saved       m\.fastbp \([\d.]+ kB\)", lines[-1])
     assert len(re.findall(r"^epoch +\d+/60  loss .* accuracy .* samples/s .* of peak$", err, re.MULTILINE)) == 60
@@ -193,7 +197,7 @@ def test_a_test_set_in_the_file_is_the_held_out_one(run):
 
 @pytest.mark.parametrize(("rows", "epochs"), [(4, 200), (120, 125), (1437, 50), (60_000, 26), (10_000_000, 10)])
 def test_default_epochs(rows, epochs):
-    assert cli._default_epochs(rows, 32) == epochs
+    assert shared.default_epochs(rows, 32) == epochs
 
 
 # ---------------------------------------------------------------- evaluate, predict, info
@@ -571,6 +575,172 @@ def test_libsvm(run):
     assert code == 2 and "t.libsvm: is no file of the LIBSVM format" in err
 
 
+# ---------------------------------------------------------------- validation, folds, search, files
+
+
+def test_validation_is_watched_and_ends_the_training(run):
+    Path("t.csv").write_text(prices())
+    options = ("--epochs", 300, "--learning-rate", 0.1, "--validation", 0.2, "--patience", 2)
+    code, out, _ = run("train", "t.csv", *options, "--json")
+    report = json.loads(out)
+    assert code == 0 and report["epochs"] < 300
+    assert len(report["history"]["val_loss"]) == report["epochs"]
+    Path("t.csv").write_text(flowers())
+    Path("v.csv").write_text(flowers(30))
+    code, out, _ = run("train", "t.csv", "--epochs", 2, "--validation", "v.csv", "--json")
+    assert code == 0 and len(json.loads(out)["history"]["val_accuracy"]) == 2
+
+
+@pytest.mark.parametrize(("content", "task"), [(flowers, "classification"), (prices, "regression")])
+def test_folds_and_searches(run, content, task):
+    Path("t.csv").write_text(content())
+    options = ("--epochs", 40, "--hidden", "8", "--learning-rate", 0.01, "--quiet")
+    code, out, _ = run("train", "t.csv", *options, "--folds", 3)
+    name = "accuracy" if task == "classification" else "R2"
+    assert code == 0 and re.search(rf"^folds       {name} \d\.\d{{4}} \+- .* over 3 folds \(.*, .*, .*\)$", out, re.M)
+    code, out, _ = run("train", "t.csv", *options, "--search", 4, "--json")
+    found = json.loads(out)["search"]
+    assert code == 0 and len(found) == 4
+    assert (found[0]["hidden"], found[0]["learning_rate"]) == ([8], 0.01)  # what the options name is among them
+    best = max(found, key=lambda candidate: -1e9 if candidate["score"] is None else candidate["score"])
+    assert json.loads(out)["hidden"] == best["hidden"]
+    assert json.loads(run("train", "t.csv", *options, "--search", 4, "--json")[1])["search"] == found
+    assert "4 networks in 3 folds" in run("train", "t.csv", *options[:-1], "--search", 4)[1]
+
+
+def test_each_row_is_scored_in_one_fold():
+    y = np.repeat([0, 1, 2], [50, 30, 10])
+    parts = trials.folds(y, 5, 0, True)
+    np.testing.assert_array_equal(np.sort(np.concatenate([test for _, test in parts])), np.arange(90))
+    for train, test in parts:
+        assert not set(train) & set(test) and len(train) + len(test) == 90
+        np.testing.assert_array_equal(np.bincount(y[test]), [10, 6, 2])
+    with pytest.raises(ValueError, match="--folds 5 of 3 rows"):
+        trials.folds(y[:3], 5, 0, False)
+
+
+def test_a_configuration_with_the_command_line_on_top(run):
+    Path("t.csv").write_text(flowers())
+    Path("run.toml").write_text('[train]\ndata = "t.csv"\nhidden = [7, 6]\nepochs = 3\nbatch_size = 16\nquiet = true\n')
+    code, out, _ = run("train", "--config", "run.toml", "--epochs", 2, "--json")
+    report = json.loads(out)
+    assert (code, report["hidden"], report["epochs"], report["data"]) == (0, [7, 6], 2, "t.csv")
+    for content, message in {
+        "hiden = 3": r"run.toml: there is no option 'hiden'; did you mean 'hidden'\?",
+        "epochs = 'many'": "wanted a whole number from 1, got 'many'",
+        "= 3": "run.toml is no TOML file",
+        "train = 3": r"wanted a table \[train\]",
+    }.items():
+        Path("run.toml").write_text(content)
+        code, _, err = run("train", "t.csv", "--config", "run.toml")
+        assert code == 2 and re.search(message, err), err
+    assert "required: DATA" in run("train", "--epochs", 3)[2]
+
+
+def test_a_training_goes_on_from_its_checkpoint(run):
+    Path("t.csv").write_text(flowers())
+    options = ("--checkpoint", "c.fastbp", "--json", "--quiet")
+    whole = json.loads(run("train", "t.csv", "--epochs", 6, "--json", "--quiet")[1])
+    assert run("train", "t.csv", "--epochs", 3, *options)[0] == 0
+    again = json.loads(run("train", "t.csv", "--epochs", 6, *options, "--resume")[1])
+    assert again["history"] == whole["history"]
+
+
+def test_nothing_is_overwritten_without_force(run, flower_model):
+    for command, path in {
+        ("train", "flowers.csv", "--out"): flower_model,
+        ("train", "flowers.csv", "--plot"): "p.png",
+        ("predict", flower_model, "flowers.csv", "--out"): "p.csv",
+        ("export", flower_model, "--out"): "m.onnx",
+    }.items():
+        Path(path).touch()
+        before = Path(path).read_bytes()
+        code, _, err = run(*command, path)
+        assert code == 2 and f"{path} exists: name another file, or overwrite it with --force" in err
+        assert Path(path).read_bytes() == before
+    assert run("predict", flower_model, "flowers.csv", "--out", "p.csv", "--force")[0] == 0
+    assert len(Path("p.csv").read_text().splitlines()) == 91
+
+
+def test_predictions_in_every_format(run, house_model):
+    lines = run("predict", house_model, "houses.csv")[1].splitlines()
+    for name in ("p.csv", "p.npy", "p.parquet"):
+        assert run("predict", house_model, "houses.csv", "--out", name)[0] == 0
+    assert Path("p.csv").read_text().splitlines() == lines
+    table = np.load("p.npy")
+    assert table.dtype.names == ("house", "price") and table["house"][3] == "h3"
+    frame = pd.read_parquet("p.parquet")
+    assert frame["house"].tolist() == table["house"].tolist()
+    np.testing.assert_array_equal(frame["price"], table["price"])
+    code, _, err = run("predict", house_model, "houses.csv", "--out", "p.xls")
+    assert code == 2 and "one of .csv, .npy, .parquet" in err
+
+
+@pytest.mark.parametrize("content", [flowers, prices, houses])
+def test_a_page_about_the_training(run, content):
+    Path("t.csv").write_text(content())
+    code, out, _ = run("train", "t.csv", "--epochs", 5, "--report", "r.html", "--plot", "p.svg")
+    page = Path("r.html").read_text(encoding="utf-8")
+    assert code == 0 and "reported    r.html" in out and "drawn       p.svg" in out
+    assert Path("p.svg").read_text().lstrip().startswith("<?xml")
+    sections = re.findall(r"<h2>(.*?)</h2>", page)
+    middle = ["Confusion", "Calibration"] if content is flowers else ["Residuals"]
+    assert sections == ["Data", "Network", "Curves", *middle, "Permutation importance", "Speed"]
+    assert not re.search(r'(src|href)="(?!data:)', page), "self-contained"
+    assert page.count("data:image/png;base64,") == 2
+    importance = page.partition("Permutation importance")[2]
+    if content is prices:
+        assert importance.index("<td>age</td>") < importance.index("<td>same</td>")
+
+
+def served(path, **columns):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    outputs = [value.name for value in session.get_outputs()]
+    return dict(zip(outputs, session.run(None, columns), strict=True))
+
+
+def test_an_exported_table_gives_its_answers(run, house_model):
+    assert run("export", house_model, "--out", "h.onnx")[0] == 0
+    frame = pd.read_csv("houses.csv")
+    size, town = frame[["size"]].to_numpy(np.float32), frame[["town"]].to_numpy(object)
+    got = served("h.onnx", size=size, town=town)["prediction"][:, 0]
+    run("predict", house_model, "houses.csv", "--out", "p.csv", "--force")
+    np.testing.assert_allclose(got, pd.read_csv("p.csv")["price"], rtol=1e-4)
+    code, out, _ = run("export", house_model, "--out", "n.onnx", "--network-only", "--json")
+    assert (code, json.loads(out)["inputs"], json.loads(out)["outputs"]) == (0, ["x"], ["y"])
+
+
+def test_an_exported_classification_gives_labels(run, flower_model):
+    code, out, _ = run("export", flower_model, "--out", "f.onnx")
+    assert code == 0 and "outputs     label, probabilities" in out
+    frame = pd.read_csv("flowers.csv")
+    got = served("f.onnx", x=frame[["length", "width", "height"]].to_numpy(np.float32))
+    assert (got["label"] == frame["flower"].to_numpy()).mean() > 0.95
+    code, _, err = run("export", flower_model, "--out", "f.pb")
+    assert code == 2 and "ends with .onnx" in err
+
+
+def test_completion(run, monkeypatch):
+    code, out, _ = run("completion", "bash")
+    assert code == 0 and "--learning-rate" in out
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    code, _, err = run("completion", "bash")
+    assert code == 2 and "pip install 'fastbp[completion]'" in err
+
+
+def test_options_that_need_another(run):
+    Path("t.csv").write_text(flowers())
+    for option, message in {
+        ("--patience", 2): "add --validation 0.1",
+        ("--resume",): "name it with --checkpoint",
+        ("--validation", 1.5): "wanted a share between 0 and 1, or a file",
+        ("--folds", 1): "wanted a whole number from 2",
+        ("--weight-decay", -1): "wanted a number from 0",
+    }.items():
+        code, _, err = run("train", "t.csv", *option)
+        assert code == 2 and message in err
+
+
 def test_a_model_without_a_table_is_refused(run):
     model = fb.Model([fb.Dense(1)])
     model.compile(loss="mse")
@@ -628,7 +798,7 @@ def long_training(*args, **options):
     ("number", "code", "args", "saved"),
     [
         (signal.SIGINT, 130, ["--out", "kept.fastbp"], "kept.fastbp"),
-        (signal.SIGTERM, 143, ["--json"], cli.INTERRUPTED_MODEL),
+        (signal.SIGTERM, 143, ["--json"], INTERRUPTED_MODEL),
     ],
 )
 def test_an_interrupt_saves_what_was_trained(number, code, args, saved):
