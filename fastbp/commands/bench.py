@@ -22,6 +22,7 @@ _OF_A_NETWORK = ("hidden", "activation", "optimizer", "learning_rate", "weight_d
 
 
 def bench(args: argparse.Namespace) -> int:
+    """Measure what training a network costs, and compare with a measurement that was kept."""
     from fastbp import benchmark
     from fastbp.profiling import threads_text
     from fastbp.progress import bar

@@ -10,6 +10,7 @@ from fastbp.preparation import Preparation
 
 
 def info(args: argparse.Namespace) -> int:
+    """Show the machine and the installation, or a saved model."""
     return _info_of_model(args) if args.model else _info_of_machine(args)
 
 
@@ -77,6 +78,7 @@ def _info_of_model(args: argparse.Namespace) -> int:
 
 
 def warmup(args: argparse.Namespace) -> int:
+    """Compile the kernels beforehand."""
     import fastbp as fb
 
     say = Voice(args)

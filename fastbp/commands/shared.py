@@ -101,6 +101,7 @@ def report_skipped(data: Dataset, say: Voice) -> None:
 
 
 def target_of(data: Dataset) -> NDArray[Any]:
+    """The target column, which must be there."""
     if data.y is None:
         raise ValueError(f"{data.name}: there is no target column")
     return data.y
@@ -148,6 +149,7 @@ def load_for(table: Preparation, args: argparse.Namespace, target: str | None) -
 
 
 def load_model(path: str, threads: int | None = None) -> tuple["Model", Preparation]:
+    """A saved model and what prepares its tables, which must fit each other."""
     import fastbp as fb
 
     model = fb.load_model(path, threads=threads)
@@ -181,6 +183,7 @@ def check_writable(path: str, option: str = "--out", force: bool = True) -> None
 
 
 def score_text(score: dict[str, Any], which: str) -> str:
+    """A score in words; `which`: of which rows."""
     if "accuracy" in score:
         return f"{score['accuracy']:.2%} accuracy: {score['correct']} of {score['rows']} {which}rows"
     r2 = "undefined (all targets are the same)" if score["r2"] is None else f"{score['r2']:.4f}"
@@ -188,6 +191,7 @@ def score_text(score: dict[str, Any], which: str) -> str:
 
 
 def kept_text(kernels: dict[str, Any]) -> str:
+    """Where kernels are kept, and how much they take."""
     if kernels["folder"] is None:
         return "not kept on disk"
     older = kernels["older_bytes"]
