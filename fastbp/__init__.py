@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from fastbp.model import Sequential as Sequential
     from fastbp.model import load_model as load_model
     from fastbp.onnx import to_onnx as to_onnx
+    from fastbp.optimizers import LBFGS as LBFGS
     from fastbp.optimizers import SGD as SGD
     from fastbp.optimizers import Adadelta as Adadelta
     from fastbp.optimizers import Adagrad as Adagrad
@@ -113,7 +114,7 @@ _CONTENTS = {
     "fastbp.many": ("Histories", "fit_many"),
     "fastbp.model": ("Model", "Sequential", "load_model"),
     "fastbp.onnx": ("to_onnx",),
-    "fastbp.optimizers": ("SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "Nadam", "RAdam", "RMSprop"),
+    "fastbp.optimizers": ("LBFGS", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "Nadam", "RAdam", "RMSprop"),
     "fastbp.profiling": ("Profile", "profile"),
     "fastbp.tabular": ("TabularEncoder",),
     "fastbp.warming": ("warmup",),

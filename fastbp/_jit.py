@@ -63,6 +63,7 @@ KERNEL_SOURCES = (
     "tallies.py",
     "optimizers.py",
     "schedules.py",
+    "update_formulas.py",
     "plan.py",
     "program.py",
     "plan.py",

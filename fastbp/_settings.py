@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from numbers import Real
 from typing import Any
 
@@ -26,9 +26,12 @@ class Settings:
     def _refusal(self, setting: str, wanted: str) -> ValueError:
         return ValueError(f"{type(self).__name__}: {setting} must be {wanted}, got {getattr(self, setting)!r}")
 
+    def _fields(self) -> list[Field[Any]]:
+        return [field for field in fields(self) if field.init]  # type: ignore[arg-type]
+
     def settings(self) -> dict[str, Any]:
         """The settings by name, settings of their own kind as dicts."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        values = {field.name: getattr(self, field.name) for field in self._fields()}
         return {name: v.config() if isinstance(v, Settings) else v for name, v in values.items()}
 
     @property
@@ -44,7 +47,7 @@ class Settings:
         """The call that makes it: settings without a default, and those that differ from theirs."""
         shown = [
             f"{field.name}={getattr(self, field.name)!r}"
-            for place, field in enumerate(fields(self))  # type: ignore[arg-type]
+            for place, field in enumerate(self._fields())
             if place == 0 or field.default is MISSING or field.default != getattr(self, field.name)
         ]
         return f"{type(self).__name__}({', '.join(shown)})"

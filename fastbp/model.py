@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import data, files, losses, optimizers, scoring, storage, streaming, summary
+from fastbp import data, files, full_batch, losses, optimizers, scoring, storage, streaming, summary
 from fastbp._checks import DTYPES, whole
 from fastbp._jit import default_threads
 from fastbp._signals import HeldBack
@@ -23,7 +23,7 @@ from fastbp.gradient_report import GradientReport, gradient_report
 from fastbp.history import History
 from fastbp.layers import Dense, Input
 from fastbp.losses import Loss
-from fastbp.optimizers import Optimizer
+from fastbp.optimizers import LBFGS, Optimizer
 from fastbp.program import LayerSpec
 from fastbp.progress import resolve_verbose, shown
 from fastbp.scoring import Scoring
@@ -291,6 +291,8 @@ class Model:
         """The engine, its kernels compiled; says so where someone watches."""
         assert self._engine is not None and self._input is not None
         self._engine.describe(self._specs(self._input))
+        if isinstance(optimizer, LBFGS):
+            raise ValueError("LBFGS looks at all rows in every step: only fit can use it; compile another optimizer")
         needed = self._engine.kernels(objective, backward, optimizer, batch)
         if not all(kernel.ready for _, kernel in needed):
             compile_kernels(needed, shown or sys.stderr.isatty())
@@ -403,6 +405,8 @@ class Model:
             checkpoint_every=checkpoint_every,
             resume=resume,
         )
+        if isinstance(self._optimizer, LBFGS):
+            return full_batch.fit(self, x, y, options, callbacks)
         feed, held = sources(self, x, y, options)
         _, _, optimizer = self._compiled("fit")
         engine = self._ready(self._scoring().objective, True, optimizer, bool(options.verbose), feed.batch)

@@ -1,9 +1,7 @@
-"""Floor 1: optimizers. A class is what a user configures, a formula is the update of one element, for every engine.
+"""Floor 1: optimizers. A class is what a user configures, and the coefficients of its formula (see `update_formulas`).
 
-A formula takes the weight, a tuple of its moments, the gradient and h, the step's coefficients (h[0], h[1] ...), and
-returns the new weight and the tuple of new moments. The coefficients of many steps are computed at once on the host,
-schedules and bias corrections included. Decoupled weight decay, the average of the weights, clipping and accumulated
-gradients are options of all rules.
+The coefficients of many steps are computed at once on the host, schedules and bias corrections included. Decoupled
+weight decay, the average of the weights, clipping and accumulated gradients are options of all rules.
 """
 
 import functools
@@ -16,11 +14,25 @@ from typing import Any
 import numpy as np
 
 from fastbp import schedules
-from fastbp._math import formula
 from fastbp._settings import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, is_fraction, is_not_negative, is_positive
-from fastbp._vector import copysign, fma, maximum, sqrt, where
 from fastbp.activations import unknown
 from fastbp.schedules import Schedule
+from fastbp.update_formulas import (
+    adadelta,
+    adagrad,
+    adam,
+    amsgrad,
+    descend,
+    lion,
+    momentum,
+    nadam,
+    nesterov,
+    radam,
+    rmsprop,
+    rmsprop_centered,
+    rmsprop_centered_momentum,
+    rmsprop_momentum,
+)
 
 COEFFICIENTS = 8
 """Coefficients that every formula may use; those of the options follow."""
@@ -28,109 +40,6 @@ KEEP, AVERAGE_KEEP, OVERWRITE, MOST, SCALE = range(COEFFICIENTS, COEFFICIENTS + 
 COLUMNS = 16
 
 Rate = float | Schedule | Callable[[int], float]
-
-
-# ---------------------------------------------------------------- formulas: (w, s, g, h) -> (w, s)
-
-
-@formula
-def descend(w: Any, s: Any, g: Any, h: Any) -> Any:
-    return fma(g, -h[0], w), ()
-
-
-@formula
-def momentum(w: Any, s: Any, g: Any, h: Any) -> Any:
-    v = fma(s[0], h[1], g * -h[0])
-    return w + v, (v,)
-
-
-@formula
-def nesterov(w: Any, s: Any, g: Any, h: Any) -> Any:
-    step = g * -h[0]
-    v = fma(s[0], h[1], step)
-    return w + fma(v, h[1], step), (v,)
-
-
-@formula
-def _decayed(average: Any, keep: Any, value: Any, take: Any) -> Any:
-    return fma(average, keep, value * take)
-
-
-@formula
-def rmsprop(w: Any, s: Any, g: Any, h: Any) -> Any:
-    v = _decayed(s[0], h[1], g * g, h[2])
-    return w - h[0] * g / sqrt(v + h[3]), (v,)
-
-
-@formula
-def rmsprop_momentum(w: Any, s: Any, g: Any, h: Any) -> Any:
-    v = _decayed(s[0], h[1], g * g, h[2])
-    b = fma(s[1], h[4], h[0] * g / sqrt(v + h[3]))
-    return w - b, (v, b)
-
-
-@formula
-def rmsprop_centered(w: Any, s: Any, g: Any, h: Any) -> Any:
-    v = _decayed(s[0], h[1], g * g, h[2])
-    m = _decayed(s[1], h[1], g, h[2])
-    # rounding can make the variance of a steady gradient negative
-    return w - h[0] * g / sqrt(maximum(fma(-m, m, v), 0.0) + h[3]), (v, m)
-
-
-@formula
-def rmsprop_centered_momentum(w: Any, s: Any, g: Any, h: Any) -> Any:
-    v = _decayed(s[0], h[1], g * g, h[2])
-    m = _decayed(s[1], h[1], g, h[2])
-    b = fma(s[2], h[4], h[0] * g / sqrt(maximum(fma(-m, m, v), 0.0) + h[3]))
-    return w - b, (v, m, b)
-
-
-@formula
-def adagrad(w: Any, s: Any, g: Any, h: Any) -> Any:
-    v = fma(g, g, s[0])
-    return w - h[0] * g / sqrt(v + h[1]), (v,)
-
-
-@formula
-def adadelta(w: Any, s: Any, g: Any, h: Any) -> Any:
-    v = _decayed(s[0], h[1], g * g, h[2])
-    step = g * sqrt((s[1] + h[3]) / (v + h[3]))
-    return fma(step, -h[0], w), (v, _decayed(s[1], h[1], step * step, h[2]))
-
-
-@formula
-def adam(w: Any, s: Any, g: Any, h: Any) -> Any:
-    m = _decayed(s[0], h[1], g, h[2])
-    v = _decayed(s[1], h[3], g * g, h[4])
-    return w - h[0] * m / (sqrt(v) + h[5]), (m, v)
-
-
-@formula
-def amsgrad(w: Any, s: Any, g: Any, h: Any) -> Any:
-    m = _decayed(s[0], h[1], g, h[2])
-    v = _decayed(s[1], h[3], g * g, h[4])
-    most = maximum(s[2], v)
-    return w - h[0] * m / (sqrt(most) + h[5]), (m, v, most)
-
-
-@formula
-def nadam(w: Any, s: Any, g: Any, h: Any) -> Any:
-    m = _decayed(s[0], h[1], g, h[2])
-    v = _decayed(s[1], h[3], g * g, h[4])
-    return w - fma(h[0], m, h[6] * g) / (sqrt(v) + h[5]), (m, v)
-
-
-@formula
-def radam(w: Any, s: Any, g: Any, h: Any) -> Any:
-    m = _decayed(s[0], h[1], g, h[2])
-    v = _decayed(s[1], h[3], g * g, h[4])
-    return w - h[0] * m / fma(sqrt(v), h[6], h[5]), (m, v)
-
-
-@formula
-def lion(w: Any, s: Any, g: Any, h: Any) -> Any:
-    c = _decayed(s[0], h[1], g, h[2])
-    return fma(where(c == 0.0, c, copysign(1.0, c)), -h[0], w), (_decayed(s[0], h[3], g, h[4]),)
 
 
 # ---------------------------------------------------------------- what users configure
@@ -636,22 +545,62 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 }
 
 
+@dataclass(frozen=True, repr=False)
+class LBFGS(Optimizer):
+    """L-BFGS by SciPy (Liu and Nocedal 1989): all rows in every step, a line search for its length; for small data.
+
+    An epoch of ``fit`` is an iteration; the search ends early where it has converged. float64 lets it come closest.
+
+    Parameters
+    ----------
+    history_size : corrections that stand for the Hessian, default 10
+    tolerance_grad : a gradient smaller than this everywhere ends the search, default 1e-5
+    tolerance_change : so does a loss that falls by less than this share, default 2.2e-9
+    max_line_search : most evaluations of a line search, default 20
+    max_evaluations : most evaluations of the loss in a fit, default 1 000 000
+    """
+
+    learning_rate: Rate = field(default=1.0, init=False)
+    weight_decay: float | None = field(default=None, init=False)
+    use_ema: bool = field(default=False, init=False)
+    ema_momentum: float = field(default=0.99, init=False)
+    ema_overwrite_frequency: int | None = field(default=None, init=False)
+    clipvalue: float | None = field(default=None, init=False)
+    clipnorm: float | None = field(default=None, init=False)
+    global_clipnorm: float | None = field(default=None, init=False)
+    gradient_accumulation_steps: int | None = field(default=None, init=False)
+    history_size: int = 10
+    tolerance_grad: float = 1e-5
+    tolerance_change: float = 2.2e-9
+    max_line_search: int = 20
+    max_evaluations: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        for setting in ("history_size", "max_line_search", "max_evaluations"):
+            self._check_whole(setting)
+        for setting in ("tolerance_grad", "tolerance_change"):
+            self._check(setting, is_not_negative, NOT_NEGATIVE)
+
+
+_ALL: dict[str, type[Optimizer]] = {**OPTIMIZERS, "lbfgs": LBFGS}
+
+
 def get(optimizer: str | Optimizer) -> Optimizer:
     """An optimizer by name, with its defaults, or the object given."""
     if isinstance(optimizer, Optimizer):
         return optimizer
-    if not isinstance(optimizer, str) or optimizer.lower() not in OPTIMIZERS:
-        raise unknown("optimizer", optimizer, OPTIMIZERS)
-    return OPTIMIZERS[optimizer.lower()]()
+    if not isinstance(optimizer, str) or optimizer.lower() not in _ALL:
+        raise unknown("optimizer", optimizer, _ALL)
+    return _ALL[optimizer.lower()]()
 
 
 def from_config(config: dict[str, Any]) -> Optimizer:
     """The optimizer that `Optimizer.config` described."""
     settings = dict(config)
     name = settings.pop("name", None)
-    if name not in OPTIMIZERS:
-        raise unknown("optimizer", name, OPTIMIZERS)
-    return OPTIMIZERS[name](**{key: _restored(key, value) for key, value in settings.items()})
+    if name not in _ALL:
+        raise unknown("optimizer", name, _ALL)
+    return _ALL[name](**{key: _restored(key, value) for key, value in settings.items()})
 
 
 def _restored(setting: str, value: Any) -> Any:

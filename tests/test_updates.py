@@ -152,6 +152,16 @@ def test_gradient_accumulation(group: int, rows: int, clip: dict[str, float], dt
         check(made(widths, optimizer, options, dtype=dtype, threads=2), rows=rows, batch=batch, epochs=3)
 
 
+def test_a_validation_between_epochs_leaves_a_group_of_batches_alone() -> None:
+    """Small networks are validated inside the kernels, in one call for several epochs."""
+    optimizer = fb.Adam(0.01, gradient_accumulation_steps=4)
+    x, y = inputs(20, 5), targets(LOSS, 20, 3)
+    alone = fitted(made([5, 7, 3], optimizer, threads=1), rows=40, batch=8, epochs=6)
+    beside = fitted(made([5, 7, 3], optimizer, threads=1), rows=40, batch=8, epochs=6, validation_data=(x, y))
+    for a, b in zip(alone, beside, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_accumulated_batches_make_the_step_of_a_batch_as_large() -> None:
     parts = fitted(made([5, 7, 3], fb.Adam(0.01, gradient_accumulation_steps=4), dtype="float64"), batch=4)
     whole = fitted(made([5, 7, 3], fb.Adam(0.01), dtype="float64"), batch=16)

@@ -103,6 +103,7 @@ class Chain:
         trained[:], checked[:] = train.run, check.run
         trained[:, pg.FIRST_STEP], trained[:, pg.STEPS] = starts, ends - starts
         trained[:, pg.COEFFICIENTS] += (starts - first) * trained[:, pg.COEFFICIENTS_ROW]
+        trained[:, pg.ACCUMULATED] += starts - first
         trained[:, pg.SUBSET] += np.arange(len(starts)) * trained[:, pg.SUBSET_EPOCH]
         trained[:, pg.SUMS] += np.arange(len(starts)) * self.sums.strides[0]
         checked[:, pg.SUMS] = held.ctypes.data + np.arange(checks) * held.strides[0]

@@ -1,15 +1,14 @@
-"""Floor 5: L-BFGS by SciPy, over the weights in the engine's own order."""
+"""Floor 5: scikit-learn's solver "lbfgs", by `descend`."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from sklearn.utils.optimize import _check_optimize_result
 
 from fastbp.estimators.network import Network, Samples
+from fastbp.full_batch import descend
 from fastbp.losses import Loss
 
 
@@ -38,31 +37,25 @@ def minimise(
     -------
     loss as it is reported, iterations
     """
-    descended, engine = replace(loss, reported=1.0), network.engine
-    gradient = np.empty(len(engine.weights))
+    descended = replace(loss, reported=1.0)
     stopped = False
 
-    def value(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        engine.weights[:] = weights
-        return network.loss_and_gradient(data, descended, gradient), gradient
+    def value(gradient: NDArray[np.float64]) -> float:
+        return network.loss_and_gradient(data, descended, gradient)
 
-    def callback(intermediate_result: Any) -> None:
+    def watched(value: float) -> bool:
         nonlocal stopped
         assert iterated is not None
-        engine.weights[:] = intermediate_result.x
-        stopped = iterated(float(intermediate_result.fun))
-        if stopped:
-            raise StopIteration
+        stopped = iterated(value)
+        return stopped
 
-    found: Any = minimize(
-        value,
-        engine.weights.astype(np.float64),
-        method="L-BFGS-B",
-        jac=True,
-        options={"maxfun": max_fun, "maxiter": max_iter, "gtol": tol},
-        callback=None if iterated is None else callback,
+    found = descend(
+        network.engine, value, None if iterated is None else watched, maxfun=max_fun, maxiter=max_iter, gtol=tol
     )
-    engine.weights[:] = found.x
-    last = found.fun if loss.reported == 1.0 else network.loss_and_gradient(data, loss, gradient)
+    last = (
+        found.fun
+        if loss.reported == 1.0
+        else network.loss_and_gradient(data, loss, np.empty(len(network.engine.weights)))
+    )
     iterations = found.nit if stopped else _check_optimize_result("lbfgs", found, max_iter)
     return float(last), int(iterations)

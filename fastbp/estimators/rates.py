@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import optimizers
+from fastbp import update_formulas
 from fastbp.optimizers import Optimizer
 
 Array = NDArray[Any]
@@ -22,7 +22,7 @@ class StepRule(Optimizer):
 
     Parameters
     ----------
-    update : formula of ``fastbp.optimizers``
+    update : formula of ``fastbp.update_formulas``
     slots_kept : arrays that it keeps beside the weights, which begin as zeros
     rates : (steps,) learning rates
     columns : the formula's coefficients: (steps,) arrays or numbers
@@ -91,9 +91,9 @@ class SGDRates:
         if self.schedule == "invscaling":
             rates[1:] = [self._inverse(seen + samples * epoch) for epoch in range(1, epochs)]
         steps = np.repeat(rates, per_epoch)
-        formula = optimizers.descend
+        formula = update_formulas.descend
         if self.momentum:
-            formula = optimizers.nesterov if self.nesterov else optimizers.momentum
+            formula = update_formulas.nesterov if self.nesterov else update_formulas.momentum
         return StepRule(
             update=formula,
             slots_kept=1 if self.momentum else 0,
@@ -158,7 +158,7 @@ class AdamRates:
         """The rule of the next `epochs` of `per_epoch` steps."""
         numbers = self.updates + np.arange(1.0, epochs * per_epoch + 1)
         return StepRule(
-            update=optimizers.adam,
+            update=update_formulas.adam,
             slots_kept=2,
             rates_of_steps=np.full(len(numbers), self.initial),
             columns=(
