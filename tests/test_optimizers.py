@@ -177,7 +177,7 @@ def test_get() -> None:
     assert optimizers.get("Adam") == fb.Adam()
     mine = fb.SGD(0.5)
     assert optimizers.get(mine) is mine
-    valid = ", ".join(sorted(OPTIMIZERS))
+    valid = ", ".join(sorted([*OPTIMIZERS, "lbfgs"]))
     for wrong in ("adma", "adamax", None, 3, fb.Adam):
         with pytest.raises(ValueError, match=rf"unknown optimizer .*Valid names: {valid}"):
             optimizers.get(wrong)  # type: ignore[arg-type]
