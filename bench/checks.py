@@ -85,7 +85,7 @@ def check_threads(seconds: float, threads: int) -> None:
         print(
             f"{name:8}{us[0]:>14}{us[1]:>11}{shares[one]:>12.1%}{shares[all_]:>12.1%}"
             f"{shares[all_] / shares[one]:>8.3f}   (peaks {peaks[one]:.0f}, {peaks[all_]:.0f} GFLOP/s; "
-            f"{best[one] / best[all_]:.2f}x as fast)",
+            f"{paired(times, one, all_):.2f}x as fast)",
             flush=True,
         )
 

@@ -42,7 +42,7 @@ class DivergenceError(FloatingPointError):
 
     After a fit the model holds the weights of its last snapshot: the fit's first, or those at the end of an epoch (or
     after 10 seconds of a longer one) where copying them took less than 2 % of the time. A network whose weights take
-    more than 64 MB keeps no such copy: it holds the last weights, each as it was before it would have become NaN or
+    more than 16 MB keeps no such copy: it holds the last weights, each as it was before it would have become NaN or
     infinite.
 
     Attributes

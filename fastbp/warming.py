@@ -16,7 +16,7 @@ def warmup(
     Parameters
     ----------
     dtype : "float32" (default), "float64", "bfloat16", or several of them
-    everything : whether to compile every activation, loss, metric and optimizer with all its options (about a minute
+    everything : whether to compile every activation, loss, metric and optimizer with all its options (two minutes
         for each type of number), not only what most networks use
     verbose : 0 silent; else what is compiled is shown on stderr, as a bar where someone watches
 

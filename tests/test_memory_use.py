@@ -54,14 +54,14 @@ def test_a_large_network_takes_its_state_and_little_more(order: str) -> None:
     widths, batch = (1024, 4096, 3072, 1024, 10), 128
     grown, parameters, predicted = growth(widths, batch, "adam", order)
     needed = 4 * (3 * parameters + 2 * batch * sum(widths))
-    assert 4 * parameters > 64 * MIB  # guarded, no snapshot
+    assert 4 * parameters > 16 * MIB  # guarded, no snapshot
     assert needed < grown < 1.05 * needed + 50 * MIB  # of which Numba takes 45
     assert predicted == pytest.approx(grown / MIB, rel=0.1)
 
 
 @linux_only
 def test_a_smaller_network_keeps_a_snapshot_and_the_summary_counts_it() -> None:
-    grown, parameters, predicted = growth((1024, 2048, 1024, 10), 64, "sgd", "compile first")
+    grown, parameters, predicted = growth((1024, 1536, 1024, 10), 64, "sgd", "compile first")
     assert grown > 2 * 4 * parameters
     assert predicted == pytest.approx(grown / MIB, rel=0.1)
 

@@ -36,7 +36,7 @@ POLL_SECONDS = 0.1
 EVALUATION_ROWS = 4096
 LONG_WORK = 1e8
 """Above so many floating-point operations a run leaves the calling thread free to notice signals."""
-SNAPSHOT_BYTES = 64 << 20
+SNAPSHOT_BYTES = 16 << 20
 """Weights of more bytes are guarded in each update, instead of copied aside now and then."""
 ROOM = 5
 """Arrays beside each other that memory is reserved for, not taken: the weights, three moments, an average."""
