@@ -22,6 +22,7 @@ from fastbp import activations
 from fastbp._jit import default_threads
 from fastbp.activations import ACTIVATIONS, Activation
 from fastbp.callbacks import Callback
+from fastbp.cpu.engine import Objective
 from fastbp.estimators.lbfgs import minimise
 from fastbp.estimators.network import DENSE_BYTES, Network, Samples, crowd
 from fastbp.estimators.rates import AdamRates, Rates, SGDRates
@@ -29,10 +30,12 @@ from fastbp.estimators.watching import CallbackSupportMixin, Watchers
 from fastbp.layers import Dense
 from fastbp.losses import Loss
 from fastbp.model import Model
+from fastbp.schedules import Schedule
 
 Array = NDArray[Any]
 
 STOCHASTIC = ("sgd", "adam")
+CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
 ORDER_NUMBERS = 1 << 20
 """Most row numbers, 8 bytes each, that the orders of a chunk of epochs take."""
 
@@ -52,7 +55,7 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[
         "solver": [StrOptions({"lbfgs", *STOCHASTIC})],
         "alpha": [_from(0)],
         "batch_size": [StrOptions({"auto"}), _from(1, kind=Integral)],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"}), Schedule],
         "learning_rate_init": [_from(0, "neither")],
         "power_t": [_from(0)],
         "max_iter": [_from(1, kind=Integral)],
@@ -71,6 +74,9 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[
         "n_iter_no_change": [_from(1, kind=Integral), Options(Real, {np.inf})],
         "max_fun": [_from(1, kind=Integral)],
         "weight_decay": [_from(0)],
+        "clipvalue": [_from(0, "neither"), None],
+        "clipnorm": [_from(0, "neither"), None],
+        "global_clipnorm": [_from(0, "neither"), None],
         "callbacks": [Callback, list, tuple, None],
         "dtype": [StrOptions({"float32", "float64"}), Options(type, {np.float32, np.float64}), None],
         "threads": [_from(1, kind=Integral), None],
@@ -81,7 +87,7 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[
     solver: str
     alpha: float
     batch_size: Any
-    learning_rate: str
+    learning_rate: str | Schedule
     learning_rate_init: float
     power_t: float
     max_iter: int
@@ -101,6 +107,9 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[
     n_iter_no_change: float
     max_fun: int
     weight_decay: float
+    clipvalue: float | None
+    clipnorm: float | None
+    global_clipnorm: float | None
     callbacks: Any
     dtype: Any
     threads: int | None
@@ -346,6 +355,7 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[
                 watchers.begin(self.n_iter_)
             return stop
 
+        network.compile(Objective(loss), None, len(data), bool(self.verbose))
         with watchers.watch():
             watchers.begin(0)
             watch = iterated if watchers.any or self.verbose else None
@@ -355,6 +365,9 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[
         """The optimizer: the one that was, where a partial fit goes on."""
         if incremental and hasattr(self, "_optimizer"):
             return self._optimizer
+        options = {name: getattr(self, name) for name in ("weight_decay", *CLIPS)}
+        if len(clips := [name for name in CLIPS if options[name] is not None]) > 1:
+            raise ValueError(f"{' and '.join(clips)} are given; clip in one way")
         if self.solver == "sgd":
             self._optimizer = SGDRates(
                 self.learning_rate_init,
@@ -362,11 +375,11 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[
                 self.power_t,
                 self.momentum,
                 self.nesterovs_momentum,
-                self.weight_decay,
+                options,
             )
         else:
             self._optimizer = AdamRates(
-                self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon, self.weight_decay
+                self.learning_rate_init, self.learning_rate, self.beta_1, self.beta_2, self.epsilon, options
             )
         network.engine.reserve_moments(self._optimizer.rule(1, 1, 1, 0))
         return self._optimizer
@@ -393,6 +406,7 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[
         rates, loss = self._rates(network, incremental), self._criterion()
         self._begin_curves()
         batch, engine, threads = self._batch(len(train)), network.engine, self._threads()
+        network.compile(Objective(loss), rates.rule(1, 1, 1, 0), batch, bool(self.verbose))
         per_epoch = -(-len(train) // batch)
         orders = _orders(train, random if self.shuffle else None)
         names = ["loss"] if held is None else ["loss", f"val_{self._score_name}"]
@@ -611,7 +625,8 @@ solver : "adam" (default), "sgd" or "lbfgs"
 alpha : strength of the L2 penalty ``alpha / 2 * sum(w ** 2) / rows`` (weights, not biases), default 0.0001
 batch_size : rows of a step, default "auto": 200, or all where there are fewer
 learning_rate : for "sgd": "constant" (default), "invscaling" (``learning_rate_init / (t_ + 1) ** power_t`` after each
-    epoch) or "adaptive" (divided by 5 whenever `n_iter_no_change` epochs bring no improvement)
+    epoch) or "adaptive" (divided by 5 whenever `n_iter_no_change` epochs bring no improvement); beyond scikit-learn one
+    of ``fastbp.schedules``, for "sgd" and "adam", in place of `learning_rate_init`
 learning_rate_init : step size, default 0.001
 power_t : exponent of "invscaling", default 0.5
 max_iter : most epochs, or iterations of "lbfgs", default 200
@@ -630,6 +645,8 @@ n_iter_no_change : epochs without improvement that end a fit, default 10
 max_fun : for "lbfgs", most evaluations of the loss, default 15000
 weight_decay : beyond scikit-learn: each step of "sgd" or "adam" also takes ``learning rate * weight_decay`` of every
     weight and bias away from it (Loshchilov and Hutter 2019), default 0
+clipvalue, clipnorm, global_clipnorm : beyond scikit-learn: the gradient of a step, penalty included, is cut number by
+    number, or scaled down to this norm, of each array or of all of them; None (default) for not; one can be given
 callbacks : beyond scikit-learn: ``fastbp.callbacks``, called after each epoch with "loss", and with `early_stopping`
     the held-out rows' "val_accuracy" or "val_r2"; their ``model.estimator`` is the estimator
 dtype : beyond scikit-learn: "float32" or "float64"; None for the type of X, and float64 with "lbfgs"

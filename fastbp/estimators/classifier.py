@@ -17,11 +17,17 @@ from sklearn.utils.validation import validate_data
 from fastbp.activations import Activation
 from fastbp.estimators.base import BasePerceptron, described
 from fastbp.losses import LOSSES, Loss
+from fastbp.schedules import Schedule
 
 Array = NDArray[Any]
 
 MULTICLASS = LOSSES["sparse_categorical_crossentropy"]
 BINARY = replace(LOSSES["binary_crossentropy"], mean_outputs=False)
+CRITERIA = {
+    "log_loss": (MULTICLASS, BINARY),
+    "focal": (LOSSES["sparse_categorical_focal_crossentropy"], LOSSES["binary_focal_crossentropy"]),
+}
+"""Losses of softmax and of logistic outputs."""
 
 
 @described
@@ -37,6 +43,10 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
     Parameters
     ----------
     {parameters}
+    loss : beyond scikit-learn: "log_loss" (default), "focal" (Lin et al. 2017: well-classified rows count less), or a
+        row of ``fastbp.losses``: for softmax outputs one of class numbers such as
+        ``fb.SparseCategoricalFocalCrossentropy(gamma=1.0)``, for logistic ones one of probabilities such as
+        ``fb.BinaryCrossentropy(label_smoothing=0.1)``
     class_weight : beyond scikit-learn: weights of the classes as a dict by label, "balanced" (each class counts alike),
         or None; several labels a row take a list of dicts
 
@@ -57,6 +67,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BasePerceptron._parameter_constraints,
+        "loss": [StrOptions(set(CRITERIA)), Loss],
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
     }
 
@@ -72,7 +83,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
-        learning_rate: str = "constant",
+        learning_rate: str | Schedule = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
@@ -90,8 +101,12 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
+        loss: str | Loss = "log_loss",
         class_weight: Any = None,
         weight_decay: float = 0.0,
+        clipvalue: float | None = None,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
         callbacks: Any = None,
         dtype: Any = None,
         threads: int | None = None,
@@ -159,6 +174,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
             accept_sparse=["csr", "csc"],
             multi_output=True,
             dtype=(np.float64, np.float32),
+            order="C",
             reset=reset,
         )
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
@@ -208,7 +224,17 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         return (len(self.classes_), "softmax") if y.ndim == 1 else (y.shape[1], "logistic")
 
     def _criterion(self) -> Loss:
-        return MULTICLASS if self.out_activation_ == "softmax" else BINARY
+        softmax = self.out_activation_ == "softmax"
+        if isinstance(self.loss, str):
+            return replace(CRITERIA[self.loss][not softmax], mean_outputs=False)
+        wanted = "labels" if softmax else "probabilities"
+        if self.loss.targets != wanted:
+            kind = "class numbers" if softmax else "probabilities"
+            raise ValueError(
+                f"loss {self.loss.name!r} is not one of {kind}, which the {self.out_activation_} outputs want here: "
+                f"take one such as {CRITERIA['focal'][not softmax].name}"
+            )
+        return replace(self.loss, mean_outputs=False)
 
     def _stratification(self, y: Array) -> Array | None:
         return y.astype(bool) if self.n_outputs_ == 1 else None

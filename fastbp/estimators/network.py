@@ -1,6 +1,7 @@
 """Floor 5: one network in two orders: scikit-learn's lists of arrays outside, the engine's flat buffer inside."""
 
 import contextlib
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from fastbp._jit import default_threads
 from fastbp.activations import Activation
+from fastbp.compilation import compile_kernels
 from fastbp.cpu.engine import Engine, Objective, aligned
 from fastbp.cpu.runs import Outcome
 from fastbp.estimators.rates import StepRule
@@ -113,6 +115,13 @@ class Network:
             self.engine.program.put(moment, arrays)
 
     # -------------------------------------------------- running
+
+    def compile(self, objective: Objective, rule: StepRule | None, batch: int, shown: bool) -> None:
+        """Make the kernels of a training ready, and say so where someone watches; fits that run at once wait for it."""
+        needed = self.engine.kernels(objective, True, rule, batch)
+        if not all(kernel.ready for _, kernel in needed):
+            with _compiling:
+                compile_kernels(needed, shown or sys.stderr.isatty())
 
     def train(self, data: Samples, orders: Array, batch: int, rule: StepRule, loss: Loss) -> Outcome:
         """Run the epochs whose rows `orders` (E, M) names, in batches of `batch`; `rule` counts from the first step."""
@@ -271,3 +280,4 @@ class _Crowd:
 
 
 crowd = _Crowd()
+_compiling = threading.Lock()

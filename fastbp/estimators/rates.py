@@ -1,6 +1,6 @@
 """Floor 5: scikit-learn's solvers: their learning rates over epochs and steps, and the rule that the engine applies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastbp import update_formulas
 from fastbp.optimizers import Optimizer
+from fastbp.schedules import Schedule
 
 Array = NDArray[Any]
 
@@ -38,6 +39,11 @@ class StepRule(Optimizer):
         """Estimators check their parameters themselves."""
 
     @property
+    def name(self) -> str:
+        """What it is called while its kernel compiles."""
+        return self.update.__name__
+
+    @property
     def formula(self) -> Callable[..., Any]:
         return self.update
 
@@ -60,21 +66,32 @@ class SGDRates:
     Parameters
     ----------
     rate : the first learning rate
-    schedule : "constant", "invscaling" (rate / (t + 1) ** power after each epoch, t samples seen) or "adaptive"
+    schedule : "constant", "invscaling" (rate / (t + 1) ** power after each epoch, t samples seen), "adaptive", or one
+        of ``fastbp.schedules``, which names the rate of each step
     power : of "invscaling"
     momentum : share of the last step kept
     nesterov : look ahead (Sutskever et al. 2013)
-    decay : share of the learning rate by which a step shrinks all weights
+    options : weight_decay, clipvalue, clipnorm, global_clipnorm of `Optimizer`
 
     Attributes
     ----------
     learning_rate : the rate of the next step
+    updates : steps so far
     """
 
-    def __init__(self, rate: float, schedule: str, power: float, momentum: float, nesterov: bool, decay: float) -> None:
+    def __init__(
+        self,
+        rate: float,
+        schedule: str | Schedule,
+        power: float,
+        momentum: float,
+        nesterov: bool,
+        options: Mapping[str, Any],
+    ) -> None:
         self.initial, self.schedule, self.power = float(rate), schedule, float(power)
-        self.momentum, self.nesterov, self.decay = float(momentum), bool(nesterov), float(decay)
-        self.learning_rate = self.initial
+        self.momentum, self.nesterov, self.options = float(momentum), bool(nesterov), dict(options)
+        self.learning_rate, self.updates = self.initial, 0
+        self.advance(0, 0)
 
     @property
     def next_rate(self) -> float:
@@ -83,6 +100,7 @@ class SGDRates:
 
     @next_rate.setter
     def next_rate(self, rate: float) -> None:
+        _check_settable(self.schedule)
         self.learning_rate = rate
 
     def rule(self, epochs: int, per_epoch: int, samples: int, seen: int) -> StepRule:
@@ -91,6 +109,8 @@ class SGDRates:
         if self.schedule == "invscaling":
             rates[1:] = [self._inverse(seen + samples * epoch) for epoch in range(1, epochs)]
         steps = np.repeat(rates, per_epoch)
+        if isinstance(self.schedule, Schedule):
+            steps = self.schedule.at(self.updates + np.arange(float(len(steps))))
         formula = update_formulas.descend
         if self.momentum:
             formula = update_formulas.nesterov if self.nesterov else update_formulas.momentum
@@ -99,7 +119,7 @@ class SGDRates:
             slots_kept=1 if self.momentum else 0,
             rates_of_steps=steps,
             columns=(steps, self.momentum),
-            weight_decay=self.decay,
+            **self.options,
         )
 
     def _inverse(self, seen: int) -> float:
@@ -107,6 +127,9 @@ class SGDRates:
 
     def advance(self, steps: int, seen: int) -> None:
         """`steps` more are done, at the end of an epoch; `seen` samples were seen so far."""
+        self.updates += steps
+        if isinstance(self.schedule, Schedule):
+            self.learning_rate = self.schedule(self.updates)
         if self.schedule == "invscaling":
             self.learning_rate = self._inverse(seen)
 
@@ -126,9 +149,10 @@ class AdamRates:
     Parameters
     ----------
     rate : learning rate
+    schedule : names the rate of each step in place of `rate`, where it is one of ``fastbp.schedules``
     beta_1, beta_2 : decay of the first and second moment
     epsilon : added to the root of the second moment
-    decay : share of the learning rate by which a step shrinks all weights
+    options : weight_decay, clipvalue, clipnorm, global_clipnorm of `Optimizer`
 
     Attributes
     ----------
@@ -136,22 +160,37 @@ class AdamRates:
     updates : steps so far
     """
 
-    def __init__(self, rate: float, beta_1: float, beta_2: float, epsilon: float, decay: float) -> None:
+    def __init__(
+        self,
+        rate: float,
+        schedule: str | Schedule,
+        beta_1: float,
+        beta_2: float,
+        epsilon: float,
+        options: Mapping[str, Any],
+    ) -> None:
         self.initial, self.beta_1, self.beta_2 = float(rate), float(beta_1), float(beta_2)
-        self.epsilon, self.decay = float(epsilon), float(decay)
+        self.schedule, self.epsilon, self.options = schedule, float(epsilon), dict(options)
         self.learning_rate, self.updates = self.initial, 0
 
     @property
     def next_rate(self) -> float:
         """What callbacks see and set: the rate before its corrections."""
-        return self.initial
+        return float(self._plain(np.array([self.updates + 1.0]))[0])
 
     @next_rate.setter
     def next_rate(self, rate: float) -> None:
+        _check_settable(self.schedule)
         self.initial = rate
 
+    def _plain(self, steps: Array) -> Array:
+        """The rates before their corrections; steps count from 1."""
+        if isinstance(self.schedule, Schedule):
+            return self.schedule.at(steps - 1.0)
+        return np.full(len(steps), self.initial)
+
     def _corrected(self, steps: Array) -> Array:
-        rates: Array = self.initial * np.sqrt(1 - self.beta_2**steps) / (1 - self.beta_1**steps)
+        rates: Array = self._plain(steps) * np.sqrt(1 - self.beta_2**steps) / (1 - self.beta_1**steps)
         return rates
 
     def rule(self, epochs: int, per_epoch: int, samples: int, seen: int) -> StepRule:
@@ -160,7 +199,7 @@ class AdamRates:
         return StepRule(
             update=update_formulas.adam,
             slots_kept=2,
-            rates_of_steps=np.full(len(numbers), self.initial),
+            rates_of_steps=self._plain(numbers),
             columns=(
                 self._corrected(numbers),
                 self.beta_1,
@@ -169,18 +208,25 @@ class AdamRates:
                 1 - self.beta_2,
                 self.epsilon,
             ),
-            weight_decay=self.decay,
+            **self.options,
         )
 
     def advance(self, steps: int, seen: int) -> None:
         """`steps` more are done."""
         if steps:
             self.updates += steps
-            self.learning_rate = float(self._corrected(np.array(float(self.updates))))
+            self.learning_rate = float(self._corrected(np.array([float(self.updates)]))[0])
 
     def stop_or_slow_down(self) -> str:
         """Nothing improved for long: what to say."""
         return "Stopping."
+
+
+def _check_settable(schedule: str | Schedule) -> None:
+    if isinstance(schedule, Schedule):
+        raise TypeError(
+            f'learning_rate follows {schedule!r}, so it can\'t be set; name "constant" to set it by callbacks'
+        )
 
 
 Rates = SGDRates | AdamRates

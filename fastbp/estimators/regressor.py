@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 from fastbp.activations import Activation
 from fastbp.estimators.base import BasePerceptron, described
 from fastbp.losses import LOSSES, Loss
+from fastbp.schedules import Schedule
 
 Array = NDArray[Any]
 
@@ -24,6 +25,8 @@ CRITERIA = {
     "poisson": LOSSES["poisson_deviance"],
     "absolute_error": LOSSES["mean_absolute_error"],
     "huber": LOSSES["huber"],
+    "log_cosh": LOSSES["log_cosh"],
+    "quantile": LOSSES["quantile"],
 }
 """Losses by scikit-learn's names, of the sum over outputs; only of "poisson" the sum is reported, else the mean."""
 
@@ -39,7 +42,8 @@ class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
     Parameters
     ----------
     loss : "squared_error" (half of it, as in scikit-learn) or "poisson" (half the deviance; exponential output,
-        y >= 0); beyond scikit-learn "absolute_error", "huber", or a row of ``fastbp.losses`` such as ``fb.Huber(2.0)``
+        y >= 0); beyond scikit-learn "absolute_error", "huber", "log_cosh", "quantile" (the median), or a row of
+        ``fastbp.losses`` such as ``fb.Quantile(0.9)``
     {parameters}
 
     Attributes
@@ -70,7 +74,7 @@ class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
-        learning_rate: str = "constant",
+        learning_rate: str | Schedule = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
@@ -89,6 +93,9 @@ class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
         weight_decay: float = 0.0,
+        clipvalue: float | None = None,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
         callbacks: Any = None,
         dtype: Any = None,
         threads: int | None = None,
@@ -147,6 +154,7 @@ class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
             multi_output=True,
             y_numeric=True,
             dtype=(np.float64, np.float32),
+            order="C",
             reset=reset,
         )
         return X, self._column(y), None
