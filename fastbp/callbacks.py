@@ -602,6 +602,27 @@ class CSVLogger(Callback):
         self.filename.write_text(state["text"], encoding="utf-8")
 
 
+class MLflow(Callback):
+    """Logs the values of each epoch and the learning rate to MLflow's active run.
+
+    Raises
+    ------
+    ImportError : mlflow isn't installed
+    """
+
+    def __init__(self) -> None:
+        try:
+            import mlflow  # noqa: F401
+        except ImportError as error:
+            raise ImportError("MLflow needs mlflow: pip install 'fastbp[mlflow]'") from error
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        import mlflow
+
+        values = {"learning_rate": self.model.learning_rate, **(logs or {})}
+        mlflow.log_metrics({name: float(v) for name, v in values.items() if np.ndim(v) == 0}, step=epoch)
+
+
 class TensorBoard(Callback):
     """Writes the loss, the metrics and the learning rate of each epoch for TensorBoard, with tensorboardX.
 

@@ -2,8 +2,10 @@
 
 import csv
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from fastbp.callbacks import (
     GradientNorms,
     LambdaCallback,
     LearningRateScheduler,
+    MLflow,
     ModelCheckpoint,
     ReduceLROnPlateau,
     TensorBoard,
@@ -433,3 +436,22 @@ def test_wrong_callbacks(wrong: Callable[[], Any], error: type[Exception], words
 def test_mistakes_that_show_while_training(callback: Callback, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         classifier().fit(X, Y, verbose=0, callbacks=callback)
+
+
+def test_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it hands over; MLflow itself is no dependency of the tests."""
+    metrics: list[tuple[int, dict[str, float]]] = []
+    stand_in = SimpleNamespace(log_metrics=lambda values, step: metrics.append((step, values)))
+    monkeypatch.setitem(sys.modules, "mlflow", stand_in)
+    model = fb.Model([fb.Dense(1)])
+    model.compile(fb.SGD(0.25), "mse", metrics=["mae"])
+    history = model.fit([[1.0], [2.0]], [1.0, 2.0], epochs=2, verbose=0, callbacks=MLflow())
+    assert [step for step, _ in metrics] == [0, 1]
+    assert metrics[1][1] == {
+        "learning_rate": 0.25,
+        "loss": history.history["loss"][1],
+        "mae": history.history["mae"][1],
+    }
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ImportError, match=r"pip install 'fastbp\[mlflow\]'"):
+        MLflow()

@@ -105,6 +105,32 @@ def test_keras_example() -> None:
     assert sorted(history.history) == ["accuracy", "loss"]
 
 
+def test_mixed_columns_search() -> None:
+    search, score = example("mixed_columns_search").main()
+    assert score > 0.8
+    assert len(search.cv_results_["params"]) == 8
+
+
+def test_parquet_report(tmp_path: Path) -> None:
+    model, page, predicted, error = example("parquet_report").main(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"rents.parquet", "m.fastbp", "r.html", "new.csv"}
+    assert "Permutation importance" in page and len(model) > 1000
+    assert list(predicted.columns) == ["flat", "rent"] and len(predicted) == 400
+    assert error < 100
+
+
+def test_served_by_onnxruntime() -> None:
+    here, served, accuracy = example("served_by_onnxruntime").main()
+    assert_allclose(served, here, atol=1e-5)
+    assert accuracy > 0.85
+
+
+def test_ensemble_calibration(tmp_path: Path) -> None:
+    errors, accuracy = example("ensemble_calibration").main(tmp_path / "c.png")
+    assert errors[-1] < np.mean(errors[:-1]) and accuracy > 0.75
+    assert (tmp_path / "c.png").stat().st_size > 5000
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_examples_run_as_scripts(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
