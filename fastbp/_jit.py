@@ -66,6 +66,7 @@ KERNEL_SOURCES = (
     "update_formulas.py",
     "plan.py",
     "program.py",
+    "sparse.py",
     "plan.py",
     "cpu/*.py",
 )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastbp.frames import columns_of, foreign, from_arrow, one_block
+from fastbp.sparse import SparseRows, as_sparse, is_sparse, staged_bytes
 
 # Elements converted and checked together: 0.5 to 1 MiB stays in a core's cache between the two (60000 x 784 float64 to
 # float32 on one core: 72 ms, against 86 ms for NumPy's bare cast and 40 ms more for np.isfinite over the result).
@@ -34,14 +35,14 @@ class Sample:
 
     Attributes
     ----------
-    x : (N, I), as `as_matrix` returns it
+    x : (N, I), as `as_matrix` returns it, sparse perhaps
     y : (N, O) or (N,), as `as_targets` returns it; None without targets
     rows : (M,) int64, which of the rows they are, in this order, repeats allowed; None for all N
     weights : (N,) of the inputs' dtype, what each row's loss is multiplied by; None for 1
     present : (N,) of the inputs' dtype, 0 where a row has no target and so counts in no metric; None for 1
     """
 
-    x: NDArray[Any]
+    x: NDArray[Any] | SparseRows
     y: NDArray[Any] | None = None
     rows: NDArray[np.int64] | None = None
     weights: NDArray[Any] | None = None
@@ -64,7 +65,9 @@ class Sample:
 
     def fingerprint(self) -> dict[str, Any]:
         """Shapes and a digest of the arrays: of all bytes, or of some thousand rows where there are many."""
-        arrays = {"x": self.x, "y": self.y, "weights": self.weights, "rows": self.rows}
+        arrays: dict[str, Any] = {"x": self.x, "y": self.y, "weights": self.weights, "rows": self.rows}
+        if isinstance(self.x, SparseRows):
+            arrays = arrays | dict(zip(("x", "columns", "values"), self.x.parts, strict=True))
         digest = blake2b(digest_size=16)
         for array in arrays.values():
             if array is not None:
@@ -107,7 +110,7 @@ class _Table(NamedTuple):
 
 def as_matrix(
     x: Any, dtype: DTypeLike, *, name: str = "x", width: int | None = None, finite: bool = True
-) -> NDArray[Any]:
+) -> NDArray[Any] | SparseRows:
     """Return `x` as the matrix the kernels read.
 
     Parameters
@@ -128,15 +131,19 @@ def as_matrix(
     -------
     ndarray of shape (N, I)
         C-contiguous, aligned, native byte order, every value finite. It is `x` itself when that already fits.
+        Of a sparse matrix `SparseRows`.
 
     Raises
     ------
     TypeError
-        If `x` holds no real numbers: text, None, complex values, dates, other objects, a sparse matrix.
+        If `x` holds no real numbers: text, None, complex values, dates, other objects.
     ValueError
         If `x` has no rows or no columns, other than two dimensions, another width, NaN or infinity, or a value too
         large for `dtype`.
     """
+    if is_sparse(x):
+        _check_matrix_shape(x.shape, name, width)
+        return as_sparse(x, dtype, name)
     table = _table(x, name)
     _check_matrix_shape(table.shape, name, width)
     return _stage(table, np.dtype(dtype), name, look=finite)
@@ -158,6 +165,8 @@ TARGETS: dict[str, tuple[str, str]] = {
 
 def staging_bytes(x: Any, dtype: np.dtype[Any]) -> int:
     """Bytes of the copy that `as_matrix` makes of an array or frame; 0 where it reads it in place."""
+    if is_sparse(x):
+        return staged_bytes(x, dtype)
     if isinstance(x, np.ndarray) and x.dtype == dtype and x.flags.c_contiguous and x.flags.aligned:
         return 0
     return math.prod(x.shape) * dtype.itemsize
@@ -348,8 +357,8 @@ def _array(x: Any, name: str, missing: bool = False) -> NDArray[Any]:
             f"{name} has {masked} masked values; networks need every number: drop those rows, or fill them with "
             f"{name}.filled(value)"
         )
-    if hasattr(x, "tocsr"):
-        raise TypeError(f"{name} is a sparse matrix; fastbp reads dense arrays: pass {name}.toarray()")
+    if is_sparse(x):
+        raise TypeError(f"{name} is a sparse matrix; sparse rows are for x: pass {name}.toarray()")
     if hasattr(x, "to_numpy"):
         gaps = np.asarray(x.isna() if hasattr(x, "isna") else x.is_null() if hasattr(x, "is_null") else False)
         if gaps.any() and not missing:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import data
+from fastbp import data, sparse
 from fastbp._checks import whole
 from fastbp._jit import default_threads
 from fastbp._signals import HeldBack
@@ -225,7 +225,7 @@ class _Stage:
 
     def __init__(self, x: ArrayLike, y: ArrayLike, names: tuple[str, str]) -> None:
         self._x, self._y, self._names = x, y, names
-        self._inputs: dict[Any, Array] = {}
+        self._inputs: dict[Any, Any] = {}
         self._targets: dict[Any, Array] = {}
 
     def of(self, index: int, model: Model) -> Sample:
@@ -233,6 +233,7 @@ class _Stage:
         if model.dtype not in self._inputs:
             self._inputs[model.dtype] = data.as_matrix(self._x, model.dtype, name=self._names[0])
         inputs = self._inputs[model.dtype]
+        sparse.check(inputs, model.compute_dtype)
         with _of(index):
             model.build(inputs.shape[1])
             _, loss, _ = model._compiled("fit_many")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import data, files, full_batch, losses, optimizers, scoring, storage, streaming, summary
+from fastbp import data, files, full_batch, losses, optimizers, scoring, sparse, storage, streaming, summary
 from fastbp._checks import DTYPES, whole
 from fastbp._jit import default_threads
 from fastbp._signals import HeldBack
@@ -272,16 +272,18 @@ class Model:
         assert self._loss is not None
         loss = self._loss
         rows = data.as_matrix(x, self.dtype, name=names[0], width=self._input)
+        sparse.check(rows, self.compute_dtype)
         width, count = self.output_width, len(rows)
         targets = data.as_targets(y, loss.targets, width, self.dtype, rows=count, name=names[1], missing=loss.mask_nan)
         weights = None if weights is None else sample_weights(weights, count, self.dtype, name=names[2])
         self.build(rows.shape[1])
         return Sample(rows, targets, weights=weights)
 
-    def _inputs(self, x: Any, task: str, finite: bool = True) -> Array:
+    def _inputs(self, x: Any, task: str, finite: bool = True) -> Array | sparse.SparseRows:
         if self._engine is None and self._input is None and not self.layers:
             raise RuntimeError(f"{task}: the model has no layers")
         rows = data.as_matrix(x, self.dtype, width=self._input, finite=finite)
+        sparse.check(rows, self.compute_dtype)
         self.build(rows.shape[1])
         return rows
 
@@ -330,7 +332,8 @@ class Model:
 
         Parameters
         ----------
-        x : (N, I) numbers: array, list or DataFrame; or rows that needn't fit in memory (see Notes)
+        x : (N, I) numbers: array, list or DataFrame; scipy's sparse rows, which stay sparse; or rows that needn't fit
+            in memory (see Notes)
         y : targets: (N, O) or (N,) numbers, or (N,) class numbers for the sparse loss
         batch_size : rows of a step, default 32; at most N. For batches from an iterator default each of them, as it is
         epochs : number of the last epoch, default 1
@@ -462,7 +465,9 @@ class Model:
         sample, objective = without_missing(sample, loss), Objective(loss)
         self._ready(objective, True, None, False, len(sample))
         flat = aligned(engine.program.parameter_bytes).view(self.dtype)
-        dx = np.empty_like(sample.x) if inputs else None
+        if inputs and isinstance(sample.x, sparse.SparseRows):
+            raise ValueError("gradients: inputs=True gives a dense dx, for dense x: pass x.toarray()")
+        dx = np.empty(sample.x.shape, self.dtype) if inputs else None
         outcome = engine.run(
             sample.x, sample.y, **sample.beside, batch=len(sample), objective=objective, gradient=flat, result=dx
         ).completed()

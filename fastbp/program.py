@@ -67,8 +67,9 @@ from fastbp.constraints import Constraint
     CONSTRAIN,  # rule that brings the kernel to its constraint, 0 where there is none
     CONSTRAINT,  # address of the constraint's numbers
     PACK_RULE,  # rule that packs weights after an update
-) = range(47)
-OP_COLUMNS = 47
+    SPARSE,  # address of what it reads sparse rows by (see ``cpu.sparse``), 0 where its inputs are dense
+) = range(48)
+OP_COLUMNS = 48
 
 # ---- columns of a run: what one launch of the workers needs to know
 (

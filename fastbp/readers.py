@@ -265,9 +265,11 @@ class _Want:
     ) -> Dataset:
         if isinstance(x, np.ndarray):
             try:
-                x = as_matrix(x, np.float64 if x.dtype.itemsize == 8 else np.float32, name=self.source)
+                staged = as_matrix(x, np.float64 if x.dtype.itemsize == 8 else np.float32, name=self.source)
             except TypeError as error:
                 raise ValueError(str(error)) from None
+            assert isinstance(staged, np.ndarray)
+            x = staged
         if y is None:
             return Dataset(self.source, x, None, feature_names, target_name, None)
         if y.shape != (len(x),):

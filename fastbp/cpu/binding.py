@@ -5,11 +5,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastbp import program as pg
-from fastbp.cpu import penalty, rules
+from fastbp.cpu import penalty, rules, sparse
 from fastbp.cpu import tallies as tally_rules
 from fastbp.optimizers import Optimizer
 from fastbp.program import Program
+from fastbp.sparse import SparseRows
 from fastbp.tallies import Tally
+
+
+def inputs(
+    run: np.ndarray,
+    x: np.ndarray | SparseRows,
+    entries: Sequence[np.ndarray],
+    optimizer: Optimizer | None,
+    program: Program,
+) -> None:
+    """The rows that a run reads; sparse ones by the row of columns that is the first of `entries`."""
+    if isinstance(x, SparseRows):
+        sparse.point(entries[0], x, optimizer, program.layers[0])
+    else:
+        run[pg.X], run[pg.X_ROW] = x.ctypes.data, x.shape[1] * x.itemsize
 
 
 def penalties(program: Program, run: np.ndarray, table: np.ndarray, constants: int) -> np.ndarray | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbp._jit import Kernel
 from fastbp.activations import ACTIVATIONS, IDENTITY, RELU
-from fastbp.cpu import bfloat16, rules, serving, tallies, thin
+from fastbp.cpu import bfloat16, rules, serving, sparse, tallies, thin
 from fastbp.cpu.engine import worker_kernel
 from fastbp.cpu.peak import _loop as peak_loop
 from fastbp.cpu.runs import chain_kernel
@@ -42,6 +42,8 @@ def kernels(dtype: str, everything: bool = False) -> list[tuple[str, Kernel]]:
         found += [("bfloat16", bfloat16.rule(name)) for name in bfloat16.RULES]
     else:
         found += [("few rows", thin.rule(name, number)) for name in ("forward", "backward")]
+        if everything:
+            found += [("sparse rows", sparse.rule(name, number)) for name in sparse.RULES]
     for name, activation in ACTIVATIONS.items():
         if activation not in (IDENTITY, RELU) and (everything or name in USUAL["activations"]):
             found += [(name, rules.activation(activation, number)), (name, rules.derivative(activation, number))]

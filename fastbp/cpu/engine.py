@@ -17,7 +17,7 @@ from fastbp._jit import Kernel, yield_address
 from fastbp._signals import HeldBack
 from fastbp.activations import IDENTITY, RELU
 from fastbp.constraints import Constraint
-from fastbp.cpu import bfloat16, binding, rules, serving, tallies, thin, worker
+from fastbp.cpu import bfloat16, binding, rules, serving, sparse, tallies, thin, worker
 from fastbp.cpu.launch import LAUNCHERS, in_background
 from fastbp.cpu.runs import Chain, Outcome, Prepared, start_chains
 from fastbp.cpu.tile import geometry
@@ -26,6 +26,7 @@ from fastbp.losses import Loss
 from fastbp.optimizers import COLUMNS, Optimizer
 from fastbp.plan import GIVEN, LATE, Plan, lay_out, update_mode
 from fastbp.program import LayerSpec, Program
+from fastbp.sparse import SparseRows
 from fastbp.tallies import Tally
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class _Bound:
     metrics: np.ndarray
     run: np.ndarray
     penalties: np.ndarray | None
+    entries: tuple[np.ndarray, ...]
     kept: tuple[np.ndarray | None, ...]
 
 
@@ -339,17 +341,19 @@ class Engine:
         layers = self.program.layers
         return [layer.constraint for layer in layers if layer.constraint is not None and layer.trainable]
 
-    def _bind(self, batch: int, objective: Objective, backward: bool, input_gradient: bool, update: str = "") -> _Bound:
+    def _bind(
+        self, batch: int, objective: Objective, backward: bool, input_gradient: bool, update: str, is_sparse: bool
+    ) -> _Bound:
         threads = 1 if self.serial(batch) else self.threads
         samples = self.program.tiles.samples
         rows = self.program.thin_rows(batch) or -(-batch // samples) * samples
-        key = (rows, threads, objective, backward, input_gradient, update)
+        key = (rows, threads, objective, backward, input_gradient, update, is_sparse)
         if key not in self._bound:
             plan = lay_out(self.program, rows, threads, backward=backward, input_gradient=input_gradient, update=update)
             most = most_workspaces((1 + self._moments) * self.program.parameter_bytes)
             while len(self._bound) >= 4 or (self._bound and plan.nbytes + self._workspaces() > most):
                 self._bound.pop(next(iter(self._bound)))
-            self._bound[key] = self._make(plan, threads, objective)
+            self._bound[key] = self._make(plan, threads, objective, is_sparse)
         return self._bound[key]
 
     def _workspaces(self) -> int:
@@ -364,9 +368,9 @@ class Engine:
 
     def bind_alone(self, batch: int) -> _Bound:
         """What predicts `batch` rows on the calling thread, with a workspace of its own."""
-        return self._make(lay_out(self.program, batch, 1, backward=False), 1, Objective())
+        return self._make(lay_out(self.program, batch, 1, backward=False), 1, Objective(), is_sparse=False)
 
-    def _make(self, plan: Plan, threads: int, objective: Objective) -> _Bound:
+    def _make(self, plan: Plan, threads: int, objective: Objective, is_sparse: bool) -> _Bound:
         program, dtype = self.program, self.dtype
         workspace = aligned(plan.nbytes)
         numbers = workspace[: plan.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)
@@ -378,6 +382,7 @@ class Engine:
             bfloat16.bind(table, plan.backward)
         elif plan.thin:
             thin.bind(table, dtype, plan.backward)
+        entries = sparse.bind(program, plan, table, base + plan.index) if is_sparse else ()
         layers = program.layers
         constants = aligned(pg.LINE * (len(layers) + 2)).view(dtype)
         stride = pg.LINE // dtype.itemsize
@@ -419,8 +424,8 @@ class Engine:
         squares = None
         if plan.update in (LATE, GIVEN):
             squares = binding.squares(program, run, table, plan.learning)
-        kept = table, partial, constants, numbers_of, scratch, squares
-        return _Bound(plan, self._buffer, workspace, table, metrics, run, penalties, kept)
+        kept = table, partial, constants, numbers_of, scratch, squares, *entries
+        return _Bound(plan, self._buffer, workspace, table, metrics, run, penalties, entries[:1], kept)
 
     def _bind_output(self, run: np.ndarray, objective: Objective, backward: bool, parameters: np.ndarray) -> None:
         """The last activation, the loss and how the two meet."""
@@ -456,7 +461,7 @@ class Engine:
         return self.serial(batch) and self.serial(min(held, EVALUATION_ROWS))
 
     def run(
-        self, x: np.ndarray, y: np.ndarray | None = None, *, held: "Sample | None" = None, **options: Any
+        self, x: np.ndarray | SparseRows, y: np.ndarray | None = None, *, held: "Sample | None" = None, **options: Any
     ) -> Outcome:
         """Run steps over batches of rows: what `prepare` takes, done.
 
@@ -496,7 +501,7 @@ class Engine:
 
     def prepare(
         self,
-        x: np.ndarray,
+        x: np.ndarray | SparseRows,
         y: np.ndarray | None = None,
         *,
         rows: np.ndarray | None = None,
@@ -524,7 +529,7 @@ class Engine:
 
         Parameters
         ----------
-        x : (N, I) C-contiguous, of the engine's dtype
+        x : (N, I) C-contiguous, of the engine's dtype, or sparse
         y : (N, O) of the dtype, or (N,) int64 labels; None for a prediction
         rows : (M,) int64, which rows of x and y are the data, in this order, repeats allowed; None for all of them;
             (E, M) with a line of its own for each epoch that the run touches
@@ -551,7 +556,9 @@ class Engine:
         update = ""
         if optimizer is not None:
             update = GIVEN if given is not None else update_mode(self.program, optimizer.late)
-        bound = self._bind(batch, objective, backward, backward and result is not None, update)
+        bound = self._bind(
+            batch, objective, backward, backward and result is not None, update, isinstance(x, SparseRows)
+        )
         self.refresh_copies(bound.table)
         run, columns = bound.run, int(bound.run[pg.SUM_COUNT])
         threads = int(run[pg.THREADS])
@@ -597,7 +604,8 @@ class Engine:
         if gradient is not None:
             run[pg.GRADIENT] = gradient.ctypes.data - self._buffer.ctypes.data
         run[pg.COEFFICIENTS], run[pg.COEFFICIENTS_ROW] = coefficients.ctypes.data, coefficients.strides[1]
-        run[pg.X], run[pg.X_ROW], run[pg.N] = x.ctypes.data, x.shape[1] * size, count
+        binding.inputs(run, x, bound.entries, optimizer, self.program)
+        run[pg.N] = count
         run[pg.SUBSET] = 0 if rows is None else rows.ctypes.data
         run[pg.SUBSET_EPOCH] = rows.strides[0] if rows is not None and rows.ndim == 2 else 0
         run[pg.ROW_WEIGHTS] = 0 if weights is None else weights.ctypes.data
@@ -613,7 +621,7 @@ class Engine:
         run[pg.SHUFFLE], run[pg.SEED] = shuffle, seed
         run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
         work = steps * batch * self.program.flops_per_row
-        run[pg.UNFIT] = 0 if unfit is None else unfit.ctypes.data
+        run[pg.UNFIT] = 0 if unfit is None or bound.entries else unfit.ctypes.data
         used = bound, unfit, x, y, rows, weights, present, gradient, result, coefficients, sync, kept, extra
         return Prepared(run, threads, work, sums, status, bound.plan, used)
 

@@ -230,7 +230,8 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
             weigh(kind, run, index, scale, at(run, pg.COUNTS) + p * 2 * size, share, count - p * 2 * n)
         a = at(op, pg.A) + p * at(op, pg.A_PANEL)
         halves = 1 if at(op, pg.THIN) else 2
-        gather_rows(kind, at(run, pg.X), at(run, pg.X_ROW), inputs, index, a, halves)
+        if at(op, pg.SPARSE) == 0:
+            gather_rows(kind, at(run, pg.X), at(run, pg.X_ROW), inputs, index, a, halves)
         if at(run, pg.UNFIT) and not finite(kind, a, inputs, halves):
             store_int(at(run, pg.UNFIT), 1)
         if at(op, pg.STEPS_IN) > inputs:
