@@ -24,8 +24,18 @@ if TYPE_CHECKING:
     from fastbp.interchange import from_torch_state_dict as from_torch_state_dict
     from fastbp.interchange import to_sklearn as to_sklearn
     from fastbp.interchange import to_torch_state_dict as to_torch_state_dict
+    from fastbp.layers import Activation as Activation
+    from fastbp.layers import AlphaDropout as AlphaDropout
+    from fastbp.layers import BatchNormalization as BatchNormalization
     from fastbp.layers import Dense as Dense
+    from fastbp.layers import Dropout as Dropout
+    from fastbp.layers import GaussianDropout as GaussianDropout
+    from fastbp.layers import GaussianNoise as GaussianNoise
     from fastbp.layers import Input as Input
+    from fastbp.layers import LayerNormalization as LayerNormalization
+    from fastbp.layers import Normalization as Normalization
+    from fastbp.layers import Residual as Residual
+    from fastbp.layers import RMSNormalization as RMSNormalization
     from fastbp.losses import BinaryCrossentropy as BinaryCrossentropy
     from fastbp.losses import BinaryFocalCrossentropy as BinaryFocalCrossentropy
     from fastbp.losses import CategoricalCrossentropy as CategoricalCrossentropy
@@ -75,7 +85,20 @@ if TYPE_CHECKING:
 
 _CONTENTS = {
     "fastbp.cpu.peak": ("peak_gflops",),
-    "fastbp.layers": ("Dense", "Input"),
+    "fastbp.layers": (
+        "Activation",
+        "AlphaDropout",
+        "BatchNormalization",
+        "Dense",
+        "Dropout",
+        "GaussianDropout",
+        "GaussianNoise",
+        "Input",
+        "LayerNormalization",
+        "Normalization",
+        "Residual",
+        "RMSNormalization",
+    ),
     "fastbp.losses": (
         "BinaryCrossentropy",
         "BinaryFocalCrossentropy",

@@ -61,13 +61,13 @@ KERNEL_SOURCES = (
     "constraints.py",
     "losses.py",
     "tallies.py",
+    "operations.py",
     "optimizers.py",
     "schedules.py",
     "update_formulas.py",
     "plan.py",
     "program.py",
     "sparse.py",
-    "plan.py",
     "cpu/*.py",
 )
 """Every source that a compiled kernel can depend on (a test compares this with the imports)."""

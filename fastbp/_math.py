@@ -23,6 +23,9 @@ _EXP64 = tuple(1.0 / math.factorial(n) for n in range(13, 1, -1))
 # 2/(2n+1) for log(m) = 2 atanh(s), s = (m - 1)/(m + 1), s^2 <= 0.0295.
 _LOG32 = tuple(2.0 / (2 * n + 1) for n in range(4, 0, -1))
 _LOG64 = tuple(2.0 / (2 * n + 1) for n in range(11, 0, -1))
+# (-1)^n / (2n+1)! for sin(y) / y as a polynomial in y^2, abs(y) <= pi / 2.
+_SIN32 = tuple((-1.0) ** n / math.factorial(2 * n + 1) for n in range(6, -1, -1))
+_SIN64 = tuple((-1.0) ** n / math.factorial(2 * n + 1) for n in range(11, -1, -1))
 LOG2E = 1.4426950408889634
 # ln 2 in two parts; the high one has few bits, so that n * high is exact.
 _LN2_32 = (0.693359375, -2.12194440054690583e-4)
@@ -191,6 +194,25 @@ def tanh(x: Any) -> Any:
 def logistic(x: Any) -> Any:
     """1 / (1 + e**-x)."""
     return 1.0 / (1.0 + exp(-x))
+
+
+def cosine_of_turns(x: Any) -> Any:
+    """cos(2 pi x) for x of [0, 1], within a few units of the last place of 1."""
+    return np.cos(2.0 * np.pi * x)
+
+
+@overload(cosine_of_turns)
+def _cosine_of_turns(x: Any) -> Any:
+    if not isinstance(x, Vec):
+        return None
+    series = _SIN32 if x.dtype == types.float32 else _SIN64
+
+    def impl(x: Any) -> Any:
+        y = (x - 0.5) * math.pi
+        sine = y * _horner(series, y * y)
+        return 2.0 * sine * sine - 1.0
+
+    return impl
 
 
 def normal_cdf(x: Any) -> Any:

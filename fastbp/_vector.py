@@ -408,6 +408,18 @@ def lanes(typingctx: Any, kind: Any) -> Any:
 
 
 @intrinsic
+def first_lanes(typingctx: Any, kind: Any, count: Any) -> Any:
+    """``first_lanes(np.float32, 3)``: true in the first `count` lanes, all or none of them beyond the ends."""
+    vec = vec_of(kind.instance_type)
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        numbers = ir.Constant(ir.VectorType(I32, vec.lanes), list(range(vec.lanes)))
+        return builder.icmp_signed("<", numbers, splat(builder, builder.trunc(args[1], I32), vec.lanes))
+
+    return vec.mask(kind, types.int64), emit
+
+
+@intrinsic
 def total(typingctx: Any, vec: Any) -> Any:
     """Sum of the lanes as float64, always in the order of a balanced tree."""
 

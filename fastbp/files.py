@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbp import losses, metrics, optimizers, storage
-from fastbp.layers import Dense
+from fastbp.layers import Layer
 
 if TYPE_CHECKING:
     from fastbp.model import Model
@@ -21,11 +21,9 @@ FIT = "fit."
 
 def labels(model: "Model") -> list[str]:
     """The names that the arrays of ``get_weights`` have in files."""
-    return [
-        f"{name}.{part}"
-        for name, layer in zip(model._names(), model.layers, strict=True)
-        for part in (("kernel", "bias") if layer.use_bias else ("kernel",))
-    ]
+    model.build()
+    assert model.input_width is not None
+    return model._network(model.input_width).labels
 
 
 def state(model: "Model") -> tuple[dict[str, Array], dict[str, Any]]:
@@ -66,7 +64,7 @@ def restored(model: "Model", tensors: dict[str, Array], content: dict[str, Any])
     KeyError, TypeError, ValueError : content that is damaged or of another version
     """
     for config in content["layers"]:
-        model.add(Dense.from_config(config))
+        model.add(Layer.from_config(config))
     if content["optimizer"] is not None:
         model._optimizer = optimizers.from_config(content["optimizer"])
     if content["loss"] is not None:
@@ -109,9 +107,7 @@ def checked(model: "Model", arrays: Sequence[ArrayLike], task: str) -> list[Arra
     TypeError, ValueError : they are not; `task` says where they came from
     """
     assert model._engine is not None
-    wanted: list[tuple[int, ...]] = []
-    for layer in model._engine.program.layers:
-        wanted += [(layer.fan_in, layer.fan_out), (layer.fan_out,)] if layer.bias else [(layer.fan_in, layer.fan_out)]
+    wanted = [shape for layer in model._engine.program.layers for _, shape in layer.arrays]
     given = [np.asarray(array) for array in arrays]
     if len(given) != len(wanted):
         raise ValueError(f"{task}: wanted {len(wanted)} arrays ({wanted}), got {len(given)}")

@@ -83,15 +83,22 @@ def fit(model: "Model", x: Any, y: Any, options: Options, callbacks: Any) -> His
     for name in ("batch_size", "steps_per_epoch", "checkpoint"):
         if getattr(options, name) is not None:
             raise ValueError(f"{name} makes no sense with LBFGS, whose every step looks at all rows: leave it out")
-    for layer in model.layers:
-        if layer.kernel_constraint is not None or layer.lr_multiplier != 1:
-            what = "a kernel_constraint" if layer.kernel_constraint is not None else "an lr_multiplier"
-            raise ValueError(f"{layer!r} has {what}, which LBFGS can't heed; use another optimizer")
     feed, held = sources(model, x, y, replace(options, batch_size=ALL_ROWS, shuffle=False))
     if not isinstance(feed, ArrayFeed):
         raise ValueError("LBFGS looks at all rows in every step, so it needs arrays, not a stream of parts")
     model._compiled("fit")
     engine = model._ready(model._scoring().objective, True, None, bool(options.verbose), feed.batch)
+    for spec in engine.program.layers:
+        reasons = {
+            "a kernel_constraint": spec.constraint is not None,
+            "an lr_multiplier": spec.rate != 1,
+            "noise, which makes the loss another one each time": spec.operation.noise,
+            "statistics of batches that move": spec.whole_batch,
+        }
+        for what, there in reasons.items():
+            if there:
+                name = spec.operation.name.replace("_", " ")
+                raise ValueError(f"a {name} layer has {what}, which LBFGS can't heed; use another optimizer")
     return FullBatchFit(model, engine, feed, options, held, callbacks).run()
 
 

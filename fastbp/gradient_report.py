@@ -56,19 +56,23 @@ def gradient_report(model: "Model", x: Any, y: Any, sample_weight: Any = None) -
     """The size of each layer's gradient of the loss over the rows: see ``Model.gradient_report``."""
     gradients, weights = model.gradients(x, y, sample_weight=sample_weight), model.get_weights()
     rows: list[tuple[str, float, float, float]] = []
-    place = 0
-    for name, layer in zip(model._names(), model.layers, strict=True):
-        count = 2 if layer.use_bias else 1
-        parts, held = gradients[place : place + count], weights[place : place + count]
-        square = sum(float(np.square(part, dtype=np.float64).sum()) for part in parts)
-        size = sum(part.size for part in parts)
-        norm = float(np.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in held)))
-        rows.append((name, float(np.sqrt(square)), float(np.sqrt(square / size)), norm))
-        place += count
+    assert model.input_width is not None
+    network, first = model._network(model.input_width), 0
+    for name, (_, end) in zip(model._names(), network.ends, strict=True):
+        places = [place for place in range(first, end) if network.learned[place]]
+        first = end
+        if places:
+            square, size = _square([gradients[place] for place in places]), sum(weights[place].size for place in places)
+            norm = float(np.sqrt(_square([weights[place] for place in places])))
+            rows.append((name, float(np.sqrt(square)), float(np.sqrt(square / size)), norm))
     largest = max(rms for _, _, rms, _ in rows)
     return GradientReport(
         GradientRow(name, norm, rms, held, _state(norm, rms, held, largest)) for name, norm, rms, held in rows
     )
+
+
+def _square(arrays: list[np.ndarray]) -> float:
+    return sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays)
 
 
 def _state(norm: float, rms: float, weights: float, largest: float) -> str:

@@ -194,7 +194,7 @@ def _unfitted(model: Model, hidden: Sequence[Activation], output: str, own: bool
     from fastbp import estimators
 
     home: Any = estimators if own else theirs
-    settings: dict[str, Any] = {"hidden_layer_sizes": tuple(layer.units for layer in model.layers[:-1])}
+    settings: dict[str, Any] = {"hidden_layer_sizes": tuple(width for _, width in model.outputs()[:-1])}
     if hidden:
         settings["activation"] = list(hidden) if len(set(hidden)) > 1 else hidden[0] if own else _THEIRS[hidden[0].name]
     if own:

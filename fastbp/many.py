@@ -233,7 +233,7 @@ class _Stage:
         if model.dtype not in self._inputs:
             self._inputs[model.dtype] = data.as_matrix(self._x, model.dtype, name=self._names[0])
         inputs = self._inputs[model.dtype]
-        sparse.check(inputs, model.compute_dtype)
+        sparse.check(inputs, model.compute_dtype, model.layers[0])
         with _of(index):
             model.build(inputs.shape[1])
             _, loss, _ = model._compiled("fit_many")

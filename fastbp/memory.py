@@ -95,7 +95,7 @@ def network(layers: Sequence[LayerSpec], dtype: np.dtype, half: bool) -> Program
 def small(program: Program, batch: int, optimizer: Optimizer, staged: int) -> bool:
     """Whether a fit certainly takes less than `FREELY`."""
     size, most = program.dtype.itemsize, max(batch, program.tiles.samples)
-    numbers = 6 * most * sum(layer.steps + layer.fan_out for layer in program.layers)
+    numbers = 6 * most * sum(layer.fan_in + 1 + layer.fan_out for layer in program.layers)
     return (4 + optimizer.slots) * program.parameter_bytes + numbers * size + staged < FREELY
 
 

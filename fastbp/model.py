@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import data, files, full_batch, losses, optimizers, scoring, sparse, storage, streaming, summary
+from fastbp import data, files, full_batch, losses, optimizers, partial, scoring, sparse, storage, streaming, summary
 from fastbp._checks import DTYPES, whole
 from fastbp._jit import default_threads
 from fastbp._signals import HeldBack
@@ -21,13 +21,14 @@ from fastbp.fit import DivergenceError, Fit, evaluated
 from fastbp.fit_options import Options, sources
 from fastbp.gradient_report import GradientReport, gradient_report
 from fastbp.history import History
-from fastbp.layers import Dense, Input
+from fastbp.layers import Input, Layer
 from fastbp.losses import Loss
 from fastbp.optimizers import LBFGS, Optimizer
 from fastbp.program import LayerSpec
 from fastbp.progress import resolve_verbose, shown
 from fastbp.scoring import Scoring
 from fastbp.sources import opened
+from fastbp.stack import Stack
 from fastbp.weighting import by_class, sample_weights, without_missing
 
 Array = NDArray[Any]
@@ -36,12 +37,12 @@ Metrics = Sequence[scoring.Request] | scoring.Request | None
 PREDICTED_ROWS = 256  # of a step, for each thread: 4096 took small 2 times as long, tab 1.6 times, mnist 1.1 times
 
 
-class Model:
+class Model(Stack):
     """A multilayer perceptron that trains in compiled kernels.
 
     Parameters
     ----------
-    layers : `Dense` layers, first to last; an `Input` may stand before them
+    layers : layers such as `Dense`, first to last; an `Input` may stand before them
     dtype : "float32" (default), "float64", or "bfloat16": products of bfloat16 numbers, summed in float32; the
         weights, the optimizer's state and everything else stay float32 (Keras' "mixed_bfloat16")
     seed : of the initial weights and the shuffles; the same seed gives the same bits for any number of threads
@@ -68,7 +69,7 @@ class Model:
 
     def __init__(
         self,
-        layers: Iterable[Dense | Input] = (),
+        layers: Iterable[Layer | Input] = (),
         *,
         dtype: str = "float32",
         seed: int = 0,
@@ -85,64 +86,30 @@ class Model:
         self.compute_dtype = dtype
         self.dtype = np.dtype("float32" if dtype == "bfloat16" else dtype)
         self.seed, self.threads, self.name = int(seed), threads or default_threads(), name
-        self.layers: list[Dense] = []
         self.history: History | None = None
         self.meta: dict[str, Any] = {}
         self.stop_training = False
-        self._input: int | None = None
         self._engine: Engine | None = None
         self._optimizer: Optimizer | None = None
         self._loss: Loss | None = None
         self._loss_name = ""
         self._metric_requests: list[scoring.Request] = []
         self._weighted_requests: list[scoring.Request] = []
-        self._updates = self._epochs_seen = 0
-        for layer in layers:
-            self.add(layer)
+        self._updates = self._epochs_seen = self._draws = 0
+        super().__init__(layers)
 
     # -------------------------------------------------- structure
-
-    def add(self, layer: Dense | Input) -> None:
-        """Append a layer (before the model is built)."""
-        if self.built:
-            raise RuntimeError("add: the model is built already; add all layers before build, fit or set_weights")
-        if isinstance(layer, Input):
-            if self.layers or self._input is not None:
-                raise ValueError("add: an Input stands once, before all other layers")
-            self._input = layer.width
-            return
-        if not isinstance(layer, Dense):
-            raise TypeError(f"add: wanted a layer such as fb.Dense(10), got {layer!r}")
-        if self.layers and self.layers[-1].activation.coupled:
-            raise ValueError("add: softmax couples the outputs of a row and may stand in the last layer only")
-        if layer.input_dim is not None:
-            before = self.layers[-1].units if self.layers else self._input
-            if before not in (None, layer.input_dim):
-                raise ValueError(f"add: {layer!r} takes {layer.input_dim} inputs, what stands before it gives {before}")
-            self._input = self._input if self.layers else layer.input_dim
-        self.layers.append(layer)
 
     @property
     def built(self) -> bool:
         """Whether the weights exist."""
         return self._engine is not None
 
-    @property
-    def input_width(self) -> int | None:
-        """I of the first layer; None until it is known."""
-        return self._input
-
-    @property
-    def output_width(self) -> int:
-        """O of the last layer."""
-        if not self.layers:
-            raise RuntimeError("the model has no layers: add some, for example model.add(fb.Dense(1))")
-        return self.layers[-1].units
-
     def build(self, input_width: int | None = None) -> None:
         """Make the weights for inputs of `input_width` columns (by default what the first layer says)."""
         width = self._input if input_width is None else whole("input_width", input_width)
-        self.output_width  # noqa: B018 (refuses a model without layers)
+        if not self.layers:
+            self.output_width  # noqa: B018 (refuses a model without layers)
         if width is None:
             raise RuntimeError(
                 "the input width isn't known yet: call build(width) or fit, or give input_dim to the first layer"
@@ -152,19 +119,12 @@ class Model:
         if self.built:
             return
         summary.check_build(self, width)
-        self._input, specs, arrays = width, self._specs(width), []
-        for index, (layer, spec) in enumerate(zip(self.layers, specs, strict=True)):
-            rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
-            arrays += layer.initial(rng, spec.fan_in)
+        specs, arrays = self._network(width).specs, self._drawn(width, self.seed)
+        self._input = width
         engine = Engine(specs, self.dtype, self.threads, half=self.compute_dtype == "bfloat16")
         engine.program.put(engine.weights, arrays)
         self._engine = engine
         self._reset_optimizer()
-
-    def _specs(self, width: int) -> list[LayerSpec]:
-        """The layers, resolved for inputs of `width` columns."""
-        widths = [width, *(layer.units for layer in self.layers)]
-        return [layer.spec(i) for i, layer in zip(widths, self.layers, strict=False)]
 
     def _reset_optimizer(self) -> None:
         self._updates = 0
@@ -272,7 +232,7 @@ class Model:
         assert self._loss is not None
         loss = self._loss
         rows = data.as_matrix(x, self.dtype, name=names[0], width=self._input)
-        sparse.check(rows, self.compute_dtype)
+        sparse.check(rows, self.compute_dtype, self.layers[0])
         width, count = self.output_width, len(rows)
         targets = data.as_targets(y, loss.targets, width, self.dtype, rows=count, name=names[1], missing=loss.mask_nan)
         weights = None if weights is None else sample_weights(weights, count, self.dtype, name=names[2])
@@ -283,19 +243,25 @@ class Model:
         if self._engine is None and self._input is None and not self.layers:
             raise RuntimeError(f"{task}: the model has no layers")
         rows = data.as_matrix(x, self.dtype, width=self._input, finite=finite)
-        sparse.check(rows, self.compute_dtype)
+        sparse.check(rows, self.compute_dtype, self.layers[0])
         self.build(rows.shape[1])
         return rows
 
     def _ready(
-        self, objective: Objective, backward: bool, optimizer: Optimizer | None, shown: bool, batch: int
+        self,
+        objective: Objective,
+        backward: bool,
+        optimizer: Optimizer | None,
+        shown: bool,
+        batch: int,
+        layers: Sequence[LayerSpec] = (),
     ) -> Engine:
         """The engine, its kernels compiled; says so where someone watches."""
         assert self._engine is not None and self._input is not None
-        self._engine.describe(self._specs(self._input))
+        self._engine.describe(self._network(self._input).specs)
         if isinstance(optimizer, LBFGS):
             raise ValueError("LBFGS looks at all rows in every step: only fit can use it; compile another optimizer")
-        needed = self._engine.kernels(objective, backward, optimizer, batch)
+        needed = self._engine.kernels(objective, backward, optimizer, batch, layers)
         if not all(kernel.ready for _, kernel in needed):
             compile_kernels(needed, shown or sys.stderr.isatty())
         return self._engine
@@ -429,7 +395,7 @@ class Model:
         updates = self._updates
         options: dict[str, Any] = {"objective": objective, "optimizer": optimizer, "updates": updates, "kept": kept}
         with HeldBack():
-            outcome = engine.run(sample.x, sample.y, **sample.beside, batch=len(sample), **options)
+            outcome = engine.run(sample.x, sample.y, **sample.beside, batch=len(sample), seed=self.seed, **options)
             self._updates += outcome.steps
         outcome.completed()
         if outcome.diverged:
@@ -469,7 +435,15 @@ class Model:
             raise ValueError("gradients: inputs=True gives a dense dx, for dense x: pass x.toarray()")
         dx = np.empty(sample.x.shape, self.dtype) if inputs else None
         outcome = engine.run(
-            sample.x, sample.y, **sample.beside, batch=len(sample), objective=objective, gradient=flat, result=dx
+            sample.x,
+            sample.y,
+            **sample.beside,
+            batch=len(sample),
+            objective=objective,
+            gradient=flat,
+            result=dx,
+            noise=self._updates,
+            seed=self.seed,
         ).completed()
         if outcome.diverged:
             raise FloatingPointError(
@@ -534,12 +508,34 @@ class Model:
         return dict(zip(values, scoring.plain(values.values()), strict=True)) if return_dict else _listed(values)
 
     def predict(
-        self, x: Any, batch_size: int | None = None, verbose: str | int = 0, *, out: Array | None = None
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: str | int = 0,
+        *,
+        upto: Layer | str | int | None = None,
+        noise: bool = False,
+        out: Array | None = None,
     ) -> Array:
-        """Outputs (N, O) of the model's dtype; a row's are the same bits whatever rows are around it.
+        """Outputs of the model, or of one of its layers.
 
-        x may be whatever `fit` takes (of an iterator's batches their x); `out` takes the outputs, a memory map's too.
+        Parameters
+        ----------
+        x : (N, I) numbers, or whatever `fit` takes (of an iterator's batches their x)
+        batch_size : rows in flight at once, by default as many as are quickest
+        verbose : 0 (default) is silent
+        upto : the layer whose outputs are wanted (the layer, its name as in `summary`, or its number); default the last
+        noise : whether Dropout and its kin draw as in training, each call anew, which makes repeated predictions
+            samples (Gal and Ghahramani, "Dropout as a Bayesian approximation", 2016); batch normalisation keeps its
+            moving statistics
+        out : takes the outputs, a memory map's too
+
+        Returns
+        -------
+        (N, O) array of the model's dtype; without noise a row's are the same bits whatever rows are around it
         """
+        if upto is not None or noise:
+            return partial.predict(self, x, batch_size, upto, noise, out)
         if batch_size is None and out is None and verbose == 0 and type(x) is np.ndarray and self._engine is not None:
             served = self._engine.serve(x)
             if served is not None:
@@ -593,17 +589,6 @@ class Model:
         self.build()
         for line in summary.lines(self, batch):
             print_fn(line)
-
-    def _names(self) -> list[str]:
-        names: list[str] = []
-        for layer in self.layers:
-            base = name = layer.name or "dense"
-            number = 0
-            while name in names:
-                number += 1
-                name = f"{base}_{number}"
-            names.append(name)
-        return names
 
     def named_weights(self) -> dict[str, Array]:
         """The arrays of `get_weights` by the names they have in files: ``<layer>.kernel``, ``<layer>.bias``."""
@@ -675,8 +660,7 @@ class Model:
         return summary.page(self)
 
     def __repr__(self) -> str:
-        shape = "-".join(str(n) for n in [self._input or "?", *(layer.units for layer in self.layers)])
-        return f"Model({shape}, dtype={self.compute_dtype!r}, seed={self.seed}, threads={self.threads})"
+        return f"Model({self.widths()}, dtype={self.compute_dtype!r}, seed={self.seed}, threads={self.threads})"
 
 
 Sequential = Model

@@ -9,11 +9,13 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp.activations import IDENTITY, RELU
+from fastbp.operations import DENSE, FORK, JOIN
 from fastbp.program import LayerSpec, Program, Tiles
 
 FEW_TILES = 12  # a thread: below that the tasks are halved, to share them better
 SLAB_BYTES = 4 << 20
 PANELS_PER_TASK = 8
+LAYER_WORK = 2e6  # floating-point operations of a panel: above that few panels are cut at layers
 PANELS_OF_RUN = 4  # a task of the update phase
 TILES, LATE, GIVEN = "tiles", "late", "given"
 """How a plan heeds what layers say of their weights: updates by tiles, in a phase of their own, or by a gradient given.
@@ -22,10 +24,21 @@ With "" it doesn't: every gradient is summed, and updated in the same phase wher
 
 
 def lay_out(
-    program: Program, batch: int, threads: int, *, backward: bool, input_gradient: bool = False, update: str = ""
+    program: Program,
+    batch: int,
+    threads: int,
+    *,
+    backward: bool,
+    input_gradient: bool = False,
+    noise: bool = False,
+    update: str = "",
 ) -> "Plan":
-    """The plan of a step over at most `batch` rows: one for all networks of these layers."""
-    step = batch, threads, backward, input_gradient, update
+    """The plan of a step over at most `batch` rows: one for all networks of these layers.
+
+    noise : whether a prediction draws the noise of training; with `backward` it is always drawn
+    update : see `TILES`
+    """
+    step = batch, threads, backward, input_gradient, noise or backward, update
     return _plan(program.layers, program.dtype, program.tiles, program.half, *step)
 
 
@@ -50,6 +63,12 @@ class Plan:
 
     Attributes
     ----------
+    layers : what the rows of the table are: the program's layers, in a prediction without noise
+    places : which of the program's layers these are
+    sources : the op whose outputs each takes, -1 for the inputs
+    lowest : the first op that is gone back through
+    learning : ops whose parameters are updated
+    tile_rectifies, tile_masks : of each op, whether its product rectifies, and whether the next one's masks dZ by that
     nbytes : bytes of the workspace
     slab : most rows in flight
     slabs : how many slabs a full batch takes
@@ -57,83 +76,194 @@ class Plan:
     tasks : (tasks, TASK_COLUMNS) int64
     ones : (offset, count) runs of numbers that must be 1
     update : see `TILES`
-    learning : ops whose weights are updated
-    lowest : the first op that is gone back through
     weights_phase : number of the phase that sums the gradient
     """
 
     def __init__(
-        self, program: Program, batch: int, threads: int, backward: bool, input_gradient: bool, update: str
+        self,
+        program: Program,
+        batch: int,
+        threads: int,
+        backward: bool,
+        input_gradient: bool,
+        noise: bool,
+        update: str,
     ) -> None:
         self.program, self.backward, self.update = program, backward, update
-        self.learning = [i for i, layer in enumerate(program.layers) if layer.trainable or not update]
-        self.lowest = 0 if input_gradient else 1 + min(self.learning, default=len(program.layers))
+        self.places = [i for i, layer in enumerate(program.layers) if noise or not layer.operation.noise]
+        self.layers = [program.layers[i] for i in self.places]
+        self.sources = [self._live(program.sources[i]) for i in self.places]
+        self.skips = [-1 if layer.skip is None else self._live(layer.skip) for layer in self.layers]
+        self.learning = [i for i, layer in enumerate(self.layers) if self._learns(layer)]
+        self.lowest = 0 if input_gradient else self._lowest()
         tiles, size = program.tiles, program.dtype.itemsize
-        row = tiles.samples * size
-        widths = [program.layers[0].fan_in, *(layer.fan_out for layer in program.layers)]
-        row_bytes = 2 * size * sum(widths)
-        most = max(pg.SLAB_ROWS, SLAB_BYTES // row_bytes)
+        self._row = tiles.samples * size
+        widths = [program.layers[0].fan_in, *(layer.fan_out for layer in self.layers)]
+        most = max(pg.SLAB_ROWS, SLAB_BYTES // (2 * size * sum(widths)))
         self.slab = pg.round_up(min(batch, pg.round_up(most, tiles.samples)), tiles.samples)
+        if backward and any(layer.whole_batch for layer in self.layers):
+            self.slab = pg.round_up(batch, tiles.samples)
         self.slabs = -(-batch // self.slab)
         self.thin = program.thin_rows(batch)
         self.panels = self.slab // tiles.samples
         self.nbytes = 0
         self.ones: list[tuple[int, int]] = []
+        self.table = np.zeros((len(self.layers), pg.OP_COLUMNS), np.int64)
+        users = [[k for k, s in enumerate(self.sources) if s == i] for i in range(len(self.layers))]
+        self.tile_rectifies = [layer.operation is DENSE and layer.activation is RELU for layer in self.layers]
+        self.tile_masks = [
+            layer.activation is RELU and len(k) == 1 and self.layers[k[0]].operation is DENSE
+            for layer, k in zip(self.layers, users, strict=True)
+        ]
+        self._lay_out_activations(users)
+        if backward:
+            self._lay_out_gradients(input_gradient)
+        else:
+            self.table[-1, [pg.DZ, pg.DZ_PANEL]] = self._reserve(self.layers[-1].fan_out)  # a loss writes it
+        self._lay_out_states()
+        self.index = self._take(self.panels * tiles.samples * 8)
+        self.scale = self._take(self.panels * self._row)
+        self.counts = self._take(self.panels * self._row * 2)
+        self.target, self.target_panel = self._reserve(self.layers[-1].fan_out)
+        self.phases, self.tasks = self._schedule(threads)
 
-        def reserve(rows: int) -> tuple[int, int]:
-            """(offset, distance of panels) of a buffer with `rows` rows in each panel."""
-            distance = _spread(pg.round_up(rows, tiles.lanes) * row)
-            return self._take(distance * self.panels), distance
+    def _live(self, op: int) -> int:
+        """The op of this plan whose outputs op number `op` of the program passes on."""
+        while op >= 0 and op not in self.places:
+            op = self.program.sources[op]
+        return self.places.index(op) if op >= 0 else -1
 
-        def activations(rows: int, ones: bool) -> tuple[int, int]:
-            offset, distance = reserve(rows + ones)
+    def _learns(self, layer: LayerSpec) -> bool:
+        """Whether the op has a task in the weights phase."""
+        if layer.operation.whole_batch:
+            return layer.trainable
+        return layer.learned > 0 and (layer.trainable or not self.update)
+
+    def _lowest(self) -> int:
+        """The first op that something learned stands before."""
+        learned: list[bool] = []
+        for index in range(len(self.layers)):
+            if any(learned[i] for i in (self.sources[index], self.skips[index]) if i >= 0):
+                return index
+            learned.append(index in self.learning)
+        return len(self.layers)
+
+    def _reserve(self, rows: int) -> tuple[int, int]:
+        """(offset, distance of panels) of a buffer with `rows` rows in each panel."""
+        distance = _spread(pg.round_up(rows, self.program.tiles.lanes) * self._row)
+        return self._take(distance * self.panels), distance
+
+    def _lay_out_activations(self, users: list[list[int]]) -> None:
+        """What goes forward: sizes, parameters, A, Z, H, and the copies that products in bfloat16 read."""
+        program, layers, table = self.program, self.layers, self.table
+        size, samples = program.dtype.itemsize, program.tiles.samples
+        heirs = [self._owner(i) for i in range(len(layers))]
+
+        def activations(width: int, place: int) -> tuple[int, int]:
+            takers = [layers[k] for k, s in enumerate(self.sources) if s == place or (s >= 0 and heirs[s] == place)]
+            ones = any(layer.operation is DENSE and layer.bias for layer in takers)
+            offset, distance = self._reserve(width + ones)
             if ones:
-                self.ones += [((offset + p * distance + rows * row) // size, tiles.samples) for p in range(self.panels)]
+                rows = (offset + p * distance + width * self._row for p in range(self.panels))
+                self.ones += [(row // size, samples) for row in rows]
             return offset, distance
 
-        layers = program.layers
+        inputs = activations(layers[0].fan_in, -1)
+        for index, layer in enumerate(layers):
+            op, source, last = table[index], self.sources[index], index == len(layers) - 1
+            op[[pg.IN, pg.STEPS_IN, pg.OUT, pg.THIN]] = layer.fan_in, layer.learned, layer.fan_out, self.thin
+            op[pg.KERNEL] = layer.kernel
+            place = self.places[index]
+            op[pg.W], op[pg.W_PANEL] = program.offsets[place], program.panel_bytes[place]
+            op[[pg.A, pg.A_PANEL]] = table[source, [pg.H, pg.H_PANEL]] if source >= 0 else inputs
+            op[pg.MODE] = self.tile_rectifies[index]
+            op[pg.MASK] = layer.operation is DENSE and source >= 0 and self.tile_masks[source]
+            if layer.operation is JOIN:
+                skip = self.skips[index]
+                op[[pg.SKIP, pg.SKIP_PANEL]] = table[skip, [pg.H, pg.H_PANEL]] if skip >= 0 else inputs
+            if heirs[index] != index:
+                op[[pg.Z, pg.Z_PANEL, pg.H, pg.H_PANEL]] = op[[pg.A, pg.A_PANEL] * 2]
+            else:
+                op[[pg.H, pg.H_PANEL]] = outputs = activations(layer.fan_out, index)
+                kept = (last or (self.backward and layer.activation.keeps_z)) and not self._plain(index)
+                if layer.operation.alias:
+                    outputs = tuple(op[[pg.A, pg.A_PANEL]])
+                elif kept:
+                    outputs = self._reserve(layer.fan_out)
+                op[[pg.Z, pg.Z_PANEL]] = outputs
+            takers = [k for k in users[index] if layers[k].operation is DENSE]
+            op[[pg.PACK_TO, pg.PACK_TO_TOO]] = [8 * pg.OP_COLUMNS * (k - index) for k in [*takers, index, index][:2]]
+            if program.half and layer.operation is DENSE:
+                op[[pg.A_PAIRS, pg.A_PAIRS_PANEL]] = self._pairs(layer.steps)
+                if self.backward:
+                    distance = _spread(pg.round_up(layer.steps, program.tiles.lanes) * program.tiles.lanes * size)
+                    op[[pg.A_PLAIN, pg.A_PLAIN_PANEL]] = self._take(distance * self.panels), distance
+
+    def _owner(self, index: int) -> int:
+        """The op whose outputs, in memory, those of op `index` are; -1 for the inputs."""
+        while index >= 0 and self.layers[index].operation.alias and self.layers[index].activation is IDENTITY:
+            index = self.sources[index]
+        return index
+
+    def _plain(self, index: int) -> bool:
+        """Whether no rule is needed for the op's activation."""
+        return self.layers[index].activation is IDENTITY or self.tile_rectifies[index]
+
+    def _lay_out_gradients(self, input_gradient: bool) -> None:
+        """What comes back: dZ and its transposes. dA of an op is dZ of the one before."""
+        program, layers, table = self.program, self.layers, self.table
+        tiles = program.tiles
         # a layer's dZ is read for the last time when that of the layer before is written: two places in turn do. Not
         # for the float products of layers whose last vector isn't full: what is beyond their neurons must stay zero
-        turning = [backward and (program.half or layer.fan_out % tiles.lanes == 0) for layer in layers]
+        turning = [program.half or layer.fan_out % tiles.lanes == 0 for layer in layers]
+        if any(layer.operation is not DENSE for layer in layers):
+            turning = [False] * len(layers)
         turns = [layer.fan_out for layer, turn in zip(layers, turning, strict=True) if turn]
-        places = [reserve(max(turns)) for _ in turns[:2]]
+        places = [self._reserve(max(turns)) for _ in turns[:2]]
+        dz, da = [pg.DZ, pg.DZ_PANEL], [pg.DA, pg.DA_PANEL]
 
-        def gradients(index: int) -> tuple[int, int]:
-            return places[index % len(places)] if turning[index] else reserve(layers[index].fan_out)
+        def place(index: int) -> tuple[int, int]:
+            return places[index % len(places)] if turning[index] else self._reserve(layers[index].fan_out)
 
-        self.table = np.zeros((len(layers), pg.OP_COLUMNS), np.int64)
-        inputs = activations(layers[0].fan_in, layers[0].bias)
-        gradient = reserve(layers[0].fan_in) if input_gradient else (0, 0)
-        for index, layer in enumerate(layers):
-            op = self.table[index]
-            last = index == len(layers) - 1
-            op[[pg.IN, pg.STEPS_IN, pg.OUT, pg.THIN]] = layer.fan_in, layer.steps, layer.fan_out, self.thin
-            op[pg.W], op[pg.W_PANEL] = program.offsets[index], program.panel_bytes[index]
-            op[[pg.A, pg.A_PANEL]], op[[pg.DA, pg.DA_PANEL]] = inputs, gradient
-            op[pg.MODE] = layer.activation is RELU
-            op[pg.MASK] = index > 0 and layers[index - 1].activation is RELU
-            inputs = activations(layer.fan_out, not last and layers[index + 1].bias)
-            kept = (last or (backward and layer.activation.keeps_z)) and layer.activation not in (IDENTITY, RELU)
-            op[[pg.H, pg.H_PANEL]] = inputs
-            op[[pg.Z, pg.Z_PANEL]] = reserve(layer.fan_out) if kept else inputs
-            if backward or last:
-                gradient = gradients(index)
-                op[[pg.DZ, pg.DZ_PANEL]] = gradient
-            if backward:
+        table[-1, dz] = place(len(layers) - 1)
+        for index in range(len(layers) - 1, -1, -1):
+            op, layer, source = table[index], layers[index], self.sources[index]
+            beside = index in self.skips and layer.operation is DENSE  # the projection of a residual block
+            join = table[self.skips.index(index) if index in self.skips else index]
+            if beside:
+                op[dz] = join[dz]
+            if layer.operation is FORK:
+                op[[pg.SKIP, pg.SKIP_PANEL]] = join[dz] if index in self.skips else table[index + 1, da]
+            if layer.operation is DENSE:
                 numbers = tiles.lanes if program.half else tiles.samples
-                op[pg.T_PANEL] = self.panels * numbers * tiles.width * size + pg.LINE
+                op[pg.T_PANEL] = self.panels * numbers * tiles.width * program.dtype.itemsize + pg.LINE
                 op[pg.T] = self._take(int(op[pg.T_PANEL]) * program.panels(layer.fan_out))
-            if program.half:
-                op[[pg.A_PAIRS, pg.A_PAIRS_PANEL]] = self._pairs(layer.steps)
-                if backward:
+                if program.half:
                     op[[pg.DZ_PAIRS, pg.DZ_PAIRS_PANEL]] = self._pairs(layer.fan_out)
-                    distance = _spread(pg.round_up(layer.steps, tiles.lanes) * tiles.lanes * size)
-                    op[[pg.A_PLAIN, pg.A_PLAIN_PANEL]] = self._take(distance * self.panels), distance
-        self.index = self._take(self.panels * tiles.samples * 8)
-        self.scale = self._take(self.panels * row)
-        self.counts = self._take(self.panels * row * 2)
-        self.target, self.target_panel = reserve(layers[-1].fan_out)
-        self.phases, self.tasks = self._schedule(threads)
+                if beside:
+                    same = [pg.T, pg.T_PANEL, pg.DZ_PAIRS, pg.DZ_PAIRS_PANEL]
+                    join[same] = op[same]
+            if index < self.lowest:
+                continue
+            if layer.operation.alias:
+                op[da] = op[dz]
+            elif source < 0 or beside:
+                op[da] = self._reserve(layer.fan_in)
+            else:
+                op[da] = place(source)
+            if source >= 0 and not beside:
+                table[source, dz] = op[da]
+                op[pg.BEFORE] = 8 * pg.OP_COLUMNS * (index - source)
+
+    def _lay_out_states(self) -> None:
+        """What normalisations keep of the batch rows or of their neurons."""
+        tiles, size = self.program.tiles, self.program.dtype.itemsize
+        for op, layer in zip(self.table, self.layers, strict=True):
+            if layer.operation.row_state:
+                op[[pg.STATE, pg.STATE_PANEL]] = self._reserve(layer.operation.row_state)
+            elif layer.operation.neuron_state and self.backward:
+                op[pg.STATE_PANEL] = pg.round_up(layer.fan_out, tiles.lanes) * size
+                op[pg.STATE] = self._take(int(op[pg.STATE_PANEL]) * layer.operation.neuron_state)
 
     def _pairs(self, numbers: int) -> tuple[int, int]:
         """(offset, distance of panels) of a buffer with a row for each pair along a sum of so many numbers."""
@@ -149,17 +279,12 @@ class Plan:
 
     def _schedule(self, threads: int) -> tuple[np.ndarray, np.ndarray]:
         """Phases and tasks. How the rows are cut changes who computes a number, never the number."""
-        layers = self.program.layers
-        work = 2 * self.slab * sum(layer.parameters for layer in layers)
-        phases: list[list[tuple[int, ...]]] = []
+        work = 2 * self.slab * sum(layer.parameters for layer in self.layers)
         few_panels = self.panels < 2 * threads and threads > 1
-        if few_panels and (self.thin or work / self.panels > 2e6):
+        if few_panels and (self.thin or work / self.panels > LAYER_WORK):
             phases = self._cut_by_layers(threads)
         else:
-            share = max(1, min(PANELS_PER_TASK, -(-self.panels // threads)))
-            count = -(-self.panels // share)
-            bounds = [self.panels * i // count for i in range(count + 1)]
-            phases.append([(pg.ROWS, 0, lo, hi, 0, 0) for lo, hi in itertools.pairwise(bounds)])
+            phases = self._cut_by_rows(threads)
         final: list[tuple[int, ...]] = [(pg.SUM, 0, 0, 0, 0, 0)]
         if self.backward:
             if self.thin and threads > 1:
@@ -171,7 +296,7 @@ class Plan:
         self.weights_phase = len(phases)
         if self.update == GIVEN:
             phases, self.weights_phase = [], 0
-            final = [(pg.MEASURE, *task[1:]) for task in final[1:]]
+            final = [(pg.MEASURE, *task[1:]) for task in final[1:] if task[2] < task[3]]
         phases.append(final)
         if after := self._updates(final, threads):
             phases.append(after)
@@ -182,19 +307,19 @@ class Plan:
     def _updates(self, tiles: list[tuple[int, ...]], threads: int) -> list[tuple[int, ...]]:
         """Tasks of the update phase: what each thread summed, in long runs; whole panels of constrained weights."""
         program = self.program
-        bound = [i for i in self.learning if self.update and program.layers[i].constraint is not None]
+        bound = [i for i in self.learning if self.update and self.layers[i].constraint is not None]
         after: list[tuple[int, ...]] = []
         for low, high in itertools.pairwise(_shares(tiles, threads)):
             runs: dict[tuple[int, int, int], tuple[int, int]] = {}
             for code, op, k0, k1, j0, j1 in tiles[low:high]:
-                if code != pg.SUM and op not in bound:
+                if code != pg.SUM and op not in bound and k0 < k1:
                     runs[op, j0, j1] = runs.get((op, j0, j1), (k0, k1))[0], k1
             for (op, j0, j1), (k0, k1) in runs.items():
                 after += [(pg.APPLY, op, k0, k1, j0 + a, j0 + b) for a, b in _blocks(j1 - j0, PANELS_OF_RUN)]
         whole = [
-            (pg.APPLY, index, 0, program.layers[index].steps, j0, j1)
+            (pg.APPLY, index, 0, self.layers[index].steps, j0, j1)
             for index in bound
-            for j0, j1 in _blocks(program.panels(program.layers[index].fan_out), 2 if program.half else 1)
+            for j0, j1 in _blocks(program.panels(self.layers[index].fan_out), 2 if program.half else 1)
         ]
         return (after if self.update in (LATE, GIVEN) else []) + whole
 
@@ -203,11 +328,17 @@ class Plan:
         program = self.program
         return [
             (pg.WEIGHTS, index, k0, k1, j0, j1)
-            for index, layer in enumerate(program.layers)
-            if index in self.learning
+            for index in self.learning
+            for layer in [self.layers[index]]
             for j0, j1 in _blocks(program.panels(layer.fan_out), pg.PANELS_OF_TILE)
-            for k0, k1 in _blocks(layer.steps, rows, sliver=program.tiles.lanes // 2)
+            for k0, k1 in self._inputs(layer, rows)
         ]
+
+    def _inputs(self, layer: LayerSpec, rows: int) -> list[tuple[int, int]]:
+        """Runs of a panel's rows that are summed together."""
+        if layer.operation is not DENSE:
+            return [(0, layer.learned)]
+        return _blocks(layer.steps, rows, sliver=self.program.tiles.lanes // 2)
 
     def _owned_tiles(self, threads: int) -> list[tuple[int, ...]]:
         """Tasks of the weights phase of a thin step, thread by thread: the neurons whose sums it made going forward."""
@@ -215,35 +346,74 @@ class Plan:
         return [
             (pg.WEIGHTS, index, k0, k1, first + j0, first + j1)
             for thread in range(threads)
-            for index, layer in enumerate(program.layers)
-            if index in self.learning
+            for index in self.learning
+            for layer in [self.layers[index]]
             for first, last in [_part(program.panels(layer.fan_out), thread, threads)]
             for j0, j1 in _blocks(last - first, pg.PANELS_OF_TILE)
-            for k0, k1 in _blocks(layer.steps, pg.ROWS_OF_TILE, sliver=program.tiles.lanes // 2)
+            for k0, k1 in self._inputs(layer, pg.ROWS_OF_TILE)
         ]
+
+    def _statistics(self, kind: int, index: int, threads: int) -> list[tuple[int, ...]]:
+        """Tasks that sum over the batch, by neurons."""
+        neurons, width = self.layers[index].fan_out, self.program.tiles.width
+        per_task = pg.round_up(-(-neurons // (2 * threads)), width) if threads > 1 else neurons
+        return [(kind, index, 0, self.panels, o0, o1) for o0, o1 in _blocks(neurons, per_task)]
+
+    def _cut_by_rows(self, threads: int) -> list[list[tuple[int, ...]]]:
+        """All layers over blocks of rows; a layer that needs sums over the batch cuts them in two, both ways."""
+        share = max(1, min(PANELS_PER_TASK, -(-self.panels // threads)))
+        count = -(-self.panels // share)
+        bounds = list(itertools.pairwise(self.panels * i // count for i in range(count + 1)))
+        cuts = [i for i, layer in enumerate(self.layers) if layer.whole_batch and self.backward]
+        phases: list[list[tuple[int, ...]]] = []
+
+        def over_rows(kind: int, gather: bool, first: int, last: int) -> None:
+            phases.append([(kind, gather, lo, hi, first, last) for lo, hi in bounds])
+
+        for start, cut in zip([0, *cuts], cuts, strict=False):
+            over_rows(pg.UP, not phases, start, cut)
+            phases.append(self._statistics(pg.STATISTICS_UP, cut, threads))
+        turn = cuts[-1] if cuts else 0
+        over_rows(pg.ROWS, not phases, turn, max(self.lowest, turn + 1) if cuts else self.lowest)
+        for end, cut in reversed(list(itertools.pairwise([-1, *cuts]))):
+            if cut >= self.lowest or cut in self.learning:
+                phases.append(self._statistics(pg.STATISTICS_DOWN, cut, threads))
+                if max(self.lowest, end + 1) <= cut:
+                    over_rows(pg.DOWN, False, max(self.lowest, end + 1), cut + 1)
+        return phases
 
     def _cut_by_layers(self, threads: int) -> list[list[tuple[int, ...]]]:
         """(row block x neuron block) tasks, a phase for each product of each layer: for few rows and many cores."""
-        layers, tiles = self.program.layers, self.program.tiles
+        tiles = self.program.tiles
         rows = list(_blocks(self.panels, PANELS_PER_TASK))
 
-        def pieces(neurons: int) -> list[tuple[int, int]]:
+        def pieces(layer: LayerSpec, neurons: int) -> list[tuple[int, int]]:
+            if layer.operation.whole_rows:
+                return [(0, neurons)]
             if self.thin:
                 parts = [_part(self.program.panels(neurons), thread, threads) for thread in range(threads)]
                 return [(j0 * tiles.width, min(neurons, j1 * tiles.width)) for j0, j1 in parts if j0 < j1]
             per_task = max(1, -(-neurons * len(rows) // (4 * threads * tiles.width)))
             return list(_blocks(neurons, min(per_task * tiles.width, pg.NEURON_BLOCK // tiles.width * tiles.width)))
 
+        def by_neurons(kind: int, index: int, neurons: int) -> None:
+            blocks = pieces(self.layers[index], neurons)
+            phases.append([(kind, index, lo, hi, n0, n1) for lo, hi in rows for n0, n1 in blocks])
+
         phases: list[list[tuple[int, ...]]] = [[(pg.GATHER, 0, p, p + 1, 0, 0) for p in range(self.panels)]]
-        for index, layer in enumerate(layers):
-            phases.append([(pg.FORWARD, index, lo, hi, o0, o1) for lo, hi in rows for o0, o1 in pieces(layer.fan_out)])
+        for index, layer in enumerate(self.layers):
+            if layer.whole_batch and self.backward:
+                phases.append(self._statistics(pg.STATISTICS_UP, index, threads))
+            by_neurons(pg.FORWARD, index, layer.fan_out)
         phases.append([(pg.OUTPUT, 0, p, p + 1, 0, 0) for p in range(self.panels)])
         if self.backward:
-            for index in range(len(layers) - 1, -1, -1):
+            for index in range(len(self.layers) - 1, -1, -1):
+                layer = self.layers[index]
+                if layer.whole_batch and (index >= self.lowest or index in self.learning):
+                    phases.append(self._statistics(pg.STATISTICS_DOWN, index, threads))
                 if index >= self.lowest:
-                    blocks = pieces(layers[index].fan_in)
-                    phases.append([(pg.BACK, index, lo, hi, i0, i1) for lo, hi in rows for i0, i1 in blocks])
-            if self.table[0, pg.DA_PANEL]:
+                    by_neurons(pg.BACK, index, layer.fan_in)
+            if self.lowest == 0:
                 phases.append([(pg.INPUT_GRADIENT, 0, p, p + 1, 0, 0) for p in range(self.panels)])
         return phases
 
@@ -251,20 +421,25 @@ class Plan:
         """The table with absolute addresses."""
         table = self.table.copy()
         table[:, pg.W] += parameters
-        for column in (pg.A, pg.Z, pg.H, pg.DZ, pg.T):
-            table[:, column] += workspace
-        wanted = np.arange(len(table)) > 0
-        wanted[0] = bool(table[0, pg.DA_PANEL])
-        table[wanted, pg.DA] += workspace
+        for column, used in (
+            (pg.A, pg.A_PANEL),
+            (pg.Z, pg.Z_PANEL),
+            (pg.H, pg.H_PANEL),
+            (pg.DZ, pg.DZ_PANEL),
+            (pg.DA, pg.DA_PANEL),
+            (pg.T, pg.T_PANEL),
+            (pg.A_PAIRS, pg.A_PAIRS_PANEL),
+            (pg.A_PLAIN, pg.A_PLAIN_PANEL),
+            (pg.DZ_PAIRS, pg.DZ_PAIRS_PANEL),
+            (pg.SKIP, pg.SKIP_PANEL),
+            (pg.STATE, pg.STATE_PANEL),
+        ):
+            table[table[:, used] != 0, column] += workspace
         if self.program.half:
-            table[:, pg.WF : pg.WB_BLOCK + 1] = self.program.copies
-            table[:, pg.WF] += copies
-            table[1:, pg.WB] += copies
+            table[:, pg.WF : pg.WB_BLOCK + 1] = self.program.copies[self.places]
+            table[table[:, pg.WF_PANEL] != 0, pg.WF] += copies
+            table[table[:, pg.WB_BLOCK] != 0, pg.WB] += copies
             table[0, pg.WB] = 0
-            table[:, pg.A_PAIRS] += workspace
-            if self.backward:
-                table[:, pg.A_PLAIN] += workspace
-                table[:, pg.DZ_PAIRS] += workspace
         return table
 
 

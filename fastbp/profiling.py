@@ -366,10 +366,8 @@ class _Trial:
         return start - begin, end - start, {} if watch is None else watch.parts()
 
     def _subject(self) -> dict[str, Any]:
-        layers = self.engine.program.layers
-        widths = [layers[0].fan_in, *(layer.fan_out for layer in layers)]
         return {
-            "network": "-".join(map(str, widths)),
+            "network": self.twin.widths(),
             "dtype": self.twin.compute_dtype,
             "threads": self.engine.threads,
             "optimizer": self.optimizer.name,

@@ -5,7 +5,8 @@ Letters used everywhere: B rows of a batch, I fan-in and O fan-out of a layer, L
 
 The engine's order of the parameters: each layer is a run of panels of `width` neurons; a panel holds one row of `width`
 numbers for each input and, last, the biases. Activations: panels of `samples` batch rows, one row of `samples` numbers
-for each neuron and a row of ones that multiplies the biases.
+for each neuron and a row of ones that multiplies the biases. Other ops than products have panels of as many rows as a
+neuron has numbers (see ``operations``).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +17,10 @@ import numpy as np
 
 from fastbp.activations import Activation
 from fastbp.constraints import Constraint
+from fastbp.operations import DENSE, Operation
 
-# ---- columns of an op's row in the table (one op is one dense layer). Addresses are absolute, distances are bytes.
+# ---- columns of an op's row in the table (an op is a product, or what stands between two). Addresses are absolute,
+# distances are bytes.
 (
     IN,  # I
     STEPS_IN,  # I, plus one with a bias
@@ -68,8 +71,21 @@ from fastbp.constraints import Constraint
     CONSTRAINT,  # address of the constraint's numbers
     PACK_RULE,  # rule that packs weights after an update
     SPARSE,  # address of what it reads sparse rows by (see ``cpu.sparse``), 0 where its inputs are dense
-) = range(48)
-OP_COLUMNS = 48
+    KERNEL,  # rows of its panels that are one array of weights; what follows is another
+    BEFORE,  # distance back to the op whose dZ this one's DA is, 0 where there is none
+    PACK_TO,  # distance on to the op whose inputs PACK_NEXT packs,
+    PACK_TO_TOO,  # and to another one, 0 where there is none
+    SKIP,  # a second input: what a join adds; the second gradient that a fork adds
+    SKIP_PANEL,
+    STATE,  # what the op keeps of the batch rows (in panels) or of its neurons (one array after the other)
+    STATE_PANEL,
+    NUMBERS,  # address of the op's own numbers
+    KEY,  # names the op's noise
+    LEARNED,  # 1: it has a gamma; plus 2: it has a beta
+    STATISTICS,  # rule: sums over the batch before the op,
+    STATISTICS_BACK,  # and before its way back
+) = range(61)
+OP_COLUMNS = 61
 
 # ---- columns of a run: what one launch of the workers needs to know
 (
@@ -135,7 +151,6 @@ OP_COLUMNS = 48
     PROFILE,  # each worker's ticks: waiting for others, then in each phase; 0 where nobody asks
     PROFILE_WORKER,
     SUM_COUNT,  # 1, of the loss, and those of the metrics
-    LOWEST,  # the first op that is gone back through
     WEIGHTS_PHASE,  # number of the phase that sums the gradient; one that updates by the whole of it may follow
     LATE,  # rule of that phase's update, 0 where the weights phase updates
     MOST_NORM,  # address of the largest norm (float64) of a gradient, 0 for any
@@ -145,8 +160,18 @@ OP_COLUMNS = 48
     ACCUMULATED,  # how many of them were done before the first step of the run
     AVERAGE,  # rule that divides the sum of their gradients, 0 for one step an update
     SHARE,  # address of 1 / ACCUMULATE
-) = range(72)
-RUN_COLUMNS = 72
+    NOISE,  # number of the first step since the weights were drawn: it names the noise
+    NOW,  # of each worker, a line long: what it works on (see below)
+) = range(73)
+RUN_COLUMNS = 73
+
+# ---- columns of NOW: what an op's rule may ask about the slab of rows that it works on
+(
+    NOW_RUN,
+    NOW_STEP,  # NOISE plus the step of the run
+    NOW_FIRST,  # place in the batch of the slab's first row
+    NOW_COUNT,  # rows of the slab
+) = range(4)
 
 # ---- columns of a metric's row
 (
@@ -167,7 +192,22 @@ TALLY_COLUMNS = 5
 ) = range(4)
 
 # ---- kinds of task
-ROWS, GATHER, FORWARD, OUTPUT, BACK, INPUT_GRADIENT, WEIGHTS, SUM, MEASURE, APPLY = range(10)
+(
+    ROWS,  # op: whether to gather; from op n0 forward, and back again through op n1
+    UP,  # op: whether to gather; forward through the ops n0:n1
+    DOWN,  # back through the ops n0:n1
+    GATHER,
+    FORWARD,
+    OUTPUT,
+    BACK,
+    INPUT_GRADIENT,
+    STATISTICS_UP,
+    STATISTICS_DOWN,
+    WEIGHTS,
+    SUM,
+    MEASURE,
+    APPLY,
+) = range(14)
 TASK_COLUMNS = 6
 
 LINE = 64
@@ -192,12 +232,18 @@ class Tiles(Protocol):
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One dense layer, resolved: I, O, whether it has a bias, its activation, and what holds for its weights.
+    """One op, resolved: I, O, whether it has a bias, its activation, and what holds for its weights.
 
     penalty : l1 and l2 of ``l1 * sum(abs(w)) + l2 * sum(w * w)`` over the kernel, then of the biases
     trainable : whether training changes them
     rate : what the learning rate is multiplied by
     constraint : what the kernel is brought back to after each update
+    operation : what it does
+    numbers : the operation's own numbers
+    rows : of another op than a product, the names of its neurons' own numbers
+    source : number of the op whose outputs it takes, -1 for the network's inputs, None for the op before
+    skip : number of the op whose outputs a join adds
+    key : names its noise
     """
 
     fan_in: int
@@ -208,13 +254,44 @@ class LayerSpec:
     trainable: bool = True
     rate: float = 1.0
     constraint: Constraint | None = None
+    operation: Operation = DENSE
+    numbers: tuple[float, ...] = ()
+    rows: tuple[str, ...] = ()
+    source: int | None = None
+    skip: int | None = None
+    key: int = 0
 
     @property
     def steps(self) -> int:
-        return self.fan_in + self.bias
+        """Rows of a panel of its parameters."""
+        return self.fan_in + self.bias if self.operation is DENSE else len(self.rows)
+
+    @property
+    def learned(self) -> int:
+        """Rows of a panel, the first ones, that an optimizer may update."""
+        return self.steps if self.operation is DENSE else sum(row in self.operation.learned for row in self.rows)
+
+    @property
+    def kernel(self) -> int:
+        """Rows of a panel, the first ones, that are one array of weights; the learned rows behind it are another."""
+        return self.fan_in if self.operation is DENSE else min(1, self.learned)
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether training needs sums over the batch before it (a frozen normalisation goes by its constants)."""
+        return self.operation.whole_batch and self.trainable
+
+    @property
+    def arrays(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Its parameters as users see them: the first row of a panel and the shape of each."""
+        if self.operation is DENSE:
+            kernel: tuple[int, tuple[int, ...]] = 0, (self.fan_in, self.fan_out)
+            return [kernel, (self.fan_in, (self.fan_out,))] if self.bias else [kernel]
+        return [(row, (self.fan_out,)) for row in range(self.steps)]
 
     @property
     def parameters(self) -> int:
+        """How many numbers they are."""
         return self.steps * self.fan_out
 
 
@@ -264,6 +341,7 @@ class Program:
             self.offsets.append(end)
             end = round_up(end + self.panels(layer.fan_out) * panel, LINE)
         self.parameter_bytes = round_up(end, 4096) + LINE
+        self.sources = [i - 1 if layer.source is None else layer.source for i, layer in enumerate(self.layers)]
         self.copies = np.zeros((len(self.layers), 4), np.int64)
         self.copy_bytes = self._lay_out_copies() if half else 0
 
@@ -272,6 +350,8 @@ class Program:
         tiles, end = self.tiles, 0
         vector = tiles.lanes * self.dtype.itemsize
         for index, layer in enumerate(self.layers):
+            if layer.operation is not DENSE:
+                continue
             panel = -(-layer.steps // (2 * tiles.lanes)) * tiles.width * vector
             block = -(-layer.fan_out // (2 * tiles.lanes)) * tiles.lanes * vector
             blocks = -(-layer.fan_in // tiles.lanes) if index else 0  # nobody asks for dx in bfloat16
@@ -291,8 +371,8 @@ class Program:
     @property
     def flops_per_row(self) -> int:
         """Floating-point operations of one row's training step: forward, backward and gradient products."""
-        products = [2 * layer.fan_in * layer.fan_out for layer in self.layers]
-        return 3 * sum(products) - products[0]
+        products = [2 * layer.fan_in * layer.fan_out for layer in self.layers if layer.operation is DENSE]
+        return 3 * sum(products) - sum(products[:1])
 
     # -------------------------------------------------- weights in and out
 
@@ -309,9 +389,8 @@ class Program:
         for index, layer in enumerate(self.layers):
             view = self._view(flat, index)
             view[-1, :, layer.fan_out - (len(view) - 1) * self.tiles.width :] = 0
-            self._write(view[:, : layer.fan_in], next(queue))
-            if layer.bias:
-                self._write(view[:, layer.fan_in :], next(queue))
+            for row, shape in layer.arrays:
+                self._write(view[:, row : row + (shape[0] if len(shape) == 2 else 1)], next(queue))
 
     def _write(self, view: np.ndarray, source: np.ndarray | Iterable[Piece]) -> None:
         """Fill panels (panels, rows, width) with a matrix, some rows at a time: no copy of the whole is made."""
@@ -331,16 +410,18 @@ class Program:
         arrays = []
         for index, layer in enumerate(self.layers):
             view = self._view(flat, index)
-            arrays.append(self._read(view[:, : layer.fan_in], layer.fan_out))
-            if layer.bias:
-                arrays.append(self._read(view[:, layer.fan_in :], layer.fan_out)[0].copy())
+            for row, shape in layer.arrays:
+                if len(shape) == 2:
+                    arrays.append(self._read(view[:, row : row + shape[0]], layer.fan_out))
+                else:
+                    arrays.append(self._read(view[:, row : row + 1], layer.fan_out)[0].copy())
         return arrays
 
     def copy_trained(self, flat: np.ndarray, other: np.ndarray) -> None:
         """Write another flat array's numbers over those of the layers that are trained."""
         for index, layer in enumerate(self.layers):
             if layer.trainable:
-                np.copyto(self._view(flat, index), self._view(other, index))
+                np.copyto(self._view(flat, index)[:, : layer.learned], self._view(other, index)[:, : layer.learned])
 
     def _read(self, view: np.ndarray, outs: int) -> np.ndarray:
         matrix = np.empty((view.shape[1], outs), self.dtype)

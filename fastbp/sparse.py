@@ -57,13 +57,15 @@ def is_sparse(x: Any) -> bool:
     return hasattr(x, "tocsr")
 
 
-def check(rows: Any, compute_dtype: str) -> None:
+def check(rows: Any, compute_dtype: str, first: object) -> None:
     """Refuse sparse rows where the first layer can't read them.
 
     Raises
     ------
-    ValueError : products in bfloat16
+    ValueError : products in bfloat16, or a first layer of another kind than `Dense`
     """
+    if isinstance(rows, SparseRows) and type(first).__name__ != "Dense":
+        raise ValueError(f"x is sparse, which only a Dense layer can read, and the first layer is {first!r}")
     if isinstance(rows, SparseRows) and compute_dtype == "bfloat16":
         raise ValueError('x is sparse, and sparse rows are multiplied in float32 or float64: make it dtype="float32"')
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastbp import data, memory
 from fastbp.layers import Dense
+from fastbp.operations import DENSE
 
 if TYPE_CHECKING:
     from fastbp.model import Model
@@ -14,11 +15,22 @@ def lines(model: "Model", batch: int) -> list[str]:
     """The layers as a table, their sums, and for a compiled model what training takes of memory."""
     engine = model._engine
     assert engine is not None
-    size, specs = model.dtype.itemsize, engine.program.layers
+    assert model.input_width is not None
+    size, specs, network = model.dtype.itemsize, engine.program.layers, model._network(model.input_width)
     rows = [("layer", "activation", "outputs", "parameters", "bytes", "FLOP/sample")]
-    for name, layer in zip(model._names(), specs, strict=True):
-        count, flops = layer.parameters, 2 * layer.fan_in * layer.fan_out * (2 if layer is specs[0] else 3)
-        numbers = (f"{layer.fan_out:,}", f"{count:,}", f"{count * size:,}", f"{flops:,}")
+    starts = [0, *(end for end, _ in network.ends)]
+    products = [spec for spec in specs if spec.operation is DENSE]
+    for name, (layer, width), first, (end, _) in zip(
+        model._names(), model.outputs(), starts[:-1], network.ends, strict=True
+    ):
+        own = specs[first:end]
+        count = sum(spec.parameters for spec in own)
+        flops = sum(
+            2 * spec.fan_in * spec.fan_out * (2 if spec is products[0] else 3)
+            for spec in own
+            if spec.operation is DENSE
+        )
+        numbers = (f"{width:,}", f"{count:,}", f"{count * size:,}", f"{flops:,}")
         rows.append((name, layer.activation.name, *numbers))
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     table = [
@@ -63,7 +75,7 @@ def check_fit(model: "Model", x: Any, batch: int, validates: bool) -> None:
     if optimizer is None or not model.layers or not width or len(shape) != 2:
         return
     half, engine = model.compute_dtype == "bfloat16", model._engine
-    program = engine.program if engine is not None else memory.network(model._specs(width), model.dtype, half)
+    program = engine.program if engine is not None else memory.network(model._network(width).specs, model.dtype, half)
     staged, batch = data.staging_bytes(x, model.dtype), min(batch, shape[0])
     if memory.small(program, batch, optimizer, staged):
         return
@@ -84,7 +96,7 @@ def check_fit(model: "Model", x: Any, batch: int, validates: bool) -> None:
 
 def check_build(model: "Model", width: int) -> None:
     """Raise MemoryError where the weights alone would not fit the machine."""
-    program = memory.network(model._specs(width), model.dtype, model.compute_dtype == "bfloat16")
+    program = memory.network(model._network(width).specs, model.dtype, model.compute_dtype == "bfloat16")
     size = program.parameter_bytes + program.copy_bytes
     if size > memory.FREELY:
         widest = max((layer for layer in model.layers if isinstance(layer, Dense)), key=lambda layer: layer.units)

@@ -33,6 +33,8 @@ FLOORS = {
     "fastbp.layers": 2,
     "fastbp.plan": 2,
     "fastbp.program": 2,
+    "fastbp.operations": 1,
+    "fastbp.stack": 2,
     "fastbp.data": 2,
     "fastbp.storage": 2,
     "fastbp.cpu": 3,

@@ -144,6 +144,14 @@ def test_what_it_cannot_do_is_said() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             made().fit(X, Y, verbose=0, **options)
+    for layer, message in (
+        (fb.Dropout(0.5), "dropout layer has noise"),
+        (fb.BatchNormalization(), "statistics of batch"),
+    ):
+        model = fb.Model([layer, fb.Dense(2)])
+        model.compile(fb.LBFGS(), "mean_squared_error")
+        with pytest.raises(ValueError, match=message):
+            model.fit(X, Y, verbose=0)
     with pytest.raises(ValueError, match=r"has a kernel_constraint, which LBFGS can't heed"):
         made(kernel_constraint="non_neg").fit(X, Y, verbose=0)
     with pytest.raises(ValueError, match=r"only fit can use it"):

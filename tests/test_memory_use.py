@@ -10,7 +10,7 @@ from helpers import inputs, make, python, targets
 
 import fastbp as fb
 from fastbp import memory
-from fastbp.layers import INITIALIZERS
+from fastbp.initializers import INITIALIZERS
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the resident set is read from Linux's /proc")
 MIB = 1 << 20

@@ -22,7 +22,7 @@ from fastbp._jit import Kernel
 from fastbp.cpu.engine import Engine
 from fastbp.cpu.serving import Server
 from fastbp.history import History
-from fastbp.layers import INITIALIZERS
+from fastbp.initializers import INITIALIZERS
 from fastbp.progress import resolve_verbose
 
 SPARSE = "sparse_categorical_crossentropy"

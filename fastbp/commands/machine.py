@@ -68,7 +68,7 @@ def _info_of_model(args: argparse.Namespace) -> int:
     say.document(
         command="info",
         model=args.model,
-        layers=[{"units": layer.units, "activation": layer.activation.name} for layer in model.layers],
+        layers=[{"units": width, "activation": layer.activation.name} for layer, width in model.outputs()],
         input_width=model.input_width,
         parameters=model.count_params(),
         dtype=str(model.dtype),

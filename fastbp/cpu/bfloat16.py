@@ -439,10 +439,12 @@ def rule(name: str) -> Kernel:
 def bind(table: np.ndarray, backward_too: bool) -> None:
     """Put the rules' addresses into the rows of a table of ops."""
     forward_rule, pack = rule("forward").address(), rule("pack inputs").address()
-    table[:, pg.FORWARD_RULE], table[:, pg.PACK], table[:-1, pg.PACK_NEXT] = forward_rule, pack, pack
+    products = table[:, pg.A_PAIRS_PANEL] != 0
+    table[products, pg.FORWARD_RULE], table[products, pg.PACK] = forward_rule, pack
+    table[table[:, pg.PACK_TO] != 0, pg.PACK_NEXT] = pack
     table[:, pg.AMX] = amx_granted()
     if backward_too:
-        table[1:, pg.BACKWARD_RULE] = rule("backward").address()
+        table[products & (np.arange(len(table)) > 0), pg.BACKWARD_RULE] = rule("backward").address()
         table[:, pg.TRANSPOSE_RULE] = rule("pack gradient").address()
-        table[:, pg.TASK_RULE] = rule("task").address()
-        table[:, pg.PACK_RULE] = rule("pack weights").address()
+        table[products, pg.TASK_RULE] = rule("task").address()
+        table[products, pg.PACK_RULE] = rule("pack weights").address()

@@ -1,13 +1,16 @@
-"""What a run is told of penalties, metrics, norms and updates, as columns of its table and of its own row."""
+"""What a run is told of outputs, penalties, metrics, norms and updates, as columns of its table and of its own row."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from fastbp import program as pg
+from fastbp.activations import IDENTITY
 from fastbp.cpu import penalty, rules, sparse
 from fastbp.cpu import tallies as tally_rules
+from fastbp.losses import Loss
 from fastbp.optimizers import Optimizer
+from fastbp.plan import Plan
 from fastbp.program import Program
 from fastbp.sparse import SparseRows
 from fastbp.tallies import Tally
@@ -27,10 +30,10 @@ def inputs(
         run[pg.X], run[pg.X_ROW] = x.ctypes.data, x.shape[1] * x.itemsize
 
 
-def penalties(program: Program, run: np.ndarray, table: np.ndarray, constants: int) -> np.ndarray | None:
+def penalties(plan: Plan, run: np.ndarray, table: np.ndarray, constants: int) -> np.ndarray | None:
     """Room for the penalties' values, None where nothing is penalised."""
-    counts = []
-    for layer in program.layers:
+    program, counts = plan.program, []
+    for layer in plan.layers:
         blocks = -(-layer.steps // penalty.BLOCK) * program.panels(layer.fan_out)
         counts.append(blocks if any(layer.penalty) else 0)
     if not any(counts):
@@ -47,16 +50,36 @@ def penalties(program: Program, run: np.ndarray, table: np.ndarray, constants: i
     return values
 
 
-def squares(program: Program, run: np.ndarray, table: np.ndarray, ops: Sequence[int]) -> np.ndarray:
+def squares(plan: Plan, run: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Room for the sums of squares of the ops' gradients (see ``cpu.updates``)."""
-    counts = []
-    for layer in program.layers:
+    program, counts = plan.program, []
+    for layer in plan.layers:
         counts.append((-(-layer.steps // penalty.BLOCK) + 1) * program.panels(layer.fan_out))
     values = np.zeros(sum(counts))
-    for op in ops:
+    for op in (op for op in plan.learning if plan.layers[op].learned):
         table[op, pg.SQUARES] = values.ctypes.data + 8 * sum(counts[:op])
     run[pg.PENALTY_VALUE] = rules.penalty(program.dtype).address()
     return values
+
+
+def output(plan: Plan, run: np.ndarray, loss: Loss | None, scored: bool, parameters: np.ndarray) -> None:
+    """The last activation, the loss and how the two meet."""
+    layer, dtype = plan.layers[-1], plan.program.dtype
+    row = layer.activation
+    plain = row is IDENTITY or plan.tile_rectifies[-1]
+    fused = loss is not None and loss.fused_with is not None
+    if not plain and (loss is None or not fused or scored):
+        run[pg.FINISH] = rules.activation(row, dtype).address()
+    if loss is not None:
+        run[pg.LOSS] = rules.loss(loss, dtype).address()
+        parameters[0] = 1.0 / layer.fan_out if loss.mean_outputs else 1.0
+        parameters[1 : 1 + len(loss.parameters)] = loss.values
+        parameters[1 + len(loss.parameters)] = loss.reported
+        run[pg.LOSS_PARAMETERS], run[pg.FUSED] = parameters.ctypes.data, fused
+        run[pg.MEAN_ROWS] = loss.mean_rows
+        if plan.backward and not fused and row is not IDENTITY:
+            run[pg.FINISH_DERIVE] = rules.derivative(row, dtype).address()
+    run[pg.FINISH_COUNT] = layer.fan_out if row.coupled else 2 * layer.fan_out
 
 
 def tallies(program: Program, chosen: Sequence[Tally]) -> tuple[np.ndarray, np.ndarray]:

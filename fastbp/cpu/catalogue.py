@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbp._jit import Kernel
 from fastbp.activations import ACTIVATIONS, IDENTITY, RELU
-from fastbp.cpu import bfloat16, rules, serving, sparse, tallies, thin
+from fastbp.cpu import bfloat16, operations, rules, serving, sparse, tallies, thin
 from fastbp.cpu.engine import worker_kernel
 from fastbp.cpu.peak import _loop as peak_loop
 from fastbp.cpu.runs import chain_kernel
@@ -59,7 +59,7 @@ def kernels(dtype: str, everything: bool = False) -> list[tuple[str, Kernel]]:
     for optimizer in _optimizers() if everything else usual:
         found += [(optimizer.name, rules.update(optimizer, number, guarded)) for guarded in (False, True)]
     if everything:
-        found += [("penalty", rules.penalty(number)), ("penalty", rules.pull(number))]
+        found += [("penalty", rules.penalty(number)), ("penalty", rules.pull(number)), *operations.every(number)]
     return list({id(kernel): (name, kernel) for name, kernel in found}.values())
 
 

@@ -15,14 +15,15 @@ import numpy as np
 from fastbp import program as pg
 from fastbp._jit import Kernel, yield_address
 from fastbp._signals import HeldBack
-from fastbp.activations import IDENTITY, RELU
+from fastbp.activations import RELU
 from fastbp.constraints import Constraint
-from fastbp.cpu import bfloat16, binding, rules, serving, sparse, tallies, thin, worker
+from fastbp.cpu import bfloat16, binding, operations, rules, serving, sparse, tallies, thin, worker
 from fastbp.cpu.launch import LAUNCHERS, in_background
 from fastbp.cpu.runs import Chain, Outcome, Prepared, start_chains
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.watch import Watch
 from fastbp.losses import Loss
+from fastbp.operations import DENSE
 from fastbp.optimizers import COLUMNS, Optimizer
 from fastbp.plan import GIVEN, LATE, Plan, lay_out, update_mode
 from fastbp.program import LayerSpec, Program
@@ -41,7 +42,7 @@ SNAPSHOT_BYTES = 16 << 20
 """Weights of more bytes are guarded in each update, instead of copied aside now and then."""
 ROOM = 5
 """Arrays beside each other that memory is reserved for, not taken: the weights, three moments, an average."""
-SETTABLE = "penalty", "trainable", "rate", "constraint"
+SETTABLE = "penalty", "trainable", "rate", "constraint", "numbers"
 """What of a `LayerSpec` may change between runs."""
 WORKSPACES = 16 << 20
 SYNC_BYTES = 4 << 20
@@ -301,21 +302,24 @@ class Engine:
         return self.threads == 1 or work < SERIAL_WORK
 
     def kernels(
-        self, objective: Objective, backward: bool, optimizer: Optimizer | None, batch: int
+        self,
+        objective: Objective,
+        backward: bool,
+        optimizer: Optimizer | None,
+        batch: int,
+        layers: Sequence[LayerSpec] = (),
     ) -> list[tuple[str, Kernel]]:
-        """The kernels that a run over batches of so many rows needs, with what to call them while they compile."""
+        """The kernels that a run over batches of so many rows needs, with what to call them while they compile.
+
+        layers : the ops, where they aren't the network's own (see ``upto`` of `prepare`)
+        """
         needed = [("training loop", worker_kernel(self.dtype))]
         if self.program.half:
             names = ["forward", "pack inputs", "pack weights"]
             needed += [("bfloat16", bfloat16.rule(n)) for n in (list(bfloat16.RULES) if backward else names)]
         elif self.program.thin_rows(batch):
             needed += [("few rows", thin.rule(n, self.dtype)) for n in ("forward", "backward")[: 1 + backward]]
-        for layer in self.program.layers:
-            row = layer.activation
-            if row is not IDENTITY and row is not RELU:
-                needed.append((row.name, rules.activation(row, self.dtype)))
-                if backward:
-                    needed.append((row.name, rules.derivative(row, self.dtype)))
+        needed += operations.kernels(tuple(layers) or self.program.layers, self.dtype, backward)
         if any(any(layer.penalty) for layer in self.program.layers) and (backward or objective.loss is not None):
             needed.append(("penalty", rules.penalty(self.dtype)))
             if backward:
@@ -342,14 +346,24 @@ class Engine:
         return [layer.constraint for layer in layers if layer.constraint is not None and layer.trainable]
 
     def _bind(
-        self, batch: int, objective: Objective, backward: bool, input_gradient: bool, update: str, is_sparse: bool
+        self,
+        batch: int,
+        objective: Objective,
+        backward: bool,
+        input_gradient: bool,
+        update: str,
+        is_sparse: bool,
+        noise: bool = False,
+        upto: tuple[LayerSpec, ...] | None = None,
     ) -> _Bound:
+        program = self.program if upto is None else Program(upto, self.dtype, self.program.tiles, self.program.half)
         threads = 1 if self.serial(batch) else self.threads
-        samples = self.program.tiles.samples
-        rows = self.program.thin_rows(batch) or -(-batch // samples) * samples
-        key = (rows, threads, objective, backward, input_gradient, update, is_sparse)
+        samples = program.tiles.samples
+        rows = program.thin_rows(batch) or -(-batch // samples) * samples
+        key = (rows, threads, objective, backward, input_gradient, update, is_sparse, noise, upto)
         if key not in self._bound:
-            plan = lay_out(self.program, rows, threads, backward=backward, input_gradient=input_gradient, update=update)
+            step: dict[str, Any] = {"input_gradient": input_gradient, "noise": noise, "update": update}
+            plan = lay_out(program, rows, threads, backward=backward, **step)
             most = most_workspaces((1 + self._moments) * self.program.parameter_bytes)
             while len(self._bound) >= 4 or (self._bound and plan.nbytes + self._workspaces() > most):
                 self._bound.pop(next(iter(self._bound)))
@@ -371,11 +385,11 @@ class Engine:
         return self._make(lay_out(self.program, batch, 1, backward=False), 1, Objective(), is_sparse=False)
 
     def _make(self, plan: Plan, threads: int, objective: Objective, is_sparse: bool) -> _Bound:
-        program, dtype = self.program, self.dtype
+        program, dtype = plan.program, self.dtype
         workspace = aligned(plan.nbytes)
-        numbers = workspace[: plan.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)
+        cells = workspace[: plan.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)
         for offset, count in plan.ones:
-            numbers[offset : offset + count] = 1
+            cells[offset : offset + count] = 1
         base = workspace.ctypes.data
         table = plan.bind(base, self._buffer.ctypes.data, 0 if self._copies is None else self._copies.ctypes.data)
         if program.half:
@@ -383,22 +397,19 @@ class Engine:
         elif plan.thin:
             thin.bind(table, dtype, plan.backward)
         entries = sparse.bind(program, plan, table, base + plan.index) if is_sparse else ()
-        layers = program.layers
+        layers = plan.layers
+        numbers = aligned(pg.LINE * len(layers)).view(dtype).reshape(len(layers), -1)
+        operations.bind(table, plan, numbers)
         constants = aligned(pg.LINE * (len(layers) + 2)).view(dtype)
         stride = pg.LINE // dtype.itemsize
         for op, layer in enumerate(layers):
-            row, last = layer.activation, op == len(layers) - 1
             bound = layer.constraint if plan.update and layer.trainable else None
-            own = row.parameter or 0.0, *layer.penalty, *(bound.numbers if bound else ())
+            own = layer.activation.parameter or 0.0, *layer.penalty, *(bound.numbers if bound else ())
             constants[op * stride : op * stride + len(own)] = own
             if bound is not None:
                 table[op, pg.CONSTRAIN] = rules.constraint(bound, dtype).address()
                 table[op, pg.CONSTRAINT] = constants.ctypes.data + op * pg.LINE + 5 * dtype.itemsize
             table[op, pg.PARAMETER] = constants.ctypes.data + op * pg.LINE
-            if row is not IDENTITY and row is not RELU and not last:
-                table[op, pg.ACTIVATE] = rules.activation(row, dtype).address()
-                if plan.backward:
-                    table[op, pg.DERIVE] = rules.derivative(row, dtype).address()
         metrics, numbers_of = binding.tallies(program, objective.tallies)
         partial = np.zeros((plan.panels, objective.columns(layers[-1].fan_out)))
         tile = scratch_bytes(program)
@@ -414,37 +425,20 @@ class Engine:
         run[pg.PARTIAL], run[pg.SUM_COUNT], run[pg.THREADS] = partial.ctypes.data, partial.shape[1], threads
         run[pg.SCRATCH], run[pg.SCRATCH_WORKER] = scratch.ctypes.data, tile
         run[pg.STOP], run[pg.YIELD] = self.stop_flag.ctypes.data, yield_address()
-        run[pg.BACKWARD], run[pg.LOWEST], run[pg.WEIGHTS_PHASE] = plan.backward, plan.lowest, plan.weights_phase
+        run[pg.BACKWARD], run[pg.WEIGHTS_PHASE] = plan.backward, plan.weights_phase
+        now = aligned(pg.LINE * threads)
+        run[pg.NOW] = now.ctypes.data
         constants[(len(layers) + 1) * stride + 1] = 1.0
         run[pg.SQUARE_STRENGTHS] = constants.ctypes.data + pg.LINE * (len(layers) + 1)
-        self._bind_output(run, objective, plan.backward, constants[len(layers) * stride :])
+        binding.output(plan, run, objective.loss, bool(objective.tallies), constants[len(layers) * stride :])
         penalties = None
         if objective.loss is not None or plan.backward:
-            penalties = binding.penalties(program, run, table, constants.ctypes.data)
+            penalties = binding.penalties(plan, run, table, constants.ctypes.data)
         squares = None
         if plan.update in (LATE, GIVEN):
-            squares = binding.squares(program, run, table, plan.learning)
-        kept = table, partial, constants, numbers_of, scratch, squares, *entries
+            squares = binding.squares(plan, run, table)
+        kept = table, partial, constants, numbers, now, numbers_of, scratch, squares, *entries
         return _Bound(plan, self._buffer, workspace, table, metrics, run, penalties, entries[:1], kept)
-
-    def _bind_output(self, run: np.ndarray, objective: Objective, backward: bool, parameters: np.ndarray) -> None:
-        """The last activation, the loss and how the two meet."""
-        layer, loss, dtype = self.program.layers[-1], objective.loss, self.dtype
-        row = layer.activation
-        plain = row is IDENTITY or row is RELU
-        fused = loss is not None and loss.fused_with is not None
-        if not plain and (loss is None or not fused or objective.tallies):
-            run[pg.FINISH] = rules.activation(row, dtype).address()
-        if loss is not None:
-            run[pg.LOSS] = rules.loss(loss, dtype).address()
-            parameters[0] = 1.0 / layer.fan_out if loss.mean_outputs else 1.0
-            parameters[1 : 1 + len(loss.parameters)] = loss.values
-            parameters[1 + len(loss.parameters)] = loss.reported
-            run[pg.LOSS_PARAMETERS], run[pg.FUSED] = parameters.ctypes.data, fused
-            run[pg.MEAN_ROWS] = loss.mean_rows
-            if backward and not fused and row is not IDENTITY:
-                run[pg.FINISH_DERIVE] = rules.derivative(row, dtype).address()
-        run[pg.FINISH_COUNT] = layer.fan_out if row.coupled else 2 * layer.fan_out
 
     # -------------------------------------------------- running
 
@@ -452,7 +446,7 @@ class Engine:
         """Most steps of a run: their counters must fit the synchronisation buffer."""
         if self.serial(batch):
             return SERIAL_STEPS
-        phases = 2 * len(self.program.layers) + 5
+        phases = 4 * len(self.program.layers) + 5
         slabs = -(-batch // pg.SLAB_ROWS)
         return max(1, SYNC_BYTES // (pg.LINE * self.threads * phases * slabs))
 
@@ -518,6 +512,8 @@ class Engine:
         given: np.ndarray | None = None,
         result: np.ndarray | None = None,
         carried: np.ndarray | None = None,
+        noise: int | None = None,
+        upto: tuple[LayerSpec, ...] | None = None,
         unfit: np.ndarray | None = None,
         kept: Sequence[np.ndarray] = (),
         shuffle: bool = False,
@@ -545,6 +541,9 @@ class Engine:
         given : the gradient that the optimizer is to use; no rows are looked at
         result : (N, O) array for the outputs, or (N, I) for the inputs' gradient beside `gradient`
         carried : sums of the first epoch's steps that were run before; its sums go on from there
+        noise : number of the first step, which names the noise of dropout and its kin; where nothing is trained, None
+            leaves the noise out. By default `updates` in training
+        upto : of a prediction, the network's first ops, the last one perhaps without its activation; None for all
         unfit : int64, whose first becomes 1 where an input isn't finite; None where all of x has been looked at
         kept : arrays of `Objective.kept` for the rows of the run's steps, all of one epoch
         """
@@ -556,9 +555,8 @@ class Engine:
         update = ""
         if optimizer is not None:
             update = GIVEN if given is not None else update_mode(self.program, optimizer.late)
-        bound = self._bind(
-            batch, objective, backward, backward and result is not None, update, isinstance(x, SparseRows)
-        )
+        wanted = backward and result is not None, update, isinstance(x, SparseRows), noise is not None, upto
+        bound = self._bind(batch, objective, backward, *wanted)
         self.refresh_copies(bound.table)
         run, columns = bound.run, int(bound.run[pg.SUM_COUNT])
         threads = int(run[pg.THREADS])
@@ -617,6 +615,7 @@ class Engine:
         if result is not None:
             run[pg.RESULT], run[pg.RESULT_ROW] = result.ctypes.data, result.shape[1] * size
         run[pg.BATCH], run[pg.STEPS_PER_EPOCH] = batch, per_epoch
+        run[pg.NOISE] = updates if noise is None else noise
         run[pg.FIRST_STEP], run[pg.STEPS] = first_step, steps
         run[pg.SHUFFLE], run[pg.SEED] = shuffle, seed
         run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
@@ -630,10 +629,12 @@ class Engine:
         if not (self._stale and self.program.half):
             return
         pack = bfloat16.rule("pack weights").call
-        for op, row in enumerate(table):
+        products = np.flatnonzero(table[:, pg.WF_PANEL])
+        for op in products:
+            row = table[op]
             panels = self.program.panels(int(row[pg.OUT]))
             pack(table.ctypes.data + op * table.strides[0], 0, int(row[pg.STEPS_IN]), 0, panels, 0)
-        self._stale = False
+        self._stale = len(products) < sum(layer.operation is DENSE for layer in self.program.layers)
 
     def _gradient_buffer(self) -> np.ndarray:
         if self._gradient is None:

@@ -1,6 +1,6 @@
 """Phase one: blocks of batch rows run forward, loss and back-propagation through all layers, each on its own.
 
-`op` and `run` are addresses of rows of int64 columns (see `program`); p0, p1 bound panels of batch rows.
+`op`, `run` and `now` are addresses of rows of int64 columns (see `program`); p0, p1 bound panels of batch rows.
 """
 
 from typing import Any
@@ -42,11 +42,11 @@ def at(row: int, index: int) -> int:
 
 
 @helper
-def forward(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
+def forward(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int, now: int) -> None:
     """Z (and H) of neurons o0:o1 from A, for the panels p0:p1."""
     size = row_bytes(kind)
     if at(op, pg.FORWARD_RULE):
-        call_rule(at(op, pg.FORWARD_RULE), op, p0, p1, o0, o1, 0)
+        call_rule(at(op, pg.FORWARD_RULE), op, p0, p1, o0, o1, now)
     else:
         forward_product(kind, op, p0, p1, o0, o1)
     if at(op, pg.ACTIVATE):
@@ -55,7 +55,9 @@ def forward(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
             h = at(op, pg.H) + p * at(op, pg.H_PANEL) + o0 * size
             call_rule(at(op, pg.ACTIVATE), h, z, 2 * (o1 - o0), at(op, pg.PARAMETER), 0, 0)
     if at(op, pg.PACK_NEXT):
-        call_rule(at(op, pg.PACK_NEXT), op + 8 * pg.OP_COLUMNS, p0, p1, o0, o1, 0)
+        call_rule(at(op, pg.PACK_NEXT), op + at(op, pg.PACK_TO), p0, p1, o0, o1, 0)
+        if at(op, pg.PACK_TO_TOO):
+            call_rule(at(op, pg.PACK_NEXT), op + at(op, pg.PACK_TO_TOO), p0, p1, o0, o1, 0)
 
 
 @helper
@@ -98,22 +100,23 @@ def forward_product(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> N
 
 
 @helper
-def backward(kind: Any, op: int, first: int, p0: int, p1: int, i0: int, i1: int) -> None:
-    """DA of the inputs i0:i1 from DZ; unless the op is the first, it becomes DZ of the op before, and T."""
+def backward(kind: Any, op: int, p0: int, p1: int, i0: int, i1: int, now: int) -> None:
+    """DA of the inputs i0:i1 from DZ; it becomes DZ of the op before, where there is one, and its T."""
     size = row_bytes(kind)
     if at(op, pg.BACKWARD_RULE):
-        call_rule(at(op, pg.BACKWARD_RULE), op, p0, p1, i0, i1, 0)
+        call_rule(at(op, pg.BACKWARD_RULE), op, p0, p1, i0, i1, now)
     else:
         backward_product(kind, op, p0, p1, i0, i1)
-    if first == 0:
-        before = op - 8 * pg.OP_COLUMNS
+    if at(op, pg.BEFORE):
+        before = op - at(op, pg.BEFORE)
         if at(before, pg.DERIVE):
             for p in range(p0, p1):
                 dz = at(before, pg.DZ) + p * at(before, pg.DZ_PANEL) + i0 * size
                 h = at(before, pg.H) + p * at(before, pg.H_PANEL) + i0 * size
                 z = at(before, pg.Z) + p * at(before, pg.Z_PANEL) + i0 * size
                 call_rule(at(before, pg.DERIVE), dz, h, z, 2 * (i1 - i0), at(before, pg.PARAMETER), 0)
-        transpose(kind, before, p0, p1, i0, i1)
+        if at(before, pg.T):
+            transpose(kind, before, p0, p1, i0, i1)
 
 
 @helper
@@ -340,7 +343,8 @@ def output(kind: Any, run: int, count: int, first: int, p0: int, p1: int) -> Non
                 if at(run, pg.FINISH_DERIVE):
                     count_of = at(run, pg.FINISH_COUNT)
                     call_rule(at(run, pg.FINISH_DERIVE), dz, h, z, count_of, at(op, pg.PARAMETER), 0)
-                transpose(kind, op, p, p + 1, 0, outs)
+                if at(op, pg.T):
+                    transpose(kind, op, p, p + 1, 0, outs)
         else:
             scatter(kind, h, outs, run, count, first, p)
 
@@ -370,23 +374,25 @@ def input_gradient(kind: Any, run: int, count: int, first: int, p0: int, p1: int
 
 
 @helper
-def whole(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p0: int, p1: int) -> None:
-    """Forward, loss and back-propagation of the panels p0:p1, left between two layers where the run is to stop."""
-    table = at(run, pg.TABLE)
-    ops = at(run, pg.OPS)
-    gather(kind, run, first, count, rows, epoch, p0, p1)
-    for i in range(ops):
+def up(kind: Any, now: int, p0: int, p1: int, first: int, end: int) -> bool:
+    """Forward through the ops first:end, for the panels p0:p1; False where the run is to stop."""
+    run = at(now, pg.NOW_RUN)
+    for i in range(first, end):
+        if load_acquire(at(run, pg.STOP)):
+            return False
+        op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * i
+        forward(kind, op, p0, p1, 0, at(op, pg.OUT), now)
+    return True
+
+
+@helper
+def down(kind: Any, now: int, first_row: int, p0: int, p1: int, first: int, end: int) -> None:
+    """Back through the ops first:end, the last one first; left between two of them where the run is to stop."""
+    run = at(now, pg.NOW_RUN)
+    for i in range(end - 1, first - 1, -1):
         if load_acquire(at(run, pg.STOP)):
             return
-        op = table + 8 * pg.OP_COLUMNS * i
-        forward(kind, op, p0, p1, 0, at(op, pg.OUT))
-    output(kind, run, count, first, p0, p1)
-    if at(run, pg.BACKWARD):
-        for i in range(ops - 1, max(at(run, pg.LOWEST), 1) - 1, -1):
-            if load_acquire(at(run, pg.STOP)):
-                return
-            op = table + 8 * pg.OP_COLUMNS * i
-            backward(kind, op, 0, p0, p1, 0, at(op, pg.IN))
-        if at(table, pg.DA):
-            backward(kind, table, 1, p0, p1, 0, at(table, pg.IN))
-            input_gradient(kind, run, count, first, p0, p1)
+        op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * i
+        backward(kind, op, p0, p1, 0, at(op, pg.IN), now)
+    if first == 0:
+        input_gradient(kind, run, at(now, pg.NOW_COUNT), first_row, p0, p1)

@@ -72,7 +72,9 @@ class Server:
         thin = program.thin_rows(count) if count else 0
         if thin not in self._kept:
             samples = program.tiles.samples
-            panel = 2 * samples * engine.dtype.itemsize * sum(layer.steps + layer.fan_out for layer in program.layers)
+            panel = (
+                2 * samples * engine.dtype.itemsize * sum(layer.fan_in + 1 + layer.fan_out for layer in program.layers)
+            )
             batch = thin or samples * max(1, min(MOST_PANELS, WORKSPACE // panel))
             bound = engine.bind_alone(batch)
             cells, run = np.zeros(4, np.int64), bound.run

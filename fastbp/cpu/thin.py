@@ -266,6 +266,7 @@ def rule(name: str, dtype: np.dtype) -> Kernel:
 
 def bind(table: np.ndarray, dtype: np.dtype, backward_too: bool) -> None:
     """Put the rules' addresses into the rows of a table of ops."""
-    table[:, pg.FORWARD_RULE] = rule("forward", dtype).address()
+    products = table[:, pg.W_PANEL] * table[:, pg.STEPS_IN] > 0
+    table[products, pg.FORWARD_RULE] = rule("forward", dtype).address()
     if backward_too:
-        table[:, pg.BACKWARD_RULE] = rule("backward", dtype).address()
+        table[products, pg.BACKWARD_RULE] = rule("backward", dtype).address()

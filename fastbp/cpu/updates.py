@@ -23,7 +23,7 @@ def squares_of(kind: Any, run: int, op: int, k0: int, k1: int, j0: int, j1: int)
     """Sums of squares of the gradient's blocks k0:k1 x j0:j1."""
     vectors = panel_width(kind) // lanes(kind)
     row = vectors * row_bytes(kind) // 2
-    inputs = at(op, pg.IN)
+    inputs = at(op, pg.KERNEL)
     blocks = (at(op, pg.STEPS_IN) + BLOCK - 1) // BLOCK
     panels = (at(op, pg.OUT) + panel_width(kind) - 1) // panel_width(kind)
     sums, rule, ones = at(op, pg.SQUARES), at(run, pg.PENALTY_VALUE), at(run, pg.SQUARE_STRENGTHS)
@@ -96,7 +96,7 @@ def task(kind: Any, run: int, row: int, h: int, scratch: int) -> None:
     k0, k1, j0, j1 = load_int(row + 16), load_int(row + 24), load_int(row + 32), load_int(row + 40)
     per_panel = panel_width(kind) // lanes(kind)
     k_bytes = panel_width(kind) * item_bytes(kind)
-    inputs = min(k1, at(op, pg.IN))
+    inputs = min(k1, at(op, pg.KERNEL))
     h += at(op, pg.RATES)
     for j in range(j0, j1):
         place = at(op, pg.W) + j * at(op, pg.W_PANEL) + k0 * k_bytes

@@ -77,25 +77,39 @@ def _book(place: int, since: int) -> int:
 
 
 @helper
-def _perform(kind: Any, run: int, task: int, epoch: int, first: int, count: int, batch_rows: int) -> None:
+def _perform(kind: Any, now: int, task: int, epoch: int, first: int, batch_rows: int) -> None:
     """One task of the phases before the last. first: place in the epoch of the slab's first row."""
     samples = 2 * lanes(kind)
+    run, count = at(now, pg.NOW_RUN), at(now, pg.NOW_COUNT)
     code, index = load_int(task), load_int(task + 8)
     op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * index
     p0, p1 = load_int(task + 16), min(load_int(task + 24), (count + samples - 1) // samples)
     n0, n1 = load_int(task + 32), load_int(task + 40)
-    if code == pg.ROWS:
-        rows.whole(kind, run, first, count, batch_rows, epoch, p0, p1)
+    if code == pg.ROWS or code == pg.UP:
+        if index:
+            rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1)
+        if code == pg.UP:
+            rows.up(kind, now, p0, p1, n0, n1)
+        elif rows.up(kind, now, p0, p1, n0, at(run, pg.OPS)):
+            rows.output(kind, run, count, first, p0, p1)
+            if at(run, pg.BACKWARD):
+                rows.down(kind, now, first, p0, p1, n1, at(run, pg.OPS))
+    elif code == pg.DOWN:
+        rows.down(kind, now, first, p0, p1, n0, n1)
     elif code == pg.GATHER:
         rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1)
     elif code == pg.FORWARD:
-        rows.forward(kind, op, p0, p1, n0, n1)
+        rows.forward(kind, op, p0, p1, n0, n1, now)
     elif code == pg.OUTPUT:
         rows.output(kind, run, count, first, p0, p1)
     elif code == pg.BACK:
-        rows.backward(kind, op, index == 0, p0, p1, n0, n1)
+        rows.backward(kind, op, p0, p1, n0, n1, now)
     elif code == pg.INPUT_GRADIENT:
         rows.input_gradient(kind, run, count, first, p0, p1)
+    elif code == pg.STATISTICS_UP:
+        call_rule(at(op, pg.STATISTICS), op, p0, p1, n0, n1, now)
+    elif code == pg.STATISTICS_DOWN:
+        call_rule(at(op, pg.STATISTICS_BACK), op, p0, p1, n0, n1, now)
 
 
 @helper
@@ -122,6 +136,8 @@ def _share(kind: Any, run: int, me: int) -> int:
     done = at(run, pg.SYNC)
     counters = done + pg.LINE
     scratch = at(run, pg.SCRATCH) + me * at(run, pg.SCRATCH_WORKER)
+    now = at(run, pg.NOW) + pg.LINE * me
+    store_int(now + 8 * pg.NOW_RUN, run)
     profile = at(run, pg.PROFILE)
     if profile:
         profile += me * at(run, pg.PROFILE_WORKER)
@@ -139,6 +155,9 @@ def _share(kind: Any, run: int, me: int) -> int:
             due = last and place == group - 1
             stage = (slab0 + place > 0) * weights.MORE + last * weights.LAST + due * weights.DUE
             count = min(slab, batch_rows - slab0)
+            store_int(now + 8 * pg.NOW_STEP, at(run, pg.NOISE) + s)
+            store_int(now + 8 * pg.NOW_FIRST, slab0)
+            store_int(now + 8 * pg.NOW_COUNT, count)
             panels = (count + samples - 1) // samples
             for phase in range(phases):
                 if phase > weights_phase and not due:
@@ -187,7 +206,7 @@ def _share(kind: Any, run: int, me: int) -> int:
                             if load_acquire(at(run, pg.STOP)):
                                 store_int(at(run, pg.STATUS), pg.STOPPED)
                                 return s
-                            _perform(kind, run, task, epoch, batch0 + slab0, count, batch_rows)
+                            _perform(kind, now, task, epoch, batch0 + slab0, batch_rows)
                             if load_acquire(at(run, pg.STOP)):  # the task may have been left in the middle
                                 store_int(at(run, pg.STATUS), pg.STOPPED)
                                 return s

@@ -1,77 +1,19 @@
-"""Floor 2: what a user writes. A layer is a description; it holds no arrays."""
+"""Fully connected layers, and what goes with them."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from numbers import Real
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbp import activations, constraints, regularizers
-from fastbp._settings import NOT_NEGATIVE, Settings, is_not_negative
-from fastbp.activations import Activation, unknown
+from fastbp import activations, constraints, initializers, operations, regularizers
+from fastbp._settings import Settings
+from fastbp.activations import IDENTITY
 from fastbp.constraints import Constraint
-from fastbp.program import LayerSpec, Piece, pieces_of, row_blocks
+from fastbp.layers.base import Layer, Network, activation_of, activation_settings, checked_multiplier
+from fastbp.program import Piece
 from fastbp.regularizers import Regularizer
-
-Initializer = Callable[[np.random.Generator, int, int, tuple[int, int]], Iterator[Piece]]
-"""(rng, I, O, shape) -> float64 pieces of a matrix of that shape: a large layer is never held in float64."""
-
-
-def _uniform(scale: Callable[[int, int], float]) -> Initializer:
-    def draw(rng: np.random.Generator, i: int, o: int, shape: tuple[int, int]) -> Iterator[Piece]:
-        for first, count in row_blocks(*shape):
-            yield first, None, rng.uniform(-1.0, 1.0, (count, shape[1])) * math.sqrt(3.0 * scale(i, o))
-
-    return draw
-
-
-def _normal(scale: Callable[[int, int], float]) -> Initializer:
-    # a normal cut at two deviations, widened so that the deviation is what the formula says (as Keras does)
-    def draw(rng: np.random.Generator, i: int, o: int, shape: tuple[int, int]) -> Iterator[Piece]:
-        factor = math.sqrt(scale(i, o)) / 0.87962566103423978
-        wild = []
-        for first, count in row_blocks(*shape):
-            values = rng.standard_normal((count, shape[1]))
-            wild.append(first * shape[1] + np.flatnonzero(np.abs(values) > 2.0))
-            yield first, None, values * factor
-        places = np.concatenate(wild)
-        while len(places):
-            values = rng.standard_normal(len(places))
-            yield places // shape[1], places % shape[1], values * factor
-            places = places[np.abs(values) > 2.0]
-
-    return draw
-
-
-def _constant(value: float) -> Initializer:
-    return lambda rng, i, o, shape: pieces_of(np.broadcast_to(value, shape))
-
-
-def _glorot(i: int, o: int) -> float:
-    return 2.0 / (i + o)
-
-
-def _he(i: int, o: int) -> float:
-    return 2.0 / i
-
-
-def _lecun(i: int, o: int) -> float:
-    return 1.0 / i
-
-
-INITIALIZERS: dict[str, Initializer] = {
-    "glorot_uniform": _uniform(_glorot),
-    "glorot_normal": _normal(_glorot),
-    "he_uniform": _uniform(_he),
-    "he_normal": _normal(_he),
-    "lecun_uniform": _uniform(_lecun),
-    "lecun_normal": _normal(_lecun),
-    "zeros": _constant(0.0),
-    "ones": _constant(1.0),
-}
-"""Glorot and Bengio 2010, He et al. 2015, LeCun et al. 1998; fan-in and fan-out are the kernel's rows and columns."""
 
 
 class Input:
@@ -92,7 +34,7 @@ class Input:
         return f"Input({self.width})"
 
 
-class Dense:
+class Dense(Layer):
     """A fully connected layer, a = activation(x @ kernel + bias).
 
     Parameters
@@ -122,10 +64,12 @@ class Dense:
     ValueError : for units below 1, and names that no table has
     """
 
+    kind = "dense"
+
     def __init__(
         self,
         units: int,
-        activation: str | Activation | None = None,
+        activation: str | activations.Activation | None = None,
         use_bias: bool = True,
         kernel_initializer: str | ArrayLike = "glorot_uniform",
         bias_initializer: str | ArrayLike = "zeros",
@@ -144,13 +88,13 @@ class Dense:
         self.units = int(units)
         self.activation = activations.get(activation)
         self.use_bias = bool(use_bias)
-        self.kernel_initializer = _checked_initializer(kernel_initializer, "kernel_initializer")
-        self.bias_initializer = _checked_initializer(bias_initializer, "bias_initializer")
+        self.kernel_initializer = initializers.checked(kernel_initializer, "kernel_initializer")
+        self.bias_initializer = initializers.checked(bias_initializer, "bias_initializer")
         self.kernel_regularizer = regularizers.get(kernel_regularizer, "kernel_regularizer")
         self.bias_regularizer = regularizers.get(bias_regularizer, "bias_regularizer")
         self.kernel_constraint = constraints.get(kernel_constraint, "kernel_constraint")
         self.trainable = bool(trainable)
-        self.lr_multiplier = _checked_multiplier(lr_multiplier)
+        self.lr_multiplier = checked_multiplier(lr_multiplier)
         self.name = name
         self.input_dim = _input_width(input_shape, input_dim)
 
@@ -162,57 +106,86 @@ class Dense:
                 options += f", {name}={value!r}"
         return f"Dense({self.units}, activation={self.activation.name!r}{options})"
 
-    def spec(self, fan_in: int) -> LayerSpec:
-        """The layer as the program sees it, for so many inputs."""
+    def width(self, fan_in: int | None) -> int | None:
+        return self.units
+
+    def lower(self, network: Network, name: str) -> None:
         kernel = regularizers.get(self.kernel_regularizer, "kernel_regularizer") if self.trainable else None
         bias = regularizers.get(self.bias_regularizer, "bias_regularizer") if self.trainable else None
-        return LayerSpec(
-            fan_in,
+        network.add(
+            name,
+            operations.DENSE,
             self.units,
-            self.use_bias,
-            self.activation,
+            bias=self.use_bias,
+            activation=self.activation,
             penalty=regularizers.strengths(kernel, bias if self.use_bias else None),
             trainable=bool(self.trainable),
-            rate=_checked_multiplier(self.lr_multiplier),
+            rate=checked_multiplier(self.lr_multiplier),
             constraint=constraints.get(self.kernel_constraint, "kernel_constraint"),
         )
 
     def initial(self, rng: np.random.Generator, fan_in: int) -> list[Iterator[Piece]]:
         """Fresh kernel (I, O) and, where the layer has one, bias (1, O), in pieces drawn when they are asked for."""
         shape = (fan_in, self.units)
-        drawn = [_draw(self.kernel_initializer, rng, shape, shape, f"kernel_initializer of {self!r}")]
+        drawn = [initializers.draw(self.kernel_initializer, rng, shape, shape, f"kernel_initializer of {self!r}")]
         if self.use_bias:
             label = f"bias_initializer of {self!r}"
-            drawn.append(_draw(self.bias_initializer, rng, shape, (self.units,), label))
+            drawn.append(initializers.draw(self.bias_initializer, rng, shape, (self.units,), label))
         return drawn
 
-    def config(self) -> dict[str, Any]:
-        """The layer as plain data: ``Dense.from_config`` makes it again (given arrays are not part of it)."""
+    def settings(self) -> dict[str, Any]:
         return {
-            "kind": "dense",
             "units": self.units,
-            "activation": self.activation.name,
-            "parameter": self.activation.parameter,
+            **activation_settings(self.activation),
             "use_bias": self.use_bias,
-            "kernel_initializer": _initializer_name(self.kernel_initializer),
-            "bias_initializer": _initializer_name(self.bias_initializer),
+            "kernel_initializer": initializers.name_of(self.kernel_initializer),
+            "bias_initializer": initializers.name_of(self.bias_initializer),
             "kernel_regularizer": _plain(regularizers.get(self.kernel_regularizer)),
             "bias_regularizer": _plain(regularizers.get(self.bias_regularizer)),
             "kernel_constraint": _plain(constraints.get(self.kernel_constraint)),
             "trainable": bool(self.trainable),
             "lr_multiplier": float(self.lr_multiplier),
-            "name": self.name,
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Dense":
-        """The layer that `config` described."""
-        settings = dict(config)
-        if (kind := settings.pop("kind", None)) != "dense":
-            raise ValueError(f"unknown layer kind {kind!r}; this version knows: dense")
-        row = activations.get(settings.pop("activation"))
-        parameter = settings.pop("parameter", None)
-        return cls(activation=row if parameter is None else row(parameter), **settings)
+    def _made(cls, settings: dict[str, Any]) -> Layer:
+        return cls(activation=activation_of(settings), **settings)
+
+
+class Activation(Layer):
+    """An activation of its own, ``fb.layers.Activation("relu")``: what ``Dense(..., activation="relu")`` does at once.
+
+    Behind a product, a normalisation or a sum it costs nothing, as these compute it on their way.
+
+    Parameters
+    ----------
+    activation : a name, or a row of ``fb.activations.ACTIVATIONS``
+    name : as in `Dense`
+    """
+
+    kind = "activation"
+
+    def __init__(self, activation: str | activations.Activation, *, name: str | None = None) -> None:
+        self.activation, self.name = activations.get(activation), name
+
+    def lower(self, network: Network, name: str) -> None:
+        if network.source == len(network.specs) - 1 and network.source >= 0:
+            before = network.specs[-1]
+            if before.activation is IDENTITY and not before.operation.noise and not before.operation.alias:
+                network.specs[-1] = dataclasses.replace(before, activation=self.activation)
+                return
+        network.add(name, operations.ACTIVATION, activation=self.activation)
+
+    def settings(self) -> dict[str, Any]:
+        return activation_settings(self.activation)
+
+    @classmethod
+    def _made(cls, settings: dict[str, Any]) -> Layer:
+        return cls(activation_of(settings), **settings)
+
+
+def _plain(setting: Settings | None) -> dict[str, Any] | None:
+    return None if setting is None else setting.config()
 
 
 def _input_width(input_shape: Sequence[int] | int | None, input_dim: int | None) -> int | None:
@@ -226,38 +199,3 @@ def _input_width(input_shape: Sequence[int] | int | None, input_dim: int | None)
     if width is not None and (isinstance(width, bool) or not isinstance(width, (int, np.integer)) or width < 1):
         raise ValueError(f"the input width must be a whole number of at least 1, got {width!r}")
     return None if width is None else int(width)
-
-
-def _plain(setting: Settings | None) -> dict[str, Any] | None:
-    return None if setting is None else setting.config()
-
-
-def _checked_multiplier(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not is_not_negative(value):
-        raise ValueError(f"lr_multiplier must be {NOT_NEGATIVE}, got {value!r}")
-    return float(value)
-
-
-def _checked_initializer(initializer: str | ArrayLike, label: str) -> Any:
-    if isinstance(initializer, str):
-        if initializer not in INITIALIZERS:
-            raise unknown(label, initializer, INITIALIZERS)
-        return initializer
-    given = np.asarray(initializer)
-    return given if given.dtype in (np.float32, np.float64) else given.astype(np.float64)
-
-
-def _initializer_name(initializer: Any) -> str:
-    return initializer if isinstance(initializer, str) else "zeros"
-
-
-def _draw(
-    initializer: Any, rng: np.random.Generator, fans: tuple[int, int], shape: tuple[int, ...], label: str
-) -> Iterator[Piece]:
-    if isinstance(initializer, str):
-        return INITIALIZERS[initializer](rng, *fans, (math.prod(shape[:-1]), shape[-1]))
-    if initializer.shape != shape:
-        raise ValueError(f"{label}: wanted an array of shape {shape}, got {initializer.shape}")
-    if not math.isfinite(initializer.min()) or not math.isfinite(initializer.max()):
-        raise ValueError(f"{label}: the array holds NaN or infinity")
-    return pieces_of(initializer)

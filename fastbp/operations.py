@@ -1,0 +1,79 @@
+"""Floor 1: what an op of the table may be: a product with weights, noise, a normalisation, paths that part and meet.
+
+A layer that a user writes becomes one op or several (see ``layers``). Engines bring the kernels: a row here says what
+`plan` must know to lay a step out.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : how errors and reports call it
+    rows : names of the numbers that each neuron may have, of another op than a product
+    learned : those of them, the first ones, that an optimizer updates
+    noise : whether it is absent from a prediction
+    whole_rows : whether a row's numbers are needed all at once
+    whole_batch : whether training needs sums over the batch before it
+    alias : whether its output, or what comes before its activation, is its input and takes no memory
+    row_state : numbers kept of each batch row
+    neuron_state : numbers kept of each neuron
+    """
+
+    name: str
+    rows: tuple[str, ...] = ()
+    learned: tuple[str, ...] = ()
+    noise: bool = False
+    whole_rows: bool = False
+    whole_batch: bool = False
+    alias: bool = False
+    row_state: int = 0
+    neuron_state: int = 0
+
+
+DENSE = Operation("dense")
+ACTIVATION = Operation("activation", alias=True)
+FORK = Operation("fork", alias=True)
+JOIN = Operation("join")
+DROPOUT = Operation("dropout", noise=True)
+ALPHA_DROPOUT = Operation("alpha_dropout", noise=True)
+GAUSSIAN_NOISE = Operation("gaussian_noise", noise=True)
+GAUSSIAN_DROPOUT = Operation("gaussian_dropout", noise=True)
+BATCH_NORMALIZATION = Operation(
+    "batch_normalization",
+    rows=("gamma", "beta", "moving_mean", "moving_variance"),
+    learned=("gamma", "beta"),
+    whole_batch=True,
+    neuron_state=4,
+)
+LAYER_NORMALIZATION = Operation(
+    "layer_normalization",
+    rows=("gamma", "beta"),
+    learned=("gamma", "beta"),
+    whole_rows=True,
+    row_state=2,
+)
+RMS_NORMALIZATION = Operation("rms_normalization", rows=("gamma",), learned=("gamma",), whole_rows=True, row_state=2)
+STANDARDIZE = Operation("normalization", rows=("mean", "variance"))
+
+OPERATIONS = {
+    row.name: row
+    for row in (
+        DENSE,
+        ACTIVATION,
+        FORK,
+        JOIN,
+        DROPOUT,
+        ALPHA_DROPOUT,
+        GAUSSIAN_NOISE,
+        GAUSSIAN_DROPOUT,
+        BATCH_NORMALIZATION,
+        LAYER_NORMALIZATION,
+        RMS_NORMALIZATION,
+        STANDARDIZE,
+    )
+}

@@ -1,0 +1,113 @@
+"""Floor 2: layers that follow one another, before there are weights."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from fastbp.layers import Dense, Input, Layer, Network, lower, unique_names
+from fastbp.program import Piece
+
+
+class Stack:
+    """The layers of a network.
+
+    Parameters
+    ----------
+    layers : first to last; an `Input` may stand before them
+
+    Attributes
+    ----------
+    layers : the layers, without the `Input`
+    built : whether they have weights, so that none can be added
+    """
+
+    def __init__(self, layers: Iterable[Layer | Input] = ()) -> None:
+        self.layers: list[Layer] = []
+        self._input: int | None = None
+        for layer in layers:
+            self.add(layer)
+
+    @property
+    def built(self) -> bool:
+        """Whether the layers have weights."""
+        return False
+
+    def add(self, layer: Layer | Input) -> None:
+        """Append a layer (before the model is built)."""
+        if self.built:
+            raise RuntimeError("add: the model is built already; add all layers before build, fit or set_weights")
+        if isinstance(layer, Input):
+            if self.layers or self._input is not None:
+                raise ValueError("add: an Input stands once, before all other layers")
+            self._input = layer.width
+            return
+        if not isinstance(layer, Layer):
+            raise TypeError(f"add: wanted a layer such as fb.Dense(10), got {layer!r}")
+        if self.layers and self.layers[-1].activation.coupled:
+            raise ValueError("add: softmax couples the outputs of a row and may stand in the last layer only")
+        if layer.input_dim is not None:
+            before = self._width()
+            if before not in (None, layer.input_dim):
+                raise ValueError(f"add: {layer!r} takes {layer.input_dim} inputs, what stands before it gives {before}")
+            self._input = self._input if self.layers else layer.input_dim
+        self.layers.append(layer)
+
+    @property
+    def input_width(self) -> int | None:
+        """I of the first layer; None until it is known."""
+        return self._input
+
+    @property
+    def output_width(self) -> int:
+        """O of the last layer."""
+        if not self.layers:
+            raise RuntimeError("the model has no layers: add some, for example model.add(fb.Dense(1))")
+        width = self._width()
+        if width is None:
+            raise RuntimeError("the output width isn't known before the input width: call build(width) or fit")
+        return width
+
+    def _width(self) -> int | None:
+        """Columns behind the layers so far, None until that is known."""
+        return [self._input, *self._widths()][-1]
+
+    def outputs(self) -> list[tuple[Layer, int | None]]:
+        """Each layer and the columns of what it gives, None where that isn't known yet."""
+        return list(zip(self.layers, self._widths(), strict=True))
+
+    def _widths(self) -> list[int | None]:
+        """Columns behind each layer."""
+        found: list[int | None] = [self._input]
+        for layer in self.layers:
+            found.append(layer.width(found[-1]))
+        return found[1:]
+
+    def widths(self) -> str:
+        """The widths of the inputs and of the layers that change them, for example "784-256-10"."""
+        found: int | None = self._input
+        shown = [found]
+        for layer, width in self.outputs():
+            if isinstance(layer, Dense) or width != found:
+                shown.append(width)
+            found = width
+        return "-".join(str(width or "?") for width in shown)
+
+    def _network(self, width: int) -> Network:
+        """The layers' ops for inputs of `width` columns."""
+        network = lower(self.layers, width)
+        if all(spec.operation.noise for spec in network.specs):
+            raise RuntimeError("the model has only layers that do nothing in a prediction: add a Dense layer")
+        return network
+
+    def _names(self) -> list[str]:
+        """What the layers are called in summaries and files."""
+        return unique_names(self.layers)
+
+    def _drawn(self, width: int, seed: int) -> list[Iterator[Piece]]:
+        """Fresh weights for inputs of `width` columns, array by array, in pieces drawn when they are asked for."""
+        arrays: list[Iterator[Piece]] = []
+        for index, layer in enumerate(self.layers):
+            rng = np.random.Generator(np.random.Philox(key=[seed, index]))
+            arrays += layer.initial(rng, width)
+            width = layer.width(width) or width
+        return arrays
