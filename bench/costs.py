@@ -73,6 +73,26 @@ def last_two() -> list[Any]:
     ]
 
 
+def behind_each(*layers: Callable[[], Any]) -> Callable[[], list[Any]]:
+    """A network with layers of these kinds behind each hidden product."""
+
+    def made() -> list[Any]:
+        hidden = [layer for width in WIDTHS[1:-1] for layer in (fb.Dense(width, "relu"), *(make() for make in layers))]
+        return [*hidden, fb.Dense(WIDTHS[-1], "softmax")]
+
+    return made
+
+
+def before_relu(make: Callable[[], Any]) -> Callable[[], list[Any]]:
+    """A network with a layer of this kind between each hidden product and its relu."""
+
+    def made() -> list[Any]:
+        blocks = [(fb.Dense(width), make(), fb.Activation("relu")) for width in WIDTHS[1:-1]]
+        return [*(layer for block in blocks for layer in block), fb.Dense(WIDTHS[-1], "softmax")]
+
+    return made
+
+
 FEATURES = [
     Feature("SGD with momentum"),
     Feature("the same again"),
@@ -96,6 +116,11 @@ FEATURES = [
     Feature("four batches a step", momentum(gradient_accumulation_steps=4)),
     Feature("rates of layers", layer={"lr_multiplier": 0.5}),
     Feature("first layer frozen", layers=last_two),
+    Feature("dropout", layers=behind_each(lambda: fb.Dropout(0.3)), most=0.10),
+    Feature("Gaussian noise", layers=behind_each(lambda: fb.GaussianNoise(0.1))),
+    Feature("batch normalisation", layers=before_relu(fb.BatchNormalization), most=0.25),
+    Feature("layer normalisation", layers=before_relu(fb.LayerNormalization)),
+    Feature("RMS normalisation", layers=before_relu(fb.RMSNormalization)),
 ]
 
 

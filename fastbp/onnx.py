@@ -152,20 +152,91 @@ def activate(graph: Graph, z: str, row: Activation) -> str:
     return ACTIVATIONS[row.name](graph, z, row)
 
 
-# ---------------------------------------------------------------- layers: (graph, x, layer, its name, its arrays) -> a
+# ------------------------------------- layers: (graph, x, layer, its name, all arrays by their names in files) -> a
+
+Arrays = Mapping[str, Array]
 
 
-def dense(graph: Graph, x: str, layer: layers.Dense, name: str, arrays: Mapping[str, Array]) -> str:
+def dense(graph: Graph, x: str, layer: layers.Dense, name: str, arrays: Arrays) -> str:
     """a = activation(x @ kernel + bias)."""
-    kernel = graph.constant(arrays["kernel"], f"{name}.kernel")
+    kernel = graph.constant(arrays[f"{name}.kernel"], f"{name}.kernel")
     if layer.use_bias:
-        z = graph.add("Gemm", x, kernel, graph.constant(arrays["bias"], f"{name}.bias"))
+        z = graph.add("Gemm", x, kernel, graph.constant(arrays[f"{name}.bias"], f"{name}.bias"))
     else:
         z = graph.add("MatMul", x, kernel)
     return activate(graph, z, layer.activation)
 
 
-LAYERS: dict[type, Callable[..., str]] = {layers.Dense: dense}
+def nothing(graph: Graph, x: str, layer: layers.Layer, name: str, arrays: Arrays) -> str:
+    """A layer that does nothing in a prediction."""
+    return x
+
+
+def activation(graph: Graph, x: str, layer: layers.Activation, name: str, arrays: Arrays) -> str:
+    """An activation alone."""
+    return activate(graph, x, layer.activation)
+
+
+def batch_normalization(graph: Graph, x: str, layer: layers.BatchNormalization, name: str, arrays: Arrays) -> str:
+    """x * scale + shift, by the moving statistics."""
+    mean, variance = arrays[f"{name}.moving_mean"], arrays[f"{name}.moving_variance"]
+    scale = arrays.get(f"{name}.gamma", 1.0) / np.sqrt(variance.astype(np.float64) + layer.epsilon)
+    return _moved(graph, x, name, scale, arrays.get(f"{name}.beta", 0.0) - mean * scale)
+
+
+def normalization(graph: Graph, x: str, layer: layers.Normalization, name: str, arrays: Arrays) -> str:
+    """(x - mean) / deviation."""
+    scale = 1.0 / np.sqrt(arrays[f"{name}.variance"].astype(np.float64) + layer.EPSILON)
+    mean = graph.constant(arrays[f"{name}.mean"], f"{name}.mean")
+    return graph.add("Mul", graph.add("Sub", x, mean), graph.constant(scale, f"{name}.scale"))
+
+
+def _moved(graph: Graph, x: str, name: str, scale: Array, shift: Array) -> str:
+    scaled = graph.add("Mul", x, graph.constant(scale, f"{name}.scale"))
+    return graph.add("Add", scaled, graph.constant(shift, f"{name}.shift"))
+
+
+def layer_normalization(graph: Graph, x: str, layer: layers.LayerNormalization, name: str, arrays: Arrays) -> str:
+    """(x - mean) / deviation * gamma + beta over a row."""
+    mean = graph.add("ReduceMean", x, graph.integers([1]), keepdims=1)
+    return _rescaled(graph, graph.add("Sub", x, mean), layer.epsilon, name, arrays)
+
+
+def rms_normalization(graph: Graph, x: str, layer: layers.RMSNormalization, name: str, arrays: Arrays) -> str:
+    """x / root mean square * gamma over a row."""
+    return _rescaled(graph, x, layer.epsilon, name, arrays)
+
+
+def _rescaled(graph: Graph, x: str, epsilon: float, name: str, arrays: Arrays) -> str:
+    square = graph.add("ReduceMean", graph.add("Mul", x, x), graph.integers([1]), keepdims=1)
+    z = graph.add("Div", x, graph.add("Sqrt", graph.add("Add", square, graph.constant(epsilon))))
+    for operator, part in (("Mul", "gamma"), ("Add", "beta")):
+        if (label := f"{name}.{part}") in arrays:
+            z = graph.add(operator, z, graph.constant(arrays[label], label))
+    return z
+
+
+def residual(graph: Graph, x: str, layer: layers.Residual, name: str, arrays: Arrays) -> str:
+    """activation(x + layers(x)), x projected where widths differ."""
+    a = _chain(graph, x, layer.layers, f"{name}.", arrays)
+    if (label := f"{name}.projection.kernel") in arrays:
+        x = graph.add("MatMul", x, graph.constant(arrays[label], label))
+    return activate(graph, graph.add("Add", a, x), layer.activation)
+
+
+LAYERS: dict[type, Callable[..., str]] = {
+    layers.Dense: dense,
+    layers.Activation: activation,
+    layers.Dropout: nothing,
+    layers.AlphaDropout: nothing,
+    layers.GaussianNoise: nothing,
+    layers.GaussianDropout: nothing,
+    layers.BatchNormalization: batch_normalization,
+    layers.LayerNormalization: layer_normalization,
+    layers.RMSNormalization: rms_normalization,
+    layers.Normalization: normalization,
+    layers.Residual: residual,
+}
 
 
 def add_network(graph: Graph, x: str, model: Model) -> str:
@@ -175,14 +246,14 @@ def add_network(graph: Graph, x: str, model: Model) -> str:
     ------
     ValueError : a layer that has no row in `LAYERS`
     """
-    arrays: dict[str, dict[str, Array]] = {}
-    for label, array in model.named_weights().items():
-        name, _, part = label.rpartition(".")
-        arrays.setdefault(name, {})[part] = array
-    for name, layer in zip(model._names(), model.layers, strict=True):
+    return _chain(graph, x, model.layers, "", model.named_weights())
+
+
+def _chain(graph: Graph, x: str, chain: Sequence[layers.Layer], prefix: str, arrays: Arrays) -> str:
+    for name, layer in zip(layers.unique_names(chain), chain, strict=True):
         if type(layer) not in LAYERS:
             raise ValueError(f"to_onnx: the layer {layer!r} has no ONNX operators here")
-        x = LAYERS[type(layer)](graph, x, layer, name, arrays.get(name, {}))
+        x = LAYERS[type(layer)](graph, x, layer, prefix + name, arrays)
     return x
 
 

@@ -12,10 +12,12 @@ from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris, make_multilabel_classification, make_regression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from test_layers import MIXED, made
 
 import fastbp as fb
 from fastbp.activations import ACTIVATIONS
 from fastbp.estimators import MLPClassifier, MLPRegressor, register_onnx_converters
+from fastbp.layers import LAYERS as KINDS
 from fastbp.onnx import ACTIVATIONS as OPERATORS
 from fastbp.onnx import IR_VERSION, LAYERS, OPSET
 
@@ -34,7 +36,7 @@ def served(graph: Any, **feeds: np.ndarray) -> list[np.ndarray]:
 
 def test_every_activation_and_layer_has_operators() -> None:
     assert OPERATORS.keys() == ACTIVATIONS.keys()
-    assert fb.Dense in LAYERS
+    assert set(LAYERS) == set(KINDS.values())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -50,6 +52,13 @@ def test_every_activation(activation: str, dtype: str) -> None:
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
     if dtype == "float64" and activation != "gelu":
         np.testing.assert_allclose(got, wanted, rtol=2e-7, atol=2e-7)  # alpha is float32 in ONNX
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", MIXED)
+def test_every_layer(name: str, dtype: str) -> None:
+    model, x = made(name, dtype=dtype), inputs(20, 7).astype(dtype)
+    np.testing.assert_allclose(served(fb.to_onnx(model), x=x)[0], model.predict(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [True, False])
