@@ -1,37 +1,39 @@
 """Floor 4: a model in words and figures, and whether training it fits the machine."""
 
 import html
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fastbp import data, memory
-from fastbp.layers import Dense
+from fastbp.activations import IDENTITY
+from fastbp.layers import Activation, Dense
 from fastbp.operations import DENSE
 
 if TYPE_CHECKING:
     from fastbp.model import Model
 
 
+def _rows(model: "Model") -> Iterator[tuple[str, str, int, int, int]]:
+    """Of each layer: its name, its activation ("" for none), outputs, parameters and operations per sample."""
+    assert model._engine is not None and model.input_width is not None
+    specs, network = model._engine.program.layers, model._network(model.input_width)
+    first = next((spec for spec in specs if spec.operation is DENSE), None)
+    start = 0
+    for name, (layer, width), (end, _) in zip(model._names(), model.outputs(), network.ends, strict=True):
+        own, start = specs[start:end], end
+        products = [spec for spec in own if spec.operation is DENSE]
+        flops = sum(2 * spec.fan_in * spec.fan_out * (2 if spec is first else 3) for spec in products)
+        shown = layer.activation is not IDENTITY or isinstance(layer, (Dense, Activation))
+        yield name, layer.activation.name * shown, width or 0, sum(spec.parameters for spec in own), flops
+
+
 def lines(model: "Model", batch: int) -> list[str]:
     """The layers as a table, their sums, and for a compiled model what training takes of memory."""
     engine = model._engine
     assert engine is not None
-    assert model.input_width is not None
-    size, specs, network = model.dtype.itemsize, engine.program.layers, model._network(model.input_width)
-    rows = [("layer", "activation", "outputs", "parameters", "bytes", "FLOP/sample")]
-    starts = [0, *(end for end, _ in network.ends)]
-    products = [spec for spec in specs if spec.operation is DENSE]
-    for name, (layer, width), first, (end, _) in zip(
-        model._names(), model.outputs(), starts[:-1], network.ends, strict=True
-    ):
-        own = specs[first:end]
-        count = sum(spec.parameters for spec in own)
-        flops = sum(
-            2 * spec.fan_in * spec.fan_out * (2 if spec is products[0] else 3)
-            for spec in own
-            if spec.operation is DENSE
-        )
-        numbers = (f"{width:,}", f"{count:,}", f"{count * size:,}", f"{flops:,}")
-        rows.append((name, layer.activation.name, *numbers))
+    size, rows = model.dtype.itemsize, [("layer", "activation", "outputs", "parameters", "bytes", "FLOP/sample")]
+    for name, activation, width, count, flops in _rows(model):
+        rows.append((name, activation, f"{width:,}", f"{count:,}", f"{count * size:,}", f"{flops:,}"))
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     table = [
         "  ".join(
@@ -57,10 +59,9 @@ def page(model: "Model") -> str:
     """The same as HTML, for notebooks: a table where the model is built."""
     if not model.built:
         return f"<pre>{html.escape(repr(model))}</pre>"
-    assert model._engine is not None
     rows = []
-    for name, layer in zip(model._names(), model._engine.program.layers, strict=True):
-        cells = (name, layer.activation.name, f"{layer.fan_out:,}", f"{layer.parameters:,}")
+    for name, activation, width, count, _ in _rows(model):
+        cells = (name, activation, f"{width:,}", f"{count:,}")
         rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th>{name}</th>" for name in ("layer", "activation", "outputs", "parameters"))
     caption = f"{model.name}: {model.input_width:,} inputs, {model.count_params():,} parameters, {model.compute_dtype}"

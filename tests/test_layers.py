@@ -390,6 +390,19 @@ def test_outputs_of_a_layer() -> None:
     np.testing.assert_array_equal(fb.Model([fb.Dropout(0.5), fb.Dense(2)]).predict(x, upto=0), x.astype(np.float32))
 
 
+def test_summaries_have_a_row_for_each_layer() -> None:
+    model, lines = made("all"), []
+    model.summary(lines.append)
+    names = model._names()
+    assert [line.split()[0] for line in lines[3 : 3 + len(names)]] == names
+    page = model._repr_html_()
+    assert all(f"<td>{name}</td>" in page for name in names)
+    assert repr(model).startswith("Model(7-48-3, ")
+    assert [row.name for row in model.gradient_report(inputs(9, 7), inputs(9, 3))] == [
+        name for name in names if name not in ("normalization", "dropout")
+    ]
+
+
 def test_normalization_learns_the_columns() -> None:
     x = inputs(500, 4) * [1.0, 10.0, 0.1, 0.0] + [0.0, 5.0, -3.0, 7.0]
     scaler = fb.Normalization()
