@@ -232,8 +232,8 @@ class Model(Stack):
         assert self._loss is not None
         loss = self._loss
         rows = data.as_matrix(x, self.dtype, name=names[0], width=self._input)
-        sparse.check(rows, self.compute_dtype, self.layers[0])
         width, count = self.output_width, len(rows)
+        sparse.check(rows, self.compute_dtype, self.layers[0])
         targets = data.as_targets(y, loss.targets, width, self.dtype, rows=count, name=names[1], missing=loss.mask_nan)
         weights = None if weights is None else sample_weights(weights, count, self.dtype, name=names[2])
         self.build(rows.shape[1])

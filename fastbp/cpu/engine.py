@@ -382,7 +382,7 @@ class Engine:
 
     def bind_alone(self, batch: int) -> _Bound:
         """What predicts `batch` rows on the calling thread, with a workspace of its own."""
-        return self._make(lay_out(self.program, batch, 1, backward=False), 1, Objective(), is_sparse=False)
+        return self._make(lay_out(self.program, batch, 1, backward=False), 1, Objective(), False)
 
     def _make(self, plan: Plan, threads: int, objective: Objective, is_sparse: bool) -> _Bound:
         program, dtype = plan.program, self.dtype
