@@ -155,14 +155,13 @@ def test_float32_is_kept_and_dtype_overrules_it() -> None:
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_sparse_rows_in_blocks_are_the_dense_ones(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sparse_rows_are_the_dense_ones(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = np.where(np.abs(X) > 0.5, X, 0.0)
     weight = np.random.default_rng(1).uniform(0.1, 3, len(X))
     options: dict[str, Any] = {"random_state": 0, "max_iter": 5, "batch_size": 20, "solver": solver, "alpha": 0.1}
     wanted = MLPClassifier(**options).fit(dense, Y, weight)
-    monkeypatch.setattr(network, "DENSE_BYTES", 8 * X.shape[1] * 45)
-    monkeypatch.setattr("fastbp.estimators.base.DENSE_BYTES", 0)
-    for kind in (sparse.csr_matrix, sparse.csc_array):
+    for above, kind in ((16, sparse.csr_matrix), (0, sparse.csr_matrix), (0, sparse.csc_array)):
+        monkeypatch.setattr(network, "DENSE_ABOVE", above)
         got = MLPClassifier(**options).fit(kind(dense), Y, weight)
         same(wanted, got, kind(dense), 1e-9)
 

@@ -24,7 +24,7 @@ from fastbp.activations import ACTIVATIONS, Activation
 from fastbp.callbacks import Callback
 from fastbp.cpu.engine import Objective
 from fastbp.estimators.lbfgs import minimise
-from fastbp.estimators.network import DENSE_BYTES, Network, Samples, crowd
+from fastbp.estimators.network import Network, Samples, crowd, staged
 from fastbp.estimators.rates import AdamRates, Rates, SGDRates
 from fastbp.estimators.watching import CallbackSupportMixin, Watchers
 from fastbp.layers import Dense
@@ -263,12 +263,12 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[
             network = self._ready()
             self._check_shape([X.shape[1], *sizes, outputs], network)
             self._lists_given = None
-            data = Samples(_staged(X, network.dtype), _cast(y, network.dtype), _product(given, of_classes))
+            data = Samples(staged(X, network.dtype), _cast(y, network.dtype), _product(given, of_classes))
             train = np.arange(len(data))
             if self.early_stopping and self.solver != "lbfgs" and held is None:
                 train, held = self._split(X, y, given, random)
             if held is not None:
-                held = Samples(_staged(held.x, network.dtype), _cast(held.y, network.dtype), held.weight)
+                held = Samples(staged(held.x, network.dtype), _cast(held.y, network.dtype), held.weight)
             if self.solver == "lbfgs":
                 self._fit_lbfgs(network, data, watched)
             else:
@@ -531,7 +531,7 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[
         with crowd.member():
             network = self._ready()
             network.engine.threads = crowd.share(self._threads())
-            return network.predict(X if isinstance(X, np.ndarray) else X.tocsr())
+            return network.predict(X)
 
     def _is_stochastic(self) -> bool:
         """Whether ``partial_fit`` exists."""
@@ -580,15 +580,6 @@ def _row(activation: str | Activation) -> Activation:
         raise ValueError(f"activation {row.name!r} couples the neurons of a row and can't be that of a hidden layer")
     table = ACTIVATIONS[row.name]
     return table if row.parameter == table.parameter else row  # clone copies rows, the engine knows its own
-
-
-def _staged(X: Any, dtype: np.dtype[Any]) -> Any:
-    """The rows as kernels read them; a large sparse matrix stays one."""
-    if isinstance(X, np.ndarray):
-        return np.require(X, dtype, ["C_CONTIGUOUS", "ALIGNED"])
-    if X.shape[0] * X.shape[1] * dtype.itemsize <= DENSE_BYTES:
-        return np.require(X.toarray(), dtype, ["C_CONTIGUOUS", "ALIGNED"])
-    return X.tocsr()
 
 
 def _cast(y: Array, dtype: np.dtype[Any]) -> Array:

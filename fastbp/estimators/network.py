@@ -19,12 +19,13 @@ from fastbp.cpu.runs import Outcome
 from fastbp.estimators.rates import StepRule
 from fastbp.losses import Loss
 from fastbp.program import LayerSpec
+from fastbp.sparse import SparseRows, as_sparse, is_sparse
 
 Array = NDArray[Any]
 
 PREDICTION_ROWS = 4096
-DENSE_BYTES = 256 << 20
-"""Sparse rows become dense in blocks of at most so many bytes."""
+DENSE_ABOVE = 16
+"""Sparse rows of which more than one number in so many isn't 0 are multiplied as dense ones."""
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Samples:
 
     Attributes
     ----------
-    x : (N, I) array of the network's dtype, C-contiguous, or a CSR matrix
+    x : (N, I) of the network's dtype, as `staged` returns it
     y : (N, O) of the same dtype, or (N,) int64 class numbers
     weight : (N,) float64 weights of the rows, None where they count alike
     """
@@ -127,8 +128,6 @@ class Network:
         """Run the epochs whose rows `orders` (E, M) names, in batches of `batch`; `rule` counts from the first step."""
         weights, scales = self._shares(data, orders, batch)
         step: dict[str, Any] = {"batch": batch, "objective": Objective(loss), "optimizer": rule}
-        if not isinstance(data.x, np.ndarray):
-            return self._train_blocks(data, orders, weights, scales, step)
         per_epoch = -(-orders.shape[1] // batch)
         total, done, sums = per_epoch * len(orders), 0, np.zeros((len(orders), 1))
         while done < total:
@@ -152,29 +151,6 @@ class Network:
                 return Outcome(done, outcome.diverged, sums, outcome.interrupt)
         return Outcome(done, "", sums)
 
-    def _train_blocks(
-        self, data: Samples, orders: Array, weights: Array | None, scales: Array, step: dict[str, Any]
-    ) -> Outcome:
-        """The same with sparse rows: dense for a few batches at a time."""
-        sums, done, batch = np.zeros((len(orders), 1)), 0, step["batch"]
-        block = max(1, self._block // batch) * batch
-        for epoch, order in enumerate(orders):
-            for start in range(0, len(order), block):
-                rows = order[start : start + block]
-                outcome = self.engine.run(
-                    self._dense(data.x[rows]),
-                    data.y[rows],
-                    weights=None if weights is None else weights[rows],
-                    updates=done,
-                    penalty_scales=scales[done : done - (-len(rows) // batch)],
-                    **step,
-                )
-                sums[epoch] += outcome.sums.sum(axis=0)
-                done += outcome.steps
-                if outcome.diverged or outcome.interrupt is not None:
-                    return Outcome(done, outcome.diverged, sums, outcome.interrupt)
-        return Outcome(done, "", sums)
-
     def _shares(self, data: Samples, orders: Array, batch: int) -> tuple[Array | None, Array]:
         """(what each row counts in its batch's mean, over what the penalty is divided by in each step).
 
@@ -193,49 +169,40 @@ class Network:
 
     def loss_and_gradient(self, data: Samples, loss: Loss, gradient: Array) -> float:
         """Penalised mean loss over all rows; writes its gradient in the engine's order, float64."""
-        value, count = 0.0, len(data)
-        part = aligned(self.engine.program.parameter_bytes).view(self.dtype)
-        gradient[:] = 0.0
+        count = len(data)
         weights, scales = self._shares(data, np.arange(count)[None], count)
-        for start, stop in self._blocks(data.x):
-            outcome = self.engine.run(
-                self._dense(data.x[start:stop]),
-                data.y[start:stop],
-                weights=None if weights is None else weights[start:stop],
-                batch=stop - start,
-                objective=Objective(loss),
-                gradient=part,
-                penalty_scales=scales,
-            ).completed()
-            if outcome.diverged:
-                return np.inf
-            value += float(outcome.sums[0, 0]) / count
-            gradient += part * ((stop - start) / count)
-        return value
+        part = aligned(self.engine.program.parameter_bytes).view(self.dtype)
+        outcome = self.engine.run(
+            data.x,
+            data.y,
+            weights=weights,
+            batch=count,
+            objective=Objective(loss),
+            gradient=part,
+            penalty_scales=scales,
+        ).completed()
+        if outcome.diverged:
+            gradient[:] = 0.0
+            return np.inf
+        gradient[:] = part
+        return float(outcome.sums[0, 0]) / count
 
     def predict(self, x: Any) -> Array:
         """Outputs (N, O) for rows (N, I) of numbers, dense or sparse."""
         result = np.empty((x.shape[0], self.outputs), self.dtype)
-        for start, stop in self._blocks(x):
-            rows = self._dense(x[start:stop])
-            self.engine.run(rows, batch=PREDICTION_ROWS, result=result[start:stop]).completed()
+        self.engine.run(staged(x, self.dtype), batch=PREDICTION_ROWS, result=result).completed()
         return result
 
-    @property
-    def _block(self) -> int:
-        """Sparse rows that become dense at once."""
-        return max(1, DENSE_BYTES // (self.inputs * self.dtype.itemsize))
 
-    def _dense(self, x: Any) -> Array:
-        if not isinstance(x, np.ndarray):
-            x = x.toarray()
-        return np.require(x, self.dtype, ["C_CONTIGUOUS", "ALIGNED"])
-
-    def _blocks(self, x: Any) -> Iterator[tuple[int, int]]:
-        """Bounds of the rows that are dense at once: all of them where they are dense already."""
-        count = x.shape[0]
-        block = count if isinstance(x, np.ndarray) else self._block
-        return ((start, min(count, start + block)) for start in range(0, count, block))
+def staged(x: Any, dtype: np.dtype[Any]) -> Array | SparseRows:
+    """Checked rows as kernels read them: dense, or sparse where fewer than one number in `DENSE_ABOVE` isn't 0."""
+    if isinstance(x, SparseRows):
+        return x
+    if is_sparse(x):
+        if x.nnz * DENSE_ABOVE < x.shape[0] * x.shape[1]:
+            return as_sparse(x, dtype, "X")
+        x = x.toarray()
+    return np.require(x, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
 def _interleaved(coefs: Sequence[Any], intercepts: Sequence[Any]) -> list[Any]:
