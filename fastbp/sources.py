@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp.sparse import is_sparse
+
 Array = NDArray[Any]
 Rows = tuple[Any, Any, Any]
 """x, y and the sample weights of some rows as they were read; None for what isn't there."""
@@ -225,7 +227,7 @@ class Stream:
         if first is None:
             raise StreamError("x is an iterator that gives no batch")
         self._first: list[Rows] = [self._checked(first, None)]
-        shape = np.shape(self._first[0][0])
+        shape = shape_of(self._first[0][0])
         self.first_rows, self.width = int(shape[0]), int(shape[1])
 
     @property
@@ -254,7 +256,8 @@ class Stream:
         if not 1 <= len(parts) <= 3:
             raise StreamError(f"batch {self._read} has {len(parts)} parts; wanted (x, y) or (x, y, sample_weight)")
         x, y, weights = (*parts, None, None)[:3]
-        shape = np.shape(x)
+        x = x.tocsr() if is_sparse(x) else x
+        shape = shape_of(x)
         if len(shape) != 2 or (width is not None and shape[1] != width):
             wanted = "(rows, columns)" if width is None else f"(rows, {width}), as the first"
             raise StreamError(f"x of batch {self._read} has the shape {shape}; wanted {wanted}")
@@ -270,6 +273,12 @@ class Stream:
 
 
 Source = Stored | Stream
+
+
+def shape_of(x: Any) -> tuple[int, ...]:
+    """Shape of rows, sparse ones too."""
+    shape: tuple[int, ...] = x.shape if is_sparse(x) else np.shape(x)
+    return shape
 
 
 def opened(x: Any, y: Any = None, weights: Any = None) -> Source | None:

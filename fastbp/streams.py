@@ -13,7 +13,8 @@ import numpy as np
 
 from fastbp.data import Sample
 from fastbp.feeds import Passes, Piece
-from fastbp.sources import Rows, Source, Stored, Stream, StreamError
+from fastbp.sources import Rows, Source, Stored, Stream, StreamError, shape_of
+from fastbp.sparse import is_sparse, staged_bytes
 
 BLOCK_BYTES = 32 << 20
 """Rows in memory at a time; two blocks more are read ahead."""
@@ -122,11 +123,19 @@ class Prefetch(Generic[T]):
 
 
 def _bytes(part: Any) -> int:
+    if is_sparse(part):
+        return staged_bytes(part, part.dtype)
     return getattr(part, "nbytes", 0) or np.asarray(part).nbytes
 
 
 def _joined(parts: list[Any]) -> Any:
-    return parts[0] if len(parts) == 1 or parts[0] is None else np.concatenate([np.asarray(part) for part in parts])
+    if len(parts) == 1 or parts[0] is None:
+        return parts[0]
+    if is_sparse(parts[0]):
+        from scipy.sparse import vstack
+
+        return vstack(parts, "csr")
+    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def stored_blocks(source: Stored, rows: int, key: list[int], shuffle: bool, start: int = 0) -> Iterator[Block]:
@@ -191,15 +200,15 @@ def stream_blocks(batches: Iterator[Rows], batch: int | None, first: int = 1) ->
     for item in batches:
         full = nbytes >= BLOCK_BYTES or (held and time.perf_counter() - begun > BLOCK_SECONDS)
         if batch is None:
-            if held and (full or len(item[0]) != size):
+            if held and (full or shape_of(item[0])[0] != size):
                 yield block(rows, False)
-            size = len(item[0])
+            size = shape_of(item[0])[0]
         elif full and rows >= batch:
             yield block(rows // batch * batch, False)
         if not held:
             begun = time.perf_counter()
         held.append(item)
-        rows += len(item[0])
+        rows += shape_of(item[0])[0]
         nbytes += _bytes(item[0])
         number += 1
     if held:
@@ -325,7 +334,7 @@ class StreamFeed:
         while wanted > 0:
             before = wanted
             for item in self._source.batches():
-                rows = len(item[0])
+                rows = shape_of(item[0])[0]
                 if self._cut is not None and rows > wanted:
                     x, y, weights = (None if part is None else part[:wanted] for part in item)
                     item = x, y, weights

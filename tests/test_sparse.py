@@ -23,7 +23,7 @@ def rows(count: int, width: int, share: float = 0.1, seed: int = 0) -> Any:
     return x.tocsr()
 
 
-def fitted(x: Any, y: np.ndarray, widths: list[int], optimizer: Any, **options: Any) -> tuple[fb.Model, dict[str, Any]]:
+def fitted(x: Any, y: Any, widths: list[int], optimizer: Any, **options: Any) -> tuple[fb.Model, dict[str, Any]]:
     model = make(widths, options.pop("hidden", "relu"), "softmax", **options.pop("model", {}))
     model.compile(optimizer, SPARSE, metrics=["accuracy"])
     settings: dict[str, Any] = {"batch_size": 32, "epochs": 3, "verbose": 0, **options}
@@ -209,3 +209,33 @@ def test_what_sparse_rows_can_not_do_is_said() -> None:
     half.compile("sgd", SPARSE)
     with pytest.raises(ValueError, match='make it dtype="float32"'):
         half.fit(x, y)
+
+
+def test_layers_after_the_first_know_nothing_of_it() -> None:
+    x, y = rows(203, 300), targets(SPARSE, 203, 5)
+    found = []
+    for given in (x, x.toarray()):
+        block = fb.Residual([fb.Dense(24, "relu"), fb.Dense(24)])
+        layers = [fb.Dense(24, "relu"), fb.BatchNormalization(), fb.Dropout(0.3), block, fb.Dense(5, "softmax")]
+        model = fb.Model(layers)
+        model.compile("adam", SPARSE)
+        found.append((model.fit(given, y, 32, epochs=3, verbose=0).history, model.predict(given)))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    model = fb.Model([fb.Dropout(0.3), fb.Dense(5, "softmax")])
+    model.compile("adam", SPARSE)
+    with pytest.raises(ValueError, match="only a Dense layer can read, and the first layer is"):
+        model.fit(x, y)
+
+
+def test_sparse_batches_of_an_iterator() -> None:
+    x, y = rows(203, 300), targets(SPARSE, 203, 5)
+
+    def batches() -> Any:
+        for low in range(0, 203, 30):
+            yield x[low : low + 30], y[low : low + 30]
+
+    whole, history = fitted(x, y, [300, 20, 5], fb.Adam(0.01), shuffle=False)
+    model, other = fitted(batches, None, [300, 20, 5], fb.Adam(0.01))
+    assert other == history
+    np.testing.assert_array_equal(model.predict(batches), whole.predict(x))
