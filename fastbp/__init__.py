@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastbp.interchange import to_sklearn as to_sklearn
     from fastbp.interchange import to_torch_state_dict as to_torch_state_dict
     from fastbp.layers import Activation as Activation
+    from fastbp.layers import ActivityRegularization as ActivityRegularization
     from fastbp.layers import AlphaDropout as AlphaDropout
     from fastbp.layers import BatchNormalization as BatchNormalization
     from fastbp.layers import Dense as Dense
@@ -87,6 +88,7 @@ _CONTENTS = {
     "fastbp.cpu.peak": ("peak_gflops",),
     "fastbp.layers": (
         "Activation",
+        "ActivityRegularization",
         "AlphaDropout",
         "BatchNormalization",
         "Dense",

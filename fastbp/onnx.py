@@ -228,6 +228,7 @@ LAYERS: dict[type, Callable[..., str]] = {
     layers.Dense: dense,
     layers.Activation: activation,
     layers.Dropout: nothing,
+    layers.ActivityRegularization: nothing,
     layers.AlphaDropout: nothing,
     layers.GaussianNoise: nothing,
     layers.GaussianDropout: nothing,

@@ -37,6 +37,7 @@ class Operation:
 
 DENSE = Operation("dense")
 ACTIVATION = Operation("activation", alias=True)
+ACTIVITY = Operation("activity_regularization", alias=True, whole_rows=True, row_state=1)
 FORK = Operation("fork", alias=True)
 JOIN = Operation("join")
 DROPOUT = Operation("dropout", noise=True)
@@ -65,6 +66,7 @@ OPERATIONS = {
     for row in (
         DENSE,
         ACTIVATION,
+        ACTIVITY,
         FORK,
         JOIN,
         DROPOUT,

@@ -169,6 +169,7 @@ class Plan:
             return offset, distance
 
         inputs = activations(layers[0].fan_in, -1)
+        table[0, pg.ONES] = len(self.ones) > 0
         for index, layer in enumerate(layers):
             op, source, last = table[index], self.sources[index], index == len(layers) - 1
             op[[pg.IN, pg.STEPS_IN, pg.OUT, pg.THIN]] = layer.fan_in, layer.learned, layer.fan_out, self.thin

@@ -84,8 +84,10 @@ from fastbp.operations import DENSE, Operation
     LEARNED,  # 1: it has a gamma; plus 2: it has a beta
     STATISTICS,  # rule: sums over the batch before the op,
     STATISTICS_BACK,  # and before its way back
-) = range(61)
-OP_COLUMNS = 61
+    ACTIVITY,  # 1: each panel of STATE holds a penalty (float64) that is part of the loss
+    ONES,  # 1: a row of ones follows the network's inputs, which a product with a bias reads
+) = range(63)
+OP_COLUMNS = 63
 
 # ---- columns of a run: what one launch of the workers needs to know
 (
@@ -162,8 +164,9 @@ OP_COLUMNS = 61
     SHARE,  # address of 1 / ACCUMULATE
     NOISE,  # number of the first step since the weights were drawn: it names the noise
     NOW,  # of each worker, a line long: what it works on (see below)
-) = range(73)
-RUN_COLUMNS = 73
+    ACTIVITIES,  # 1: some op penalises what it passes on
+) = range(74)
+RUN_COLUMNS = 74
 
 # ---- columns of NOW: what an op's rule may ask about the slab of rows that it works on
 (
@@ -171,7 +174,8 @@ RUN_COLUMNS = 73
     NOW_STEP,  # NOISE plus the step of the run
     NOW_FIRST,  # place in the batch of the slab's first row
     NOW_COUNT,  # rows of the slab
-) = range(4)
+    NOW_ROWS,  # rows of the batch
+) = range(5)
 
 # ---- columns of a metric's row
 (

@@ -133,7 +133,7 @@ class Network:
     ) -> None:
         self.model, self.training, self.step, self.rounded = model, training, step, rounded
         self.arrays: Iterator[Array] = iter([w.astype(np.float64) for w in model.get_weights()])
-        self.noises = 0
+        self.noises, self.penalty = 0, 0.0
         self.statistics: list[tuple[Array, Array]] = []
 
     def run(self, x: Array) -> Result:
@@ -162,6 +162,9 @@ class Network:
             return activated(layer.activation, x)
         if isinstance(layer, kinds.Residual):
             return self.residual(layer, x)
+        if isinstance(layer, kinds.ActivityRegularization):
+            self.penalty += (layer.l1 * np.abs(x).sum() + layer.l2 * (x**2).sum()) / len(x)
+            return x, lambda d: (d + (layer.l1 * np.sign(x) + 2 * layer.l2 * x) / len(x), [])
         if isinstance(layer, kinds.Normalization):
             mean, variance = next(self.arrays), next(self.arrays)
             scale = 1.0 / np.sqrt(variance + layer.EPSILON)

@@ -52,6 +52,14 @@ MIXED: dict[str, Callable[[], list[Any]]] = {
         fb.Dense(3),
         fb.Activation("softplus"),
     ],
+    "activity_regularization": lambda: [
+        fb.ActivityRegularization(0.01, 0.03),
+        fb.Dense(33, activation="tanh"),
+        fb.ActivityRegularization(l2=0.2),
+        fb.Dense(18, activation="relu"),
+        fb.ActivityRegularization(l1=0.1),
+        fb.Dense(3),
+    ],
     "residual": lambda: [
         fb.Dense(16, activation="relu"),
         fb.Residual([fb.Dense(40, activation="tanh"), fb.Dense(16)]),
@@ -63,6 +71,7 @@ MIXED: dict[str, Callable[[], list[Any]]] = {
         fb.Dense(3, activation="tanh"),
         fb.Residual([fb.Dense(3, activation="tanh"), fb.Dense(3, activation="sigmoid", use_bias=False)]),
     ],
+    "residual first": lambda: [fb.Residual([fb.Dense(7, activation="tanh"), fb.Dense(9)]), fb.Dense(3)],
     "residual within residual": lambda: [
         fb.Dense(20, activation="tanh"),
         fb.Residual(
@@ -109,10 +118,11 @@ def wanted_of(
     model: fb.Model, x: np.ndarray, y: np.ndarray, **options: Any
 ) -> tuple[float, list[np.ndarray], np.ndarray]:
     """Loss, gradients and the inputs' gradient by the reference."""
-    out, back = Network(model, **options).run(x.astype(model.dtype).astype(np.float64))
+    network = Network(model, **options)
+    out, back = network.run(x.astype(model.dtype).astype(np.float64))
     value, d = reference.mean_squared_error(out, y)
     dx, gradients = back(d)
-    return value, gradients, dx
+    return value + network.penalty, gradients, dx
 
 
 def check(model: fb.Model, rows: int, tolerance: float, columns: int = 7, **options: Any) -> None:
@@ -123,9 +133,11 @@ def check(model: fb.Model, rows: int, tolerance: float, columns: int = 7, **opti
     for label, a, b in zip(model.named_weights(), got, wanted, strict=True):
         assert error(a, b) < tolerance, label
     assert error(dx, wanted_dx) < tolerance
-    plain, _ = Network(model, training=False, **options).run(x.astype(model.dtype).astype(np.float64))
+    network = Network(model, training=False, **options)
+    plain, _ = network.run(x.astype(model.dtype).astype(np.float64))
     assert error(model.predict(x), plain) < tolerance
-    assert model.evaluate(x, y) == pytest.approx(reference.mean_squared_error(plain, y)[0], rel=tolerance)
+    wanted_loss = reference.mean_squared_error(plain, y)[0] + network.penalty
+    assert model.evaluate(x, y) == pytest.approx(wanted_loss, rel=tolerance)
 
 
 @mixed
@@ -456,6 +468,12 @@ def test_normalisations_as_pytorch(kind: str) -> None:
         (lambda: fb.Dropout(0.5, seed=-1), ValueError, r"seed must be a whole number of at least 0, got -1"),
         (lambda: fb.BatchNormalization(momentum=1.0), ValueError, r"momentum must be a number from 0 to below 1"),
         (lambda: fb.LayerNormalization(epsilon=0.0), ValueError, r"epsilon must be a number between 0 and 1"),
+        (lambda: fb.ActivityRegularization(-1.0), ValueError, r"l1 must be .* at least 0"),
+        (
+            lambda: fb.Model([fb.Dense(2), fb.ActivityRegularization(0.1)]).build(3),
+            ValueError,
+            r"it can't be the last one",
+        ),
         (lambda: fb.Residual([]), ValueError, r"at least one layer"),
         (lambda: fb.Residual([3]), TypeError, r"wanted layers such as fb\.Dense\(10\), got 3"),  # type: ignore[list-item]
         (lambda: fb.Residual([fb.Dense(2, "softmax")]), ValueError, r"softmax couples"),

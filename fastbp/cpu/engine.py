@@ -427,7 +427,7 @@ class Engine:
         run[pg.STOP], run[pg.YIELD] = self.stop_flag.ctypes.data, yield_address()
         run[pg.BACKWARD], run[pg.WEIGHTS_PHASE] = plan.backward, plan.weights_phase
         now = aligned(pg.LINE * threads)
-        run[pg.NOW] = now.ctypes.data
+        run[pg.NOW], run[pg.ACTIVITIES] = now.ctypes.data, table[:, pg.ACTIVITY].any()
         constants[(len(layers) + 1) * stride + 1] = 1.0
         run[pg.SQUARE_STRENGTHS] = constants.ctypes.data + pg.LINE * (len(layers) + 1)
         binding.output(plan, run, objective.loss, bool(objective.tallies), constants[len(layers) * stride :])

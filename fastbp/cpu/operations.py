@@ -9,9 +9,9 @@ import numpy as np
 from fastbp import program as pg
 from fastbp._jit import Kernel
 from fastbp.activations import IDENTITY, RELU
-from fastbp.cpu import noise, normalization, paths, rules
+from fastbp.cpu import activity, noise, normalization, paths, rules
 from fastbp.cpu.rules import SIGNATURE
-from fastbp.operations import DENSE
+from fastbp.operations import ACTIVITY, DENSE
 from fastbp.plan import Plan
 from fastbp.program import LayerSpec
 
@@ -39,6 +39,7 @@ def _by_rows(centred: int) -> Parts:
 
 TRAINING: dict[str, Parts] = {
     "activation": {pg.FORWARD_RULE: (paths.nothing, ()), pg.BACKWARD_RULE: (paths.nothing, ())},
+    "activity_regularization": {pg.FORWARD_RULE: (activity.value, ()), pg.BACKWARD_RULE: (activity.pull, ())},
     "fork": {pg.FORWARD_RULE: (paths.nothing, ()), pg.BACKWARD_RULE: (paths.fork_back, ())},
     "join": {pg.FORWARD_RULE: (paths.join, ()), pg.BACKWARD_RULE: (paths.join_back, ())},
     "layer_normalization": _by_rows(1),
@@ -109,6 +110,7 @@ def bind(table: np.ndarray, plan: Plan, numbers: np.ndarray) -> None:
         for column, (factory, arguments) in parts(layer, plan.backward).items():
             op[column] = _rule(factory, arguments, dtype).address()
         numbers[index, : len(layer.numbers)] = layer.numbers
+        op[pg.ACTIVITY] = layer.operation is ACTIVITY
         op[pg.NUMBERS], op[pg.KEY] = numbers[index:].ctypes.data, layer.key
         op[pg.LEARNED] = sum(bit for row, bit in BITS.items() if row in layer.rows)
         row, last = layer.activation, index == len(table) - 1

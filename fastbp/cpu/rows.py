@@ -237,7 +237,7 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
             gather_rows(kind, at(run, pg.X), at(run, pg.X_ROW), inputs, index, a, halves)
         if at(run, pg.UNFIT) and not finite(kind, a, inputs, halves):
             store_int(at(run, pg.UNFIT), 1)
-        if at(op, pg.STEPS_IN) > inputs:
+        if at(op, pg.ONES):
             ones = column(kind, a + inputs * size, 1)
             ones[0] = spread(kind, 1.0)
             ones[1] = spread(kind, 1.0)
@@ -328,6 +328,8 @@ def output(kind: Any, run: int, count: int, first: int, p0: int, p1: int) -> Non
             value = call_rule(
                 at(run, pg.LOSS), dz, z if at(run, pg.FUSED) else h, y, outs, at(run, pg.LOSS_PARAMETERS), scale
             )
+            if at(run, pg.ACTIVITIES):
+                value += activities(run, p)
             store_number(np.float64, partial, value)
             counts = at(run, pg.COUNTS) + p * 2 * size
             for m in range(at(run, pg.METRIC_COUNT)):
@@ -347,6 +349,17 @@ def output(kind: Any, run: int, count: int, first: int, p0: int, p1: int) -> Non
                     transpose(kind, op, p, p + 1, 0, outs)
         else:
             scatter(kind, h, outs, run, count, first, p)
+
+
+@helper
+def activities(run: int, p: int) -> float:
+    """The penalties on what passed through a panel's ops."""
+    value = 0.0
+    for i in range(at(run, pg.OPS)):
+        op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * i
+        if at(op, pg.ACTIVITY):
+            value += load_number(np.float64, at(op, pg.STATE) + p * at(op, pg.STATE_PANEL))
+    return value
 
 
 @helper

@@ -158,6 +158,7 @@ def _share(kind: Any, run: int, me: int) -> int:
             store_int(now + 8 * pg.NOW_STEP, at(run, pg.NOISE) + s)
             store_int(now + 8 * pg.NOW_FIRST, slab0)
             store_int(now + 8 * pg.NOW_COUNT, count)
+            store_int(now + 8 * pg.NOW_ROWS, batch_rows)
             panels = (count + samples - 1) // samples
             for phase in range(phases):
                 if phase > weights_phase and not due:

@@ -1,5 +1,6 @@
 """Floor 2: what a user writes. A layer is a description; it holds no weights."""
 
+from fastbp.layers.activity import ActivityRegularization
 from fastbp.layers.base import LAYERS, Layer, Network, lower, unique_names
 from fastbp.layers.dense import Activation, Dense, Input
 from fastbp.layers.noise import AlphaDropout, Dropout, GaussianDropout, GaussianNoise
@@ -9,6 +10,7 @@ from fastbp.layers.residual import Residual
 __all__ = [
     "LAYERS",
     "Activation",
+    "ActivityRegularization",
     "AlphaDropout",
     "BatchNormalization",
     "Dense",

@@ -59,6 +59,8 @@ def lower(layers: Iterable["Layer"], width: int) -> Network:
     for name, layer in zip(unique_names(layers), layers, strict=True):
         layer.lower(network, name)
         network.ends.append((len(network.specs), len(network.labels)))
+    if network.specs and network.specs[-1].operation is operations.ACTIVITY:
+        raise ValueError("ActivityRegularization penalises what goes on to another layer: it can't be the last one")
     if len(set(network.labels)) < len(network.labels):
         twice = next(label for label in network.labels if network.labels.count(label) > 1)
         raise ValueError(f"two arrays of weights would be called {twice!r}: give one of the layers another name")

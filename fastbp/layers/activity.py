@@ -1,0 +1,31 @@
+"""Penalties on what passes through."""
+
+from typing import Any
+
+from fastbp import operations, regularizers
+from fastbp.layers.base import Layer, Network
+
+
+class ActivityRegularization(Layer):
+    """Adds ``(l1 * sum(abs(x)) + l2 * sum(x * x)) / rows`` to the loss, and passes x on; nothing in a prediction.
+
+    Parameters
+    ----------
+    l1, l2 : strengths, at least 0
+    name : as in `Dense`
+    """
+
+    kind = "activity_regularization"
+
+    def __init__(self, l1: float = 0.0, l2: float = 0.0, *, name: str | None = None) -> None:
+        strengths = regularizers.L1L2(l1, l2)
+        self.l1, self.l2, self.name = float(strengths.l1), float(strengths.l2), name
+
+    def lower(self, network: Network, name: str) -> None:
+        before = network.specs[-1].activation if network.specs else None
+        if before is not None and before.coupled:
+            raise ValueError(f"{self!r} can't stand behind softmax, whose outputs are those of the network")
+        network.add(name, operations.ACTIVITY, numbers=(self.l1, self.l2))
+
+    def settings(self) -> dict[str, Any]:
+        return {"l1": self.l1, "l2": self.l2}
