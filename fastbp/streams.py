@@ -23,6 +23,8 @@ CHUNK_BYTES = 1 << 20
 BLOCK_SECONDS = 0.05
 """A block of batches from an iterator is handed on after so long, full or not."""
 AHEAD = 2
+READ: Rows = (None, None, None)
+"""What a block keeps of its rows when they are staged."""
 ENDLESS = 1 << 62
 
 Stage = Callable[[Rows, str], Sample]
@@ -244,7 +246,7 @@ class StoredFeed(Passes):
         passes, steps = divmod(done, self.per_pass)
         for number in count(self.first_pass + passes):
             for block in stored_blocks(self._source, self._rows, [self.seed, number], self.shuffle, steps // per_block):
-                yield replace(block, batch=self.batch), self._stage(block.rows, block.name)
+                yield replace(block, batch=self.batch, rows=READ), self._stage(block.rows, block.name)
             steps = 0
 
     def piece(self, epoch: int, step: int) -> Piece:
@@ -319,7 +321,7 @@ class StreamFeed:
         for block in self._all():
             sample = None if done + block.steps <= self._skip else self._stage(block.rows, block.name)
             done += block.steps
-            yield block, sample
+            yield replace(block, rows=READ), sample
 
     def _all(self) -> Iterator[Block]:
         if self.steps is None:
