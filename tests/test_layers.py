@@ -415,6 +415,13 @@ def test_summaries_have_a_row_for_each_layer() -> None:
     ]
 
 
+def test_representations_show_what_is_not_the_default() -> None:
+    assert repr(fb.Dropout(0.5)) == "Dropout(rate=0.5)"
+    assert repr(fb.BatchNormalization(scale=False)) == "BatchNormalization(scale=False)"
+    assert repr(fb.Activation("relu")) == "Activation(activation='relu')"
+    assert repr(fb.Residual([fb.GaussianNoise(0.1)])) == "Residual([GaussianNoise(stddev=0.1)])"
+
+
 def test_normalization_learns_the_columns() -> None:
     x = inputs(500, 4) * [1.0, 10.0, 0.1, 0.0] + [0.0, 5.0, -3.0, 7.0]
     scaler = fb.Normalization()

@@ -1,5 +1,6 @@
 """What all layers have, and the ops that they become."""
 
+import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from numbers import Real
@@ -125,8 +126,9 @@ class Layer:
         return {"kind": self.kind, **self.settings(), "name": self.name}
 
     def __repr__(self) -> str:
-        shown = (f"{name}={value!r}" for name, value in self.settings().items() if value is not None)
-        return f"{type(self).__name__}({', '.join(shown)})"
+        defaults = {name: option.default for name, option in inspect.signature(type(self)).parameters.items()}
+        shown = {name: value for name, value in self.settings().items() if value != defaults.get(name)}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Layer":
