@@ -24,9 +24,9 @@ def made() -> tuple[Any, Any]:
 
 
 SETS: dict[str, tuple[Any, int]] = {
-    "digits": (lambda: load_digits(return_X_y=True), 12),
-    "breast_cancer": (lambda: load_breast_cancer(return_X_y=True), 12),
-    "made": (made, 1),
+    "digits": (lambda: load_digits(return_X_y=True), 100),
+    "breast_cancer": (lambda: load_breast_cancer(return_X_y=True), 100),
+    "made": (made, 2),
 }
 """Each with the epochs of a fit."""
 WIDTHS = {"100": (100,), "256,128": (256, 128), "1024,1024": (1024, 1024)}
@@ -54,12 +54,14 @@ def main() -> None:
     parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=list(WIDTHS))
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "float64"], default=["float32", "float64"])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, help="of each fit (default: 100 of the small sets, 2 of the made one)")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     print("| data | hidden | dtype | scikit-learn, ms | fastbp, ms | times faster | scores |")
     print("|---|---|---|---:|---:|---:|---|", flush=True)
     for name in options.sets:
         load, epochs = SETS[name]
+        epochs = options.epochs or epochs
         x, y = load()
         x = StandardScaler().fit_transform(x)
         for width in options.widths:

@@ -240,3 +240,13 @@ def test_predictions_are_the_references() -> None:
         warnings.simplefilter("error")
         back = fb.from_torch_state_dict(fb.to_torch_state_dict(model), "tanh")
     np.testing.assert_allclose(back.predict(x), outputs(model, x), atol=1e-5)
+
+
+def test_a_model_shows_itself_as_a_table() -> None:
+    model = fb.Model([fb.Dense(3, activation="relu", name="<first>"), fb.Dense(1)])
+    assert model._repr_html_() == "<pre>Model(?-3-1, dtype=&#x27;float32&#x27;, seed=0, threads=2)</pre>".replace(
+        "threads=2", f"threads={model.threads}"
+    )
+    model.build(2)
+    page = model._repr_html_()
+    assert "2 inputs, 13 parameters" in page and "<td>&lt;first&gt;</td><td>relu</td><td>3</td><td>9</td>" in page

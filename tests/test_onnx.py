@@ -149,3 +149,36 @@ def test_pipelines_of_labels_and_numbers() -> None:
     numbers = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(8,), max_iter=5)).fit(x, y)
     (got,) = served(skl2onnx.to_onnx(numbers, x[:1], target_opset=OPSET), X=x)
     np.testing.assert_allclose(got, numbers.predict(x), rtol=1e-5, atol=1e-4)
+
+
+# ---------------------------------------------------------------- raw tables
+
+
+def test_raw_columns_go_in_where_an_encoder_is_given() -> None:
+    rng = np.random.default_rng(0)
+    rows = 40
+    table = {
+        "n": np.where(rng.random(rows) < 0.2, np.nan, rng.normal(50, 9, rows)),
+        "plain": rng.normal(0, 1, rows),
+        "town": np.array([None, "Rome", "Oslo", "Bonn", "Kiel", "Rome", "Oslo"] * 6, object)[:rows],
+        "sex": rng.choice(np.array(["f", "m"], object), rows),
+    }
+    encoder = fb.TabularEncoder(max_categories=2)
+    x = encoder.fit_transform(table)
+    assert encoder.columns_[2].other and encoder.columns_[2].missing and encoder.columns_[0].missing
+    model = make([x.shape[1], 5, 2])
+    feeds = {
+        name: np.where(values == None, "", values)[:, None] if values.dtype == object else values.astype("f4")[:, None]  # noqa: E711
+        for name, values in table.items()
+    }
+    (got,) = served(fb.to_onnx(model, table=encoder), **feeds)
+    np.testing.assert_allclose(got, model.predict(x), atol=1e-5)
+
+
+def test_numbers_alone_go_in_as_one_matrix() -> None:
+    table = np.random.default_rng(0).normal(5, 3, (30, 3))
+    table[3, 1] = np.nan
+    encoder = fb.TabularEncoder().fit(table)
+    model = make([4, 5, 2], dtype="float64")
+    (got,) = served(fb.to_onnx(model, table=encoder), x=table)
+    np.testing.assert_allclose(got, model.predict(encoder.transform(table, np.float64)), rtol=1e-9)
