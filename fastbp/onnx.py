@@ -275,7 +275,7 @@ def add_encoder(graph: Graph, encoder: TabularEncoder, input_name: str) -> tuple
     parts, inputs = [], []
     for column in columns:
         if isinstance(column, NumberColumn):
-            parts.append(_numbers(graph, column.name, [column], f"{column.name}."))
+            parts.append(_numbers(graph, column.name, [column], f"table.{column.name}."))
         else:
             parts.append(_categories(graph, column))
         inputs.append((column.name, kind if column in numbers else _STRING, ["rows", 1]))
@@ -409,6 +409,10 @@ def to_onnx(
     answers = [(last, (output_name, kind, ["rows", model.output_width]))]
     if isinstance(table, Preparation):
         answers = _answers(graph, last, table)
+    taken = {name for name, *_ in inputs}
+    answers = [
+        (given, (f"{name}_" if name in taken else name, number, shape)) for given, (name, number, shape) in answers
+    ]
     nodes = [
         helper.make_node(n.op, n.inputs, [n.output], name=n.output, domain=n.domain, **n.attributes)
         for n in graph.nodes
