@@ -31,18 +31,14 @@ def once(source: str, pattern: str, change: Callable[[re.Match[str]], str]) -> s
     return changed
 
 
-def product(name: str) -> Callable[[str], str]:
-    """A product of the rows phase that computes the first twentieth of its neurons again: the same numbers."""
+def product(name: str, low: str, high: str) -> Callable[[str], str]:
+    """A product of the rows phase that computes the first twentieth of its neurons low:high again: the same numbers."""
 
     def plant(source: str) -> str:
         def change(found: re.Match[str]) -> str:
             names = re.findall(r"(\w+):", found[2])
-            *others, low, high = names
-            begin, end = (
-                ", ".join([*others, low, high]),
-                ", ".join([*others, low, f"{low} + ({high} - {low}) // 160 * 8"]),
-            )
-            body = f"    _{name}_once({begin})\n    _{name}_once({end})\n"
+            part = [f"{low} + ({high} - {low}) // 160 * 8" if each == high else each for each in names]
+            body = f"    _{name}_once({', '.join(names)})\n    _{name}_once({', '.join(part)})\n"
             return f"{found[1]}{name}{found[2]}:\n{body}\n\n{found[1]}_{name}_once{found[2]}:\n"
 
         return once(source, rf"^(@helper\ndef ){name}(\(kind: Any, op: int.*\) -> None):\n", change)
@@ -68,8 +64,8 @@ def activation(source: str) -> str:
 
 
 PLANTS: dict[str, tuple[str, Callable[[str], str]]] = {
-    "forward": ("fastbp/cpu/rows.py", product("forward")),
-    "backward": ("fastbp/cpu/rows.py", product("backward")),
+    "forward": ("fastbp/cpu/rows.py", product("forward", "o0", "o1")),
+    "backward": ("fastbp/cpu/rows.py", product("backward", "i0", "i1")),
     "gradient": ("fastbp/cpu/weights.py", gradient),
     "activation": ("fastbp/cpu/rules.py", activation),
 }

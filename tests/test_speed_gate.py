@@ -122,6 +122,9 @@ def test_slowdowns_can_be_planted_in_the_kernels_as_they_are(name: str) -> None:
     planted = plant(source)
     ast.parse(planted)
     assert planted != source
+    if name in ("forward", "backward"):  # a part of the neurons, not of anything else
+        low, high = {"forward": ("o0", "o1"), "backward": ("i0", "i1")}[name]
+        assert f"{low}, {low} + ({high} - {low}) // 160 * 8, now)" in planted
 
 
 def test_a_network_is_named_by_the_table_or_by_its_widths() -> None:
