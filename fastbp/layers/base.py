@@ -102,7 +102,7 @@ class Layer:
     input_dim: int | None = None
 
     def __init_subclass__(cls) -> None:
-        if cls.kind:
+        if "kind" in vars(cls):  # a subclass of a layer is of its kind
             LAYERS[cls.kind] = cls
 
     def width(self, fan_in: int | None) -> int | None:
