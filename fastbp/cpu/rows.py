@@ -22,6 +22,7 @@ from fastbp._vector import (
     total,
 )
 from fastbp.cpu.tile import (
+    GROUP,
     gather_square,
     item_bytes,
     most_rows,
@@ -72,7 +73,8 @@ def forward_product(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> N
     w, w_panel = at(op, pg.W), at(op, pg.W_PANEL)
     neurons = pg.NEURON_BLOCK // width * width
     tall = most_rows(kind)
-    tiles = width // tall
+    border = w_panel - width * step  # between a panel's last row of a step and the next panel's first
+    tiles = max(1, width // tall)
     # a small layer's tiles ask for the next panel of weights, a large one's for their shares of the next block
     large = blocks > 1 and o1 - o0 > neurons
     share = width * step // ((p1 - p0) * tiles) if large else width * step
@@ -92,10 +94,12 @@ def forward_product(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> N
                     rows = tile_height(n1 - o, tall)
                     panel = w + o // width * w_panel + k0 * width * step
                     a = panel + o % width * step
+                    second = (o % width + GROUP) // width * border
+                    third = (o % width + 2 * GROUP) // width * border
                     fetch = panel + w_panel
                     if large:
-                        fetch = panel + ahead + ((p - p0) * tiles + o % width // tall) * share * k
-                    tile_forward(kind, 16 * rows + 2, a, v, z + o * size, k, k0, mode, share, 0, 0, fetch)
+                        fetch = panel + ahead + ((p - p0) * tiles + o % width // tall % tiles) * share * k
+                    tile_forward(kind, 16 * rows + 2, a, v, z + o * size, k, k0, mode, share, second, third, fetch)
                     o += rows
 
 

@@ -50,8 +50,12 @@ class Geometry:
 
 
 # By register count and vector bytes: (MR, vectors in a weight panel, gradient MR, gradient vectors).
-# 16 registers hold 6 x 2 sums or 4 x 3 (and nothing wider); 32 hold 8 x 2 at full rate already.
-TILES = {(32, 64): (8, 1, 8, 2), (16, 32): (6, 3, 4, 3), (16, 16): (6, 3, 4, 3), (32, 16): (12, 3, 8, 3)}
+# 16 registers hold 6 x 2 sums or 4 x 3 (and nothing wider). 32 hold 8 x 2 at full rate already, but loads cost power,
+# and so clock: 12 x 2 has 14 of them for 24 multiply-adds, 8 x 3 has 11, 8 x 2 has 10 for 16.
+TILES = {(32, 64): (12, 1, 8, 3), (16, 32): (6, 3, 4, 3), (16, 16): (6, 3, 4, 3), (32, 16): (12, 3, 8, 3)}
+
+GROUP = 4
+"""Rows of a forward tile that lie in one weight panel."""
 
 
 @functools.cache
@@ -59,7 +63,8 @@ def geometry(itemsize: int) -> Geometry:
     """The tile shapes for numbers of `itemsize` bytes on this machine."""
     rows, panel, gradient_rows, gradient_vectors = TILES[vector_registers(), vector_bytes()]
     lanes = lanes_of(itemsize)
-    rows = next(n for n in row_counts(rows) if panel * lanes % n == 0)  # no tile crosses a panel's border
+    # a tile crosses a panel's border only between groups of its rows
+    rows = next(n for n in row_counts(rows) if panel * lanes % n == 0 or panel * lanes % GROUP == 0)
     return Geometry(lanes, rows, 2 * lanes, panel * lanes, gradient_rows, gradient_vectors)
 
 
@@ -176,7 +181,7 @@ def _prefetch(
         function,
         [
             pointer(builder, address, ir.IntType(8), offset),
-            ir.Constant(i32, 0),
+            ir.Constant(i32, int(write)),
             ir.Constant(i32, locality),
             ir.Constant(i32, 1),
         ],
@@ -201,9 +206,10 @@ def _write(module: ir.Module, tile: _Tile) -> ir.Function:
     """The micro-kernel (written once per module).
 
     Arguments: a, v (addresses of the broadcast numbers and of the vectors), c (the sums), n (steps of the sum),
-    accumulate (0: begin at zero, else at c), mode (1: rectify), a_outer, v_outer (bytes to the next panel),
-    c_vector (bytes between the vectors of a row of sums), extra (forward: what to prefetch, a_outer bytes further each
-    step; backward: address of the activations that mask; gradient: distance of the dz vectors).
+    accumulate (0: begin at zero, else at c), mode (1: rectify), a_outer, v_outer (bytes to the next panel; forward: how
+    much further than in one panel the second group of rows lies), c_vector (bytes between the vectors of a row of sums;
+    forward: how much further the third group lies), extra (forward: what to prefetch, a_outer bytes further each step;
+    backward: address of the activations that mask; gradient: distance of the dz vectors).
     """
     if tile.name in module.globals:
         return module.globals[tile.name]
@@ -245,11 +251,15 @@ def _write(module: ir.Module, tile: _Tile) -> ir.Function:
         phi.add_incoming(zero, entry)
         sums.append(phi)
 
+    crosses = tile.product == "forward" and g.width % g.rows != 0
+
     def step(a: ir.Value, v: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        groups = [a, builder.add(a, v_outer), builder.add(a, c_vector)] if crosses else [a] * mr
         vs = [load(builder, builder.add(v, v_at[j]), vector, align=bytes_) for j in range(nv)]
         out = list(sums)
         for i in range(mr):
-            spread = splat(builder, load(builder, a, number, i * a_row, align=size), g.lanes)
+            at = groups[i // GROUP]
+            spread = splat(builder, load(builder, at, number, i * a_row, align=size), g.lanes)
             for j in range(nv):
                 out[i * nv + j] = fused(builder, spread, vs[j], out[i * nv + j])
         return out
