@@ -184,8 +184,8 @@ def guards(side: str) -> Iterator[None]:
     """Every buffer that kernels are given stands at a forbidden page."""
     make_bound = Engine._make
 
-    def make_forbidding(self: Engine, plan: Plan, *rest: Any) -> Any:
-        bound = make_bound(self, plan, *rest)
+    def make_forbidding(self: Engine, plan: Plan, *rest: Any, **named: Any) -> Any:
+        bound = make_bound(self, plan, *rest, **named)
         for offset in vars(plan)["forbidden"]:
             forbid(bound.workspace.ctypes.data + offset)
         return bound
