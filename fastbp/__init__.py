@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastbp import callbacks as callbacks
     from fastbp import constraints as constraints
     from fastbp import losses as losses
+    from fastbp import math as math
     from fastbp import optimizers as optimizers
     from fastbp import regularizers as regularizers
     from fastbp import schedules as schedules
@@ -151,6 +152,7 @@ _MODULES = (
     "constraints",
     "layers",
     "losses",
+    "math",
     "metrics",
     "optimizers",
     "regularizers",

@@ -62,6 +62,7 @@ KERNEL_SOURCES = (
     "losses.py",
     "tallies.py",
     "operations.py",
+    "tracing.py",
     "optimizers.py",
     "schedules.py",
     "update_formulas.py",

@@ -13,6 +13,7 @@ from typing import Any
 from fastbp._math import exp, expm1, formula, log1p, logistic, normal_cdf
 from fastbp._math import tanh as _tanh
 from fastbp._vector import maximum, minimum, where
+from fastbp.tracing import Steps, derivative_of, elementwise, follow, kept, named, restored
 
 SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
@@ -31,6 +32,7 @@ class Activation:
     parameter : default of p, None where there is none
     coupled : whether a neuron's output depends on its whole row
     aliases : other names
+    made : the steps of a user's own function and of its derivative (see ``fastbp.tracing``)
     """
 
     name: str
@@ -40,6 +42,7 @@ class Activation:
     parameter: float | None = None
     coupled: bool = False
     aliases: tuple[str, ...] = ()
+    made: Steps | None = None
 
     def __call__(self, parameter: float) -> "Activation":
         """The same activation with another parameter: ``fb.activations.LEAKY_RELU(0.01)``."""
@@ -239,10 +242,48 @@ def unknown(kind: str, name: object, names: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}")
 
 
-def get(activation: str | Activation | None) -> Activation:
-    """The table row of a name (None is linear)."""
+def custom(
+    function: Callable[[Any], Any], derivative: Callable[[Any], Any] | None = None, *, name: str | None = None
+) -> Activation:
+    """An activation from a function of one's own, compiled like those of the table and kept in model files.
+
+    Parameters
+    ----------
+    function : f(z) of plain arithmetic and of functions of NumPy or ``fb.math``, for each number alone
+    derivative : f'(z) of the same; by default it is taken through `function`, step by step
+    name : by default the function's
+
+    Raises
+    ------
+    TypeError : the function does what can't be compiled
+    """
+    name = named(function, name, ACTIVATIONS)
+    what = f"the activation {name!r}"
+    tape, value = follow(function, ["z"], what)
+    slope = (
+        derivative_of(tape, value, "z")
+        if derivative is None
+        else follow(derivative, ["z"], what, tape, constant=True)[1]
+    )
+    if tape.reduces:
+        raise TypeError(f"{what} can't be compiled: a sum over a row. An activation takes each number alone")
+    return remade(name, kept(tape, value, slope))
+
+
+def remade(name: str, steps: Any) -> Activation:
+    """The activation of `custom`, by its steps."""
+    tape, (value, slope) = restored(steps, 2)
+    made = tuple(tuple(step) for step in steps)
+    function, derivative = elementwise(tape, [value], "z, p"), elementwise(tape, [slope], "z, a, p")
+    return Activation(name, function, derivative, keeps_z=True, made=made)
+
+
+def get(activation: str | Activation | Callable[[Any], Any] | None) -> Activation:
+    """The table row of a name (None is linear), or the activation that a function makes."""
     if isinstance(activation, Activation):
         return activation
+    if callable(activation):
+        return custom(activation)
     if activation is None:
         return IDENTITY
     names = {alias: row for row in ACTIVATIONS.values() for alias in (row.name, *row.aliases)}

@@ -14,6 +14,7 @@ from fastbp._checks import number
 from fastbp._math import exp, formula, log, log1p, logistic, tanh
 from fastbp._vector import copysign, maximum, minimum, sqrt, where
 from fastbp.activations import unknown
+from fastbp.tracing import Steps, derivative_of, elementwise, follow, kept, loss_by_rows, named, restored, unwrapped
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Loss:
     mask_nan : whether targets that are NaN are left out, see ``Model.compile``
     reported : what the value is multiplied by where it is reported; the gradient is that of the whole value
     aliases : other names
+    made : the steps of a user's own function (see ``fastbp.tracing``)
     """
 
     name: str
@@ -49,6 +51,7 @@ class Loss:
     mask_nan: bool = False
     reported: float = 1.0
     aliases: tuple[str, ...] = ()
+    made: Steps | None = None
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -370,10 +373,53 @@ LOSSES = {
 }
 
 
-def get(loss: str | Loss) -> Loss:
-    """The table row of a name."""
+def custom(
+    function: Callable[[Any, Any], Any], derivative: Callable[[Any, Any], Any] | None = None, *, name: str | None = None
+) -> Loss:
+    """A loss from a function of one's own, compiled like those of the table and kept in model files.
+
+    Parameters
+    ----------
+    function : f(y_true, y_pred), as in Keras, of plain arithmetic and of functions of NumPy or ``fb.math``: the loss of
+        each output, whose mean is taken, or, by sums and means over axis=-1, of each row
+    derivative : the derivative of each output's loss by y_pred, of the same arguments; by default it is taken through
+        `function`, step by step
+    name : by default the function's
+
+    Raises
+    ------
+    TypeError : the function does what can't be compiled
+    """
+    name = named(function, name, LOSSES)
+    what = f"the loss {name!r}"
+    tape, whole = follow(function, ["y_c", "a_c"], what)
+    value, mean = unwrapped(tape, whole)
+    if tape.kind(value) == "element" and not tape.reduces_in(value):
+        slope = derivative_of(tape, value, "a_c")
+        if derivative is not None:
+            slope = follow(derivative, ["y_c", "a_c"], what, tape, constant=True)[1]
+        return replace(remade(name, kept(tape, value, slope)), mean_outputs=mean)
+    if derivative is not None:
+        raise TypeError(f"{what} sums within a row: leave out the derivative, it is taken through the function")
+    return remade(name, kept(tape, whole))
+
+
+def remade(name: str, steps: Any) -> Loss:
+    """The loss of `custom`, by its steps."""
+    tape, results = restored(steps, 1, 2)
+    made = tuple(tuple(step) for step in steps)
+    if len(results) == 2:
+        return Loss(name, elementwise(tape, results, "a_c, y_c, p"), made=made)
+    function = loss_by_rows(tape, results[0], "a_c", f"the loss {name!r}")
+    return Loss(name, function, mean_outputs=False, coupled=True, made=made)
+
+
+def get(loss: str | Loss | Callable[[Any, Any], Any]) -> Loss:
+    """The table row of a name, or the loss that a function makes."""
     if isinstance(loss, Loss):
         return loss
+    if callable(loss):
+        return custom(loss)
     names = {alias: row for row in LOSSES.values() for alias in (row.name, *row.aliases)}
     if not isinstance(loss, str) or loss.lower() not in names:
         raise unknown("loss", loss, names)
@@ -387,11 +433,15 @@ def config(loss: Loss) -> dict[str, Any]:
         "parameters": dict(loss.parameters),
         "from_logits": loss.from_logits,
         "mask_nan": loss.mask_nan,
+        **({} if loss.made is None else {"made": loss.made, "mean_outputs": loss.mean_outputs}),
     }
 
 
 def from_config(config: dict[str, Any]) -> Loss:
     """The loss that `config` described."""
+    if "made" in config:
+        own = remade(config["name"], config["made"])
+        return replace(own, mean_outputs=bool(config["mean_outputs"]), mask_nan=bool(config["mask_nan"]))
     row, parameters = get(config["name"]), dict(config["parameters"])
     if parameters.keys() != dict(row.parameters).keys():
         wanted = ", ".join(name for name, _ in row.parameters) or "none"

@@ -15,6 +15,7 @@ from fastbp._checks import number, whole
 from fastbp.activations import unknown
 from fastbp.losses import Loss
 from fastbp.tallies import TALLIES, Tally
+from fastbp.tracing import Steps, by_rows, follow, kept, mean_of, named, restored
 
 Array = NDArray[Any]
 
@@ -55,6 +56,7 @@ class Metric:
     options : names and values of what the user chose
     aliases : other names
     label : the name reported; "" for the one it was asked for by
+    made : the steps of a user's own function (see ``fastbp.tracing``)
     choose : f(metric, loss, outputs) -> the metric for that loss and so many outputs, None where it is always the same
     """
 
@@ -64,6 +66,7 @@ class Metric:
     options: tuple[tuple[str, Any], ...] = ()
     aliases: tuple[str, ...] = ()
     label: str = ""
+    made: Steps | None = None
     choose: Callable[["Metric", Loss, int], "Metric"] | None = None
 
     def __getitem__(self, option: str) -> Any:
@@ -320,6 +323,32 @@ METRICS = {
 }
 
 
+def custom(function: Callable[[Any, Any], Any], *, name: str | None = None) -> Metric:
+    """A metric from a function of one's own, whose mean over rows is reported; kept in model files.
+
+    Parameters
+    ----------
+    function : f(y_true, y_pred) of plain arithmetic and of functions of NumPy or ``fb.math``: a value for each output,
+        whose mean is taken, or, by sums, means, maxima and minima over axis=-1, for each row. With class numbers as
+        targets y_true is 1 for the row's class and 0 for the others
+    name : by default the function's
+
+    Raises
+    ------
+    TypeError : the function does what can't be compiled
+    """
+    name = named(function, name, METRICS)
+    tape, value = follow(function, ["y_c", "a_c"], f"the metric {name!r}")
+    return remade(name, kept(tape, mean_of(tape, value, f"the metric {name!r}")))
+
+
+def remade(name: str, steps: Any) -> Metric:
+    """The metric of `custom`, by its steps."""
+    tape, (value,) = restored(steps, 1)
+    made = tuple(tuple(step) for step in steps)
+    return Metric(name, Tally(name, by_rows(tape, value, f"the metric {name!r}")), made=made)
+
+
 def get(request: "str | Metric") -> Metric:
     """The table's row of a name (or the metric itself), reported under that name.
 
@@ -352,7 +381,8 @@ def config(request: "str | Metric") -> Any:
     """A metric as plain data: its name, or a dict of its options."""
     if isinstance(request, str):
         return request
-    return {"metric": request.name, "label": request.label, **dict(request.options)}
+    own = {} if request.made is None else {"made": request.made}
+    return {"metric": request.name, "label": request.label, **dict(request.options), **own}
 
 
 def from_config(content: Any) -> "str | Metric":
@@ -360,6 +390,8 @@ def from_config(content: Any) -> "str | Metric":
     if isinstance(content, str):
         return content
     options = dict(content)
+    if "made" in options:
+        return replace(remade(options["metric"], options["made"]), label=options["label"])
     row = get(options.pop("metric"))
     return row.having(**options)
 

@@ -32,7 +32,8 @@ from fastbp.stack import Stack
 from fastbp.weighting import by_class, sample_weights, without_missing
 
 Array = NDArray[Any]
-Metrics = Sequence[scoring.Request] | scoring.Request | None
+Own = Callable[[Any, Any], Any]
+Metrics = Sequence[scoring.Request | Own] | scoring.Request | Own | None
 
 PREDICTED_ROWS = 256  # of a step, for each thread: 4096 took small 2 times as long, tab 1.6 times, mnist 1.1 times
 
@@ -134,7 +135,7 @@ class Model(Stack):
     def compile(
         self,
         optimizer: str | Optimizer = "adam",
-        loss: str | Loss | None = None,
+        loss: str | Loss | Own | None = None,
         metrics: Metrics = None,
         weighted_metrics: Metrics = None,
         *,
@@ -145,7 +146,8 @@ class Model(Stack):
         Parameters
         ----------
         optimizer : a name (see ``fb.optimizers.OPTIMIZERS``) or an object such as ``fb.SGD(0.01, momentum=0.9)``
-        loss : a name (see ``fb.losses.LOSSES``) or an object such as ``fb.Huber(delta=2.0)``
+        loss : a name (see ``fb.losses.LOSSES``), an object such as ``fb.Huber(delta=2.0)``, or a function of one's own,
+            f(y_true, y_pred) (see ``fb.losses.custom``); a metric may be one too
         metrics : names ("accuracy", "precision", "auc", "mse" ..., see ``fb.metrics.METRICS``) or objects such as
             ``fb.metrics.Precision(0.3)``; each row counts 1, whatever the sample weights
         weighted_metrics : the same, each row counting its sample weight

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastbp.cpu.engine import Objective
 from fastbp.losses import Loss
-from fastbp.metrics import Metric, Totals, bound, get
+from fastbp.metrics import Metric, Totals, bound, custom, get
 from fastbp.tallies import COUNT
 
 Array = NDArray[Any]
@@ -23,7 +23,8 @@ def requests(given: Any) -> list[Request]:
     ------
     ValueError : an unknown name
     """
-    found = [given] if isinstance(given, (str, Metric)) else list(given or ())
+    found = [given] if isinstance(given, (str, Metric)) or callable(given) else list(given or ())
+    found = [custom(one) if callable(one) else one for one in found]
     for request in found:
         get(request)
     return found

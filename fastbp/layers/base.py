@@ -163,10 +163,12 @@ def checked_multiplier(value: float) -> float:
 
 def activation_settings(row: activations.Activation) -> dict[str, Any]:
     """An activation as plain data, among a layer's settings."""
-    return {"activation": row.name, "parameter": row.parameter}
+    own = {} if row.made is None else {"made": row.made}
+    return {"activation": row.name, "parameter": row.parameter, **own}
 
 
 def activation_of(settings: dict[str, Any]) -> activations.Activation:
     """The activation of a layer's settings, taken out of them."""
-    row, parameter = activations.get(settings.pop("activation")), settings.pop("parameter", None)
+    name, parameter, made = settings.pop("activation"), settings.pop("parameter", None), settings.pop("made", None)
+    row = activations.get(name) if made is None else activations.remade(name, made)
     return row if parameter is None else row(parameter)

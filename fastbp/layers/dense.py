@@ -1,7 +1,7 @@
 """Fully connected layers, and what goes with them."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,8 @@ class Dense(Layer):
     Parameters
     ----------
     units : neurons, O
-    activation : a name (see ``fb.activations.ACTIVATIONS``), a row of that table, or None for linear
+    activation : a name (see ``fb.activations.ACTIVATIONS``), a row of that table, a function of one's own (see
+        ``fb.activations.custom``), or None for linear
     use_bias : whether the layer has a bias, default True
     kernel_initializer : "glorot_uniform" (default), "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
         "lecun_normal", "zeros", "ones", or an array (I, O)
@@ -69,7 +70,7 @@ class Dense(Layer):
     def __init__(
         self,
         units: int,
-        activation: str | activations.Activation | None = None,
+        activation: str | activations.Activation | Callable[[Any], Any] | None = None,
         use_bias: bool = True,
         kernel_initializer: str | ArrayLike = "glorot_uniform",
         bias_initializer: str | ArrayLike = "zeros",
@@ -159,13 +160,15 @@ class Activation(Layer):
 
     Parameters
     ----------
-    activation : a name, or a row of ``fb.activations.ACTIVATIONS``
+    activation : a name, a row of ``fb.activations.ACTIVATIONS``, or a function of one's own
     name : as in `Dense`
     """
 
     kind = "activation"
 
-    def __init__(self, activation: str | activations.Activation, *, name: str | None = None) -> None:
+    def __init__(
+        self, activation: str | activations.Activation | Callable[[Any], Any], *, name: str | None = None
+    ) -> None:
         self.activation, self.name = activations.get(activation), name
 
     def lower(self, network: Network, name: str) -> None:

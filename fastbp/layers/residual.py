@@ -1,6 +1,6 @@
 """Blocks whose inputs skip them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Residual(Layer):
     def __init__(
         self,
         layers: Iterable[Layer],
-        activation: str | activations.Activation | None = None,
+        activation: str | activations.Activation | Callable[[Any], Any] | None = None,
         *,
         name: str | None = None,
     ) -> None:
