@@ -81,7 +81,7 @@ class Tape:
         """A number as a value, or the value itself."""
         if isinstance(x, Value):
             return x
-        if not isinstance(x, (Real, np.ndarray)) or getattr(x, "ndim", 0):
+        if not isinstance(x, Real) and not (isinstance(x, np.ndarray) and x.ndim == 0):
             raise TraceError(f"a {type(x).__name__} beside the argument; wanted numbers")
         return self.add("number", float(x))
 
