@@ -419,6 +419,8 @@ def get(loss: str | Loss | Callable[[Any, Any], Any]) -> Loss:
     if isinstance(loss, Loss):
         return loss
     if callable(loss):
+        if getattr(loss, "__module__", "") == __name__:
+            raise ValueError(f"loss={loss.__name__} makes a loss: call it, fb.{loss.__name__}()")
         return custom(loss)
     names = {alias: row for row in LOSSES.values() for alias in (row.name, *row.aliases)}
     if not isinstance(loss, str) or loss.lower() not in names:

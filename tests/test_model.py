@@ -347,7 +347,7 @@ def test_each_layer_and_seed_has_its_own_numbers() -> None:
         (lambda: fb.Dense(True), ValueError, r"units must be .* got True"),
         (lambda: fb.Dense("3"), ValueError, r"units must be .* got '3'"),
         (lambda: fb.Dense(3, "rleu"), ValueError, r"unknown activation 'rleu'. Did you mean 'relu'\? .*gelu.*tanh"),
-        (lambda: fb.Dense(3, np.tanh), ValueError, r"unknown activation .*Valid names: .*tanh"),
+        (lambda: fb.Dense(3, 3), ValueError, r"unknown activation 3.*Valid names: .*tanh"),
         (lambda: fb.Dense(3, kernel_initializer="he"), ValueError, r"unknown kernel_initializer 'he'.*he_normal"),
         (lambda: fb.Dense(3, bias_initializer="zero"), ValueError, r"bias_initializer 'zero'. Did you mean 'zeros'\?"),
         (lambda: fb.Dense(3, input_shape=(3, 4)), ValueError, r"one width such as \(20,\), got \(3, 4\)"),
@@ -399,7 +399,7 @@ def test_wrong_layers_and_models(wrong: Callable[[], Any], error: type[Exception
             {"loss": "mean_sqared_error"},
             r"unknown loss .*Did you mean 'mean_squared_error'\?.*Valid names:.*mse",
         ),
-        ("linear", {"loss": fb.Huber}, r"unknown loss <function Huber.*Valid names: "),
+        ("linear", {"loss": fb.Huber}, r"loss=Huber makes a loss: call it, fb\.Huber\(\)"),
         ("linear", {"loss": "mse", "optimizer": "adma"}, r"unknown optimizer 'adma'. Did you mean 'adam'\?.*sgd"),
         ("linear", {"loss": "mse", "optimizer": fb.Adam}, r"unknown optimizer <class .*Valid names: "),
         (

@@ -42,7 +42,7 @@ def test_the_parts_of_a_run_add_up(threads: int, monkeypatch: pytest.MonkeyPatch
     assert min(parts.values()) >= 0
     assert min(parts["rows"], parts["weights"]) > 0.02 * watch.seconds > 0
     assert (parts["waiting"] > 0) == (threads > 1)
-    assert watch.launches >= 2
+    assert watch.launches >= 1
 
 
 def test_a_prediction_has_no_weights_phase_to_speak_of() -> None:
