@@ -18,15 +18,23 @@ class Rescaling(Layer):
     operation: ClassVar[Operation]
 
     def __init__(
-        self, epsilon: float, center: bool, scale: bool, beta: Any, gamma: Any, name: str | None, **options: Any
+        self,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: str | ArrayLike = "zeros",
+        gamma_initializer: str | ArrayLike = "ones",
+        *,
+        trainable: bool = True,
+        lr_multiplier: float = 1.0,
+        name: str | None = None,
     ) -> None:
         if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float, np.floating)) or not 0.0 < epsilon < 1.0:
             raise ValueError(f"{type(self).__name__}: epsilon must be a number between 0 and 1, got {epsilon!r}")
         self.epsilon, self.center, self.scale, self.name = float(epsilon), bool(center), bool(scale), name
-        self.trainable = bool(options.get("trainable", True))
-        self.lr_multiplier = checked_multiplier(options.get("lr_multiplier", 1.0))
-        self.beta_initializer = initializers.checked(beta, "beta_initializer")
-        self.gamma_initializer = initializers.checked(gamma, "gamma_initializer")
+        self.trainable, self.lr_multiplier = bool(trainable), checked_multiplier(lr_multiplier)
+        self.beta_initializer = initializers.checked(beta_initializer, "beta_initializer")
+        self.gamma_initializer = initializers.checked(gamma_initializer, "gamma_initializer")
 
     def numbers(self) -> tuple[float, ...]:
         """What the formula takes."""
@@ -105,8 +113,8 @@ class BatchNormalization(Rescaling):
         lr_multiplier: float = 1.0,
         name: str | None = None,
     ) -> None:
-        own = {"trainable": trainable, "lr_multiplier": lr_multiplier}
-        super().__init__(epsilon, center, scale, beta_initializer, gamma_initializer, name, **own)
+        own: dict[str, Any] = {"trainable": trainable, "lr_multiplier": lr_multiplier, "name": name}
+        super().__init__(epsilon, center, scale, beta_initializer, gamma_initializer, **own)
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0.0 <= momentum < 1.0:
             raise ValueError(f"BatchNormalization: momentum must be a number from 0 to below 1, got {momentum!r}")
         self.momentum = float(momentum)
@@ -129,21 +137,6 @@ class LayerNormalization(Rescaling):
 
     kind = "layer_normalization"
     operation = operations.LAYER_NORMALIZATION
-
-    def __init__(
-        self,
-        epsilon: float = 1e-3,
-        center: bool = True,
-        scale: bool = True,
-        beta_initializer: str | ArrayLike = "zeros",
-        gamma_initializer: str | ArrayLike = "ones",
-        *,
-        trainable: bool = True,
-        lr_multiplier: float = 1.0,
-        name: str | None = None,
-    ) -> None:
-        own = {"trainable": trainable, "lr_multiplier": lr_multiplier}
-        super().__init__(epsilon, center, scale, beta_initializer, gamma_initializer, name, **own)
 
 
 class RMSNormalization(Rescaling):
@@ -168,8 +161,8 @@ class RMSNormalization(Rescaling):
         lr_multiplier: float = 1.0,
         name: str | None = None,
     ) -> None:
-        own = {"trainable": trainable, "lr_multiplier": lr_multiplier}
-        super().__init__(epsilon, False, True, "zeros", gamma_initializer, name, **own)
+        own: dict[str, Any] = {"trainable": trainable, "lr_multiplier": lr_multiplier, "name": name}
+        super().__init__(epsilon, False, True, "zeros", gamma_initializer, **own)
 
     def settings(self) -> dict[str, Any]:
         gamma = initializers.name_of(self.gamma_initializer)
