@@ -190,6 +190,9 @@ class Fit:
             seconds = time.perf_counter() - start
             self.count(outcome.steps)
             outcome.interrupt = outcome.interrupt or signals.take()
+            if not self.callbacks.callbacks:  # nobody's code that could take long: nothing comes between
+                self.book(outcome, seconds)
+                return
         self.book(outcome, seconds)
 
     def request(self) -> dict[str, Any]:
