@@ -60,22 +60,3 @@ LAYER_NORMALIZATION = Operation(
 )
 RMS_NORMALIZATION = Operation("rms_normalization", rows=("gamma",), learned=("gamma",), whole_rows=True, row_state=2)
 STANDARDIZE = Operation("normalization", rows=("mean", "variance"))
-
-OPERATIONS = {
-    row.name: row
-    for row in (
-        DENSE,
-        ACTIVATION,
-        ACTIVITY,
-        FORK,
-        JOIN,
-        DROPOUT,
-        ALPHA_DROPOUT,
-        GAUSSIAN_NOISE,
-        GAUSSIAN_DROPOUT,
-        BATCH_NORMALIZATION,
-        LAYER_NORMALIZATION,
-        RMS_NORMALIZATION,
-        STANDARDIZE,
-    )
-}

@@ -117,7 +117,7 @@ class Plan:
         ]
         self._lay_out_activations(users)
         if backward:
-            self._lay_out_gradients(input_gradient)
+            self._lay_out_gradients()
         else:
             self.table[-1, [pg.DZ, pg.DZ_PANEL]] = self._reserve(self.layers[-1].fan_out)  # a loss writes it
         self._lay_out_states()
@@ -210,7 +210,7 @@ class Plan:
         """Whether no rule is needed for the op's activation."""
         return self.layers[index].activation is IDENTITY or self.tile_rectifies[index]
 
-    def _lay_out_gradients(self, input_gradient: bool) -> None:
+    def _lay_out_gradients(self) -> None:
         """What comes back: dZ and its transposes. dA of an op is dZ of the one before."""
         program, layers, table = self.program, self.layers, self.table
         tiles = program.tiles

@@ -125,6 +125,16 @@ def wanted_of(
     return value + network.penalty, gradients, dx
 
 
+def descend(model: fb.Model, network: Network, gradients: list[np.ndarray]) -> None:
+    """A step of gradient descent at the rate 0.05; moving statistics become those that the reference met."""
+    weights = [w - 0.05 * g for w, g in zip(model.get_weights(), gradients, strict=True)]
+    moved = iter(network.statistics)
+    for place, label in enumerate(model.named_weights()):
+        if label.endswith("moving_mean"):
+            weights[place], weights[place + 1] = next(moved)
+    model.set_weights(weights)
+
+
 def check(model: fb.Model, rows: int, tolerance: float, columns: int = 7, **options: Any) -> None:
     x = inputs(rows, columns)
     y = np.random.default_rng(2).standard_normal((rows, model.output_width))
@@ -265,12 +275,7 @@ def test_training_by_the_reference(name: str) -> None:
         network = Network(twin, step=step)
         out, back = network.run(x[rows])
         gradients = back(reference.mean_squared_error(out, y[rows])[1])[1]
-        weights = [w - 0.05 * g for w, g in zip(twin.get_weights(), gradients, strict=True)]
-        moved = iter(network.statistics)
-        for place, label in enumerate(labels):
-            if label.endswith("moving_mean"):
-                weights[place], weights[place + 1] = next(moved)
-        twin.set_weights(weights)
+        descend(twin, network, gradients)
     for label, a, b in zip(labels, model.get_weights(), twin.get_weights(), strict=True):
         assert error(a, b) < 1e-10, label
 
@@ -533,12 +538,7 @@ def test_updates_that_need_the_whole_gradient(name: str, option: str) -> None:
         else:
             total = gradients if total is None else [a + b for a, b in zip(total, gradients, strict=True)]
             gradients = [g * (0.0 if step == 0 else 0.5) for g in total]
-        weights = [w - 0.05 * g for w, g in zip(twin.get_weights(), gradients, strict=True)]
-        moved = iter(network.statistics)
-        for place, label in enumerate(labels):
-            if label.endswith("moving_mean"):
-                weights[place], weights[place + 1] = next(moved)
-        twin.set_weights(weights)
+        descend(twin, network, gradients)
     for label, a, b in zip(labels, model.get_weights(), twin.get_weights(), strict=True):
         assert error(a, b) < 1e-10, label
 
