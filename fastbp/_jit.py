@@ -74,8 +74,14 @@ KERNEL_SOURCES = (
 """Every source that a compiled kernel can depend on (a test compares this with the imports)."""
 
 
-NOT_IN_THE_CODE = ("NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY", "NUMBA_CACHE_DIR")
-"""Settings of Numba that change no compiled code (joblib sets the first in its workers)."""
+NOT_IN_THE_CODE = (
+    "NUMBA_NUM_THREADS",
+    "NUMBA_THREADING_LAYER",
+    "NUMBA_THREADING_LAYER_PRIORITY",
+    "NUMBA_CACHE_DIR",
+    "NUMBA_ENABLE_CUDASIM",
+)
+"""Settings of Numba that change no compiled code for the CPU (joblib sets the first in its workers)."""
 
 
 def _sources() -> str:

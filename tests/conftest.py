@@ -1,9 +1,24 @@
-"""Fixtures of several test modules."""
+"""Fixtures of several test modules; CUDA kernels run in the simulator, but for ``pytest -m gpu``."""
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "gpu":
+        os.environ.pop("NUMBA_ENABLE_CUDASIM", None)
+    else:
+        os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # read when Numba is imported
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.markexpr != "gpu":
+        for item in items:
+            if item.get_closest_marker("gpu") is not None:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU, and the simulator off: pytest -m gpu"))
 
 
 @pytest.fixture

@@ -114,6 +114,24 @@ def test_engines_do_not_know_each_other(module: str) -> None:
         assert not any(name.startswith(tuple(engines - {own})) for name in imported(module))
 
 
+@inner
+def test_one_module_imports_cuda(module: str) -> None:
+    """Which package gives `cuda`, and the flags of its kernels, are said in `cuda.device` alone."""
+    if module == "fastbp.cuda.device":
+        return
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        assert not any(name.startswith(("numba.cuda", "numba_cuda", "cuda.")) for name in names), node.lineno
+    if module.startswith("fastbp.cuda."):
+        flagged = {"cuda.jit", "cuda.compile", "cuda.compile_ptx"}
+        assert not any(isinstance(n, ast.Attribute) and ast.unparse(n) in flagged for n in ast.walk(tree(module)))
+
+
 MAKERS = {"njit", "jit", "vectorize", "guvectorize", "cfunc", "stencil", "register_jitable"}
 
 
@@ -192,9 +210,13 @@ def test_the_table_of_contents_is_whole() -> None:
 
 
 def test_numbas_settings_are_left_alone() -> None:
-    """Neither the import nor a fit changes what other users of Numba in the process see."""
+    """Neither the import nor a fit changes what other users of Numba in the process see.
+
+    Modules of CUDA kernels import numba-cuda, which adds settings of its own: nobody imports them for the CPU.
+    """
     code = """
 import os
+import sys
 import sklearn  # sets variables of OpenMP when it is imported
 import numba
 from numba.core import config
@@ -207,13 +229,15 @@ before = settings()
 import importlib, pkgutil
 import fastbp as fb
 for found in pkgutil.walk_packages(fb.__path__, "fastbp."):
-    if not found.name.endswith("__main__"):
+    if not found.name.endswith("__main__") and not found.name.startswith("fastbp.cuda."):
         importlib.import_module(found.name)
+import fastbp.cuda.device
 assert settings() == before
 model = fb.Model([fb.Dense(2)], threads=2)
 model.compile("sgd", "mse")
 model.fit([[1.0], [2.0]], [[1.0, 2.0], [3.0, 4.0]], verbose=0)
 assert settings() == before
+assert "numba.cuda" not in sys.modules
 print(len(before[0]))
 """
     assert int(python(code)) > 50

@@ -1,0 +1,139 @@
+"""The one module that imports `cuda`, and hides which package gives it; the only flags that CUDA kernels have.
+
+`numba-cuda` gives ``numba.cuda``, and alone has a simulator (``NUMBA_ENABLE_CUDASIM=1``, set before Numba is imported).
+`numba-cuda-mlir`, its successor, serves where it is installed alone. The ``numba.cuda`` that comes with Numba itself is
+deprecated and taken by nobody. All is loaded when it is first asked for: importing numba-cuda adds settings to Numba,
+and takes a quarter of a second, so that only who wants a GPU imports a module of kernels:
+
+    from fastbp.cuda.device import cuda, inlined, kernel
+
+The simulator replaces `cuda` among the globals of a kernel while it runs: a kernel, and what it calls that uses `cuda`,
+name it as a global of one module.
+"""
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    cuda: Any
+    """``numba.cuda``, or what takes its place."""
+
+PACKAGES = {"numba_cuda": "numba.cuda", "numba_cuda_mlir": "numba_cuda_mlir.cuda"}
+"""The packages that `cuda` may come from, first choice first, and their module of it."""
+
+# fastmath would delete checks for NaN, and make divisions and roots coarse. Contracting a * b + c to one fused
+# operation is what libNVVM does anyway.
+OPTIONS: dict[str, Any] = {"fastmath": False}
+INLINED: dict[str, Any] = {**OPTIONS, "device": True, "forceinline": True}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "cuda":
+        return _module()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@functools.cache
+def package() -> str:
+    """The name of the installed package that `cuda` comes from; "" where there is none."""
+    return next((name for name in PACKAGES if importlib.util.find_spec(name) is not None), "")
+
+
+@functools.cache
+def _module() -> Any:
+    if not package():
+        raise ImportError(
+            "CUDA needs numba-cuda: pip install 'fastbp[cuda13]', or 'fastbp[cuda12]' for a driver of CUDA 12 (the "
+            "numba.cuda that comes with Numba is deprecated and isn't used)"
+        )
+    module = importlib.import_module(PACKAGES[package()])
+    if package() == "numba_cuda" and getattr(module, "implementation", "") != "NVIDIA":
+        raise ImportError(
+            f"numba-cuda is installed, but numba.cuda came from {module.__file__}: something imported it before "
+            "numba-cuda could take its place. Import fastbp first, or reinstall numba-cuda"
+        )
+    return module
+
+
+@functools.cache
+def simulated() -> bool:
+    """Whether kernels run in numba-cuda's simulator: one Python thread for each CUDA thread, no types, no warps."""
+    if package() != "numba_cuda":
+        return False
+    _module()
+    return bool(importlib.import_module("numba.cuda.core.config").ENABLE_CUDASIM)
+
+
+def kernel(function: Callable[..., Any] | None = None, *, threads: int | None = None, blocks: int = 1) -> Any:
+    """Decorator: an entry point, ``kernel[blocks, threads, stream, shared_bytes](...)``, compiled at its first launch.
+
+    Parameters
+    ----------
+    function : the kernel
+    threads : most threads of a block it is launched with, None where any number may be: the compiler then knows how
+        many registers a thread may use
+    blocks : so many blocks of that size are to fit a multiprocessor
+    """
+    if function is None:
+        return lambda function: kernel(function, threads=threads, blocks=blocks)
+    if simulated() or threads is None:
+        return _module().jit(function, **OPTIONS)
+    return _module().jit(function, launch_bounds=(threads, blocks), **OPTIONS)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Decorator: a function that kernels call and that becomes part of them; a plain function in the simulator."""
+    return function if simulated() else _module().jit(function, **INLINED)
+
+
+def compile_ptx(
+    function: Any, signature: tuple[Any, ...], capability: tuple[int, int], threads: int | None = None, blocks: int = 1
+) -> str:
+    """The PTX code of a kernel: needs no GPU and no driver.
+
+    Parameters
+    ----------
+    function : what `kernel` made, or a plain function
+    signature : Numba types of the arguments
+    capability : the compute capability to compile for, for example (9, 0)
+    threads, blocks : see `kernel`
+
+    Raises
+    ------
+    RuntimeError : in the simulator, which compiles nothing
+    """
+    if simulated():
+        raise RuntimeError("the simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM before Numba is imported")
+    bounds = None if threads is None else (threads, blocks)
+    with _standing_for(capability):
+        code, _ = _module().compile_ptx(
+            getattr(function, "py_func", function),
+            tuple(signature),
+            device=False,
+            abi="numba",
+            cc=capability,
+            launch_bounds=bounds,
+            **OPTIONS,
+        )
+    return str(code)
+
+
+@contextlib.contextmanager
+def _standing_for(capability: tuple[int, int]) -> Iterator[None]:
+    """A stand-in for the GPU: numba-cuda asks the one at hand what to compile device functions for (0.30; the kernel's
+    own capability decides what code comes out)."""
+    if package() != "numba_cuda":
+        yield
+        return
+    dispatcher: Any = importlib.import_module("numba.cuda.dispatcher")
+    before = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = before
