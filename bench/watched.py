@@ -106,8 +106,8 @@ def rule(kind: str, name: str, dtype: str = "float32") -> Run:
     import fastbp as fb
     from fastbp.activations import ACTIVATIONS
     from fastbp.cpu import rules
-    from fastbp.cpu.engine import aligned
     from fastbp.cpu.tile import geometry
+    from fastbp.program import aligned
 
     number = np.dtype(dtype)
     count = VECTORS * geometry(number.itemsize).lanes

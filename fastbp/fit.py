@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from fastbp._signals import HeldBack
 from fastbp.callbacks import CallbackList, Logs
 from fastbp.checkpoint import Checkpoints
-from fastbp.cpu.engine import EVALUATION_ROWS, Engine
+from fastbp.cpu.engine import Engine
 from fastbp.cpu.peak import peak_gflops
-from fastbp.cpu.runs import Outcome
 from fastbp.data import Sample
 from fastbp.feeds import Feed
 from fastbp.fit_options import Held, Options
 from fastbp.history import VALIDATION, History
+from fastbp.objective import EVALUATION_ROWS, Outcome
 from fastbp.optimizers import Optimizer
 from fastbp.progress import Progress
 from fastbp.scoring import by_epoch, joined, plain

@@ -9,9 +9,9 @@ import numpy as np
 
 from fastbp import data, streaming
 from fastbp._checks import number, whole
-from fastbp.cpu.engine import EVALUATION_ROWS
 from fastbp.data import Sample
 from fastbp.feeds import ArrayFeed, Feed
+from fastbp.objective import EVALUATION_ROWS
 from fastbp.preparation import held_out
 from fastbp.progress import resolve_verbose
 from fastbp.sources import opened

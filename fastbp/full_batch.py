@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp.cpu.engine import Engine, aligned
-from fastbp.cpu.runs import Outcome
+from fastbp.cpu.engine import Engine
 from fastbp.feeds import ArrayFeed
 from fastbp.fit import Fit
 from fastbp.fit_options import Options, sources
 from fastbp.history import History
+from fastbp.objective import Outcome
 from fastbp.optimizers import LBFGS
+from fastbp.program import aligned
 
 if TYPE_CHECKING:
     from fastbp.model import Model

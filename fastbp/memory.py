@@ -12,8 +12,10 @@ import numpy as np
 
 from fastbp.cpu import engine as cpu
 from fastbp.cpu.tile import geometry
+from fastbp.graph import update_mode
+from fastbp.objective import EVALUATION_ROWS
 from fastbp.optimizers import Optimizer
-from fastbp.plan import lay_out, update_mode
+from fastbp.plan import lay_out
 from fastbp.program import LayerSpec, Program
 
 RUNTIME = 45 << 20
@@ -69,7 +71,7 @@ def training(
 
     rows = program.thin_rows(batch) or -(-batch // samples) * samples
     plan = lay_out(program, rows, 1, backward=True, update=update_mode(program, optimizer.late))
-    held = workspace(cpu.EVALUATION_ROWS, False) if validates else 0
+    held = workspace(EVALUATION_ROWS, False) if validates else 0
     if plan.nbytes + held > cpu.most_workspaces(weights * (1 + optimizer.slots)):
         held = max(0, held - plan.nbytes)  # the two take turns
     return Needs(

@@ -15,7 +15,7 @@ from fastbp._jit import default_threads
 from fastbp._signals import HeldBack
 from fastbp.callbacks import Callback, CallbackList
 from fastbp.compilation import compile_kernels
-from fastbp.cpu.engine import EVALUATION_ROWS, Engine, Objective, aligned
+from fastbp.cpu.engine import Engine
 from fastbp.data import Sample
 from fastbp.fit import DivergenceError, Fit, evaluated
 from fastbp.fit_options import Options, sources
@@ -23,8 +23,9 @@ from fastbp.gradient_report import GradientReport, gradient_report
 from fastbp.history import History
 from fastbp.layers import Input, Layer
 from fastbp.losses import Loss
+from fastbp.objective import EVALUATION_ROWS, Objective
 from fastbp.optimizers import LBFGS, Optimizer
-from fastbp.program import LayerSpec
+from fastbp.program import LayerSpec, aligned
 from fastbp.progress import resolve_verbose, shown
 from fastbp.scoring import Scoring
 from fastbp.sources import opened

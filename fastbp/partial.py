@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from fastbp._checks import whole
 from fastbp.activations import unknown
-from fastbp.cpu.engine import EVALUATION_ROWS, Objective
 from fastbp.layers import Layer, lower
+from fastbp.objective import EVALUATION_ROWS, Objective
 from fastbp.sources import opened
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp.activations import IDENTITY, RELU
+from fastbp.graph import GIVEN, LATE, Graph
 from fastbp.operations import DENSE, FORK, JOIN
 from fastbp.program import LayerSpec, Program, Tiles
 
@@ -17,10 +18,6 @@ SLAB_BYTES = 4 << 20
 PANELS_PER_TASK = 8
 LAYER_WORK = 2e6  # floating-point operations of a panel: above that few panels are cut at layers
 PANELS_OF_RUN = 4  # a task of the update phase
-TILES, LATE, GIVEN = "tiles", "late", "given"
-"""How a plan heeds what layers say of their weights: updates by tiles, in a phase of their own, or by a gradient given.
-
-With "" it doesn't: every gradient is summed, and updated in the same phase where there is an optimizer."""
 
 
 def lay_out(
@@ -36,16 +33,10 @@ def lay_out(
     """The plan of a step over at most `batch` rows: one for all networks of these layers.
 
     noise : whether a prediction draws the noise of training; with `backward` it is always drawn
-    update : see `TILES`
+    update : see ``graph.TILES``
     """
     step = batch, threads, backward, input_gradient, noise or backward, update
     return _plan(program.layers, program.dtype, program.tiles, program.half, *step)
-
-
-def update_mode(program: Program, late: bool) -> str:
-    """What a training step's plan is laid out with; `late` where the optimizer needs the whole gradient first."""
-    own = any(not layer.trainable or layer.constraint for layer in program.layers)
-    return LATE if late else TILES if own else ""
 
 
 @functools.lru_cache(maxsize=64)
@@ -58,16 +49,11 @@ def _spread(nbytes: int) -> int:
     return nbytes if nbytes < 8192 else nbytes + (1024 - nbytes) % 4096
 
 
-class Plan:
+class Plan(Graph):
     """Buffers, phases and tasks of one kind of step, as offsets: `bind` makes them addresses.
 
-    Attributes
+    Attributes (beside those of `Graph`)
     ----------
-    layers : what the rows of the table are: the program's layers, in a prediction without noise
-    places : which of the program's layers these are
-    sources : the op whose outputs each takes, -1 for the inputs
-    lowest : the first op that is gone back through
-    learning : ops whose parameters are updated
     tile_rectifies, tile_masks : of each op, whether its product rectifies, and whether the next one's masks dZ by that
     nbytes : bytes of the workspace
     slab : most rows in flight
@@ -75,7 +61,6 @@ class Plan:
     phases : (phases, 2 + threads) int64: first task, then the bounds of each worker's own tasks
     tasks : (tasks, TASK_COLUMNS) int64
     ones : (offset, count) runs of numbers that must be 1
-    update : see `TILES`
     weights_phase : number of the phase that sums the gradient
     """
 
@@ -89,13 +74,7 @@ class Plan:
         noise: bool,
         update: str,
     ) -> None:
-        self.program, self.backward, self.update = program, backward, update
-        self.places = [i for i, layer in enumerate(program.layers) if noise or not layer.operation.noise]
-        self.layers = [program.layers[i] for i in self.places]
-        self.sources = [self._live(program.sources[i]) for i in self.places]
-        self.skips = [-1 if layer.skip is None else self._live(layer.skip) for layer in self.layers]
-        self.learning = [i for i, layer in enumerate(self.layers) if self._learns(layer)]
-        self.lowest = 0 if input_gradient else self._lowest()
+        super().__init__(program, backward, input_gradient, noise, update)
         tiles, size = program.tiles, program.dtype.itemsize
         self._row = tiles.samples * size
         widths = [program.layers[0].fan_in, *(layer.fan_out for layer in self.layers)]
@@ -109,13 +88,12 @@ class Plan:
         self.nbytes = 0
         self.ones: list[tuple[int, int]] = []
         self.table = np.zeros((len(self.layers), pg.OP_COLUMNS), np.int64)
-        users = [[k for k, s in enumerate(self.sources) if s == i] for i in range(len(self.layers))]
         self.tile_rectifies = [layer.operation is DENSE and layer.activation is RELU for layer in self.layers]
         self.tile_masks = [
             layer.activation is RELU and len(k) == 1 and self.layers[k[0]].operation is DENSE
-            for layer, k in zip(self.layers, users, strict=True)
+            for layer, k in zip(self.layers, self.users, strict=True)
         ]
-        self._lay_out_activations(users)
+        self._lay_out_activations()
         if backward:
             self._lay_out_gradients()
         else:
@@ -127,37 +105,16 @@ class Plan:
         self.target, self.target_panel = self._reserve(self.layers[-1].fan_out)
         self.phases, self.tasks = self._schedule(threads)
 
-    def _live(self, op: int) -> int:
-        """The op of this plan whose outputs op number `op` of the program passes on."""
-        while op >= 0 and op not in self.places:
-            op = self.program.sources[op]
-        return self.places.index(op) if op >= 0 else -1
-
-    def _learns(self, layer: LayerSpec) -> bool:
-        """Whether the op has a task in the weights phase."""
-        if layer.operation.whole_batch:
-            return layer.trainable
-        return layer.learned > 0 and (layer.trainable or not self.update)
-
-    def _lowest(self) -> int:
-        """The first op that something learned stands before."""
-        learned: list[bool] = []
-        for index in range(len(self.layers)):
-            if any(learned[i] for i in (self.sources[index], self.skips[index]) if i >= 0):
-                return index
-            learned.append(index in self.learning)
-        return len(self.layers)
-
     def _reserve(self, rows: int) -> tuple[int, int]:
         """(offset, distance of panels) of a buffer with `rows` rows in each panel."""
         distance = _spread(pg.round_up(rows, self.program.tiles.lanes) * self._row)
         return self._take(distance * self.panels), distance
 
-    def _lay_out_activations(self, users: list[list[int]]) -> None:
+    def _lay_out_activations(self) -> None:
         """What goes forward: sizes, parameters, A, Z, H, and the copies that products in bfloat16 read."""
         program, layers, table = self.program, self.layers, self.table
         size, samples = program.dtype.itemsize, program.tiles.samples
-        heirs = [self._owner(i) for i in range(len(layers))]
+        heirs = [self.owner(i) for i in range(len(layers))]
 
         def activations(width: int, place: int) -> tuple[int, int]:
             takers = [layers[k] for k, s in enumerate(self.sources) if s == place or (s >= 0 and heirs[s] == place)]
@@ -192,19 +149,13 @@ class Plan:
                 elif kept:
                     outputs = self._reserve(layer.fan_out)
                 op[[pg.Z, pg.Z_PANEL]] = outputs
-            takers = [k for k in users[index] if layers[k].operation is DENSE]
+            takers = [k for k in self.users[index] if layers[k].operation is DENSE]
             op[[pg.PACK_TO, pg.PACK_TO_TOO]] = [8 * pg.OP_COLUMNS * (k - index) for k in [*takers, index, index][:2]]
             if program.half and layer.operation is DENSE:
                 op[[pg.A_PAIRS, pg.A_PAIRS_PANEL]] = self._pairs(layer.steps)
                 if self.backward:
                     distance = _spread(pg.round_up(layer.steps, program.tiles.lanes) * program.tiles.lanes * size)
                     op[[pg.A_PLAIN, pg.A_PLAIN_PANEL]] = self._take(distance * self.panels), distance
-
-    def _owner(self, index: int) -> int:
-        """The op whose outputs, in memory, those of op `index` are; -1 for the inputs."""
-        while index >= 0 and self.layers[index].operation.alias and self.layers[index].activation is IDENTITY:
-            index = self.sources[index]
-        return index
 
     def _plain(self, index: int) -> bool:
         """Whether no rule is needed for the op's activation."""

@@ -4,13 +4,14 @@ Letters used everywhere: B rows of a batch, I fan-in and O fan-out of a layer, L
 ``x (B, I)``, ``w (I, O)``, ``b (O,)``, ``z`` before and ``a`` after the activation; the gradient of ``q`` is ``dq``.
 
 The engine's order of the parameters: each layer is a run of panels of `width` neurons; a panel holds one row of `width`
-numbers for each input and, last, the biases. Activations: panels of `samples` batch rows, one row of `samples` numbers
+numbers for each input and, last, the biases. Where an engine's tiles name no width, one panel holds all of a layer's
+neurons: plain rows. Activations: panels of `samples` batch rows, one row of `samples` numbers
 for each neuron and a row of ones that multiplies the biases. Other ops than products have panels of as many rows as a
 neuron has numbers (see ``operations``).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -215,11 +216,14 @@ TALLY_COLUMNS = 5
 TASK_COLUMNS = 6
 
 LINE = 64
+ROW_MULTIPLE = 4  # numbers: rows of plain matrices begin at multiples of 16 bytes
 NEURON_BLOCK = 256  # outputs of a block stay in L2 over the blocks of k
 K_BLOCK = 192  # rows of a panel that stay in L1 over the neurons of a block
 ROWS_OF_TILE, PANELS_OF_TILE = 32, 16  # a task of the weights phase: 32 inputs x 16 panels of neurons
 SLAB_ROWS = 1024
 THIN_PARAMETERS = 4096  # below that a whole panel of samples costs little
+SETTABLE = "penalty", "trainable", "rate", "constraint", "numbers"
+"""What of a `LayerSpec` may change between runs."""
 
 
 class Tiles(Protocol):
@@ -324,6 +328,18 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
+def aligned(nbytes: int, used: int | None = None) -> np.ndarray:
+    """Zeroed bytes on a cache line, large ones on a huge page: np.empty asks the system for those, np.zeros doesn't.
+
+    used : how many are wanted now (default all); the others aren't touched, so that the system needn't provide them yet
+    """
+    border = 1 << 21 if nbytes > 1 << 21 else LINE
+    raw = np.empty(nbytes + border, np.uint8)
+    start = -raw.ctypes.data % border
+    raw[start : start + (nbytes if used is None else used)].fill(0)
+    return raw[start : start + nbytes]
+
+
 class Program:
     """A network in the engine's order: where each weight stands, and what a step does with it.
 
@@ -340,7 +356,7 @@ class Program:
         size = self.dtype.itemsize
         self.panel_bytes, self.offsets, end = [], [], 0
         for layer in self.layers:
-            panel = layer.steps * tiles.width * size
+            panel = layer.steps * self.panel_width(layer.fan_out) * size
             self.panel_bytes.append(panel)
             self.offsets.append(end)
             end = round_up(end + self.panels(layer.fan_out) * panel, LINE)
@@ -364,8 +380,30 @@ class Program:
             end = int(self.copies[index, 2]) + (blocks + 1) * block
         return round_up(end, 4096) + LINE
 
+    def described(self, layers: Sequence[LayerSpec]) -> "Program":
+        """The program with what may change of layers after they were built; itself where nothing did.
+
+        Raises
+        ------
+        RuntimeError : something else did
+        """
+        if tuple(layers) == self.layers:
+            return self
+        pairs = zip(self.layers, layers, strict=True)
+        if [replace(old, **{name: getattr(new, name) for name in SETTABLE}) for old, new in pairs] != list(layers):
+            raise RuntimeError(
+                "a layer's units, bias or activation were changed after the model was built; make a new model. "
+                "Penalties, constraints, trainable and lr_multiplier may be set"
+            )
+        return Program(layers, self.dtype, self.tiles, self.half)
+
+    def panel_width(self, neurons: int) -> int:
+        """Neurons of a panel: all of a layer's, a few for padding, where the engine's tiles name no width."""
+        return self.tiles.width or round_up(neurons, ROW_MULTIPLE)
+
     def panels(self, neurons: int) -> int:
-        return -(-neurons // self.tiles.width)
+        """How many panels hold a layer's neurons."""
+        return -(-neurons // self.panel_width(neurons))
 
     @property
     def parameter_count(self) -> int:
@@ -383,7 +421,7 @@ class Program:
     def _view(self, flat: np.ndarray, index: int) -> np.ndarray:
         """A layer's panels in the flat array, (panels, I + bias, width)."""
         layer, size = self.layers[index], self.dtype.itemsize
-        shape = (self.panels(layer.fan_out), layer.steps, self.tiles.width)
+        shape = (self.panels(layer.fan_out), layer.steps, self.panel_width(layer.fan_out))
         start = self.offsets[index] // size
         return flat[start : start + int(np.prod(shape))].reshape(shape)
 
@@ -392,13 +430,13 @@ class Program:
         queue = iter(arrays)
         for index, layer in enumerate(self.layers):
             view = self._view(flat, index)
-            view[-1, :, layer.fan_out - (len(view) - 1) * self.tiles.width :] = 0
+            view[-1, :, layer.fan_out - (len(view) - 1) * view.shape[2] :] = 0
             for row, shape in layer.arrays:
                 self._write(view[:, row : row + (shape[0] if len(shape) == 2 else 1)], next(queue))
 
     def _write(self, view: np.ndarray, source: np.ndarray | Iterable[Piece]) -> None:
         """Fill panels (panels, rows, width) with a matrix, some rows at a time: no copy of the whole is made."""
-        width, by_rows = self.tiles.width, view.transpose(1, 0, 2)
+        width, by_rows = view.shape[2], view.transpose(1, 0, 2)
         for rows, columns, values in pieces_of(source) if isinstance(source, np.ndarray) else source:
             if columns is None:
                 count, outs = values.shape
@@ -429,8 +467,9 @@ class Program:
 
     def _read(self, view: np.ndarray, outs: int) -> np.ndarray:
         matrix = np.empty((view.shape[1], outs), self.dtype)
-        for panel, start in zip(view, range(0, outs, self.tiles.width), strict=True):
-            matrix[:, start : start + self.tiles.width] = panel[:, : outs - start]
+        width = view.shape[2]
+        for panel, start in zip(view, range(0, outs, width), strict=True):
+            matrix[:, start : start + width] = panel[:, : outs - start]
         return matrix
 
     def thin_rows(self, batch: int) -> int:

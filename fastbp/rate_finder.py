@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbp._checks import number, whole
-from fastbp.cpu.engine import Objective
 from fastbp.feeds import ArrayFeed
+from fastbp.objective import Objective
 
 if TYPE_CHECKING:
     from fastbp.model import Model

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp.cpu.engine import Objective
 from fastbp.losses import Loss
 from fastbp.metrics import Metric, Totals, bound, custom, get
+from fastbp.objective import Objective
 from fastbp.tallies import COUNT
 
 Array = NDArray[Any]

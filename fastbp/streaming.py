@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp import data
-from fastbp.cpu.engine import EVALUATION_ROWS, Objective
 from fastbp.data import Sample
 from fastbp.feeds import Feed
+from fastbp.objective import EVALUATION_ROWS, Objective
 from fastbp.sources import Rows, Source, Stored, Stream, opened
 from fastbp.streams import Stage, StoredFeed, StreamFeed, samples
 from fastbp.weighting import by_class, sample_weights, without_missing

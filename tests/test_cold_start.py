@@ -55,7 +55,7 @@ with event.install_recorder("numba:compile") as compiled:
     for name in fastbp.__all__:
         getattr(fastbp, name)
     print(len(compiled.buffer), len(names))
-    from fastbp.cpu.rows import mix
+    from fastbp.counters import mix
     mix(1)
 print(len(compiled.buffer) > 0)
 """

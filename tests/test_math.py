@@ -11,7 +11,7 @@ from numba.core import types
 from fastbp import _math
 from fastbp._jit import Kernel
 from fastbp._vector import column, lanes_of
-from fastbp.cpu.engine import aligned
+from fastbp.program import aligned
 
 
 def _loop(function: Callable[..., Any], kind: Any) -> Callable[..., int]:

@@ -9,10 +9,11 @@ import reference
 from helpers import TOLERANCE, error
 
 from fastbp.activations import ACTIVATIONS
-from fastbp.cpu.engine import Engine, Objective, aligned
+from fastbp.cpu.engine import Engine
 from fastbp.losses import LOSSES
+from fastbp.objective import Objective
 from fastbp.optimizers import SGD
-from fastbp.program import LayerSpec
+from fastbp.program import LayerSpec, aligned
 
 RATE, BATCH, EPOCHS = 0.05, 12, 2
 STRENGTHS = [(0.003, 0.02, 0.01, 0.004), (0.0, 0.0, 0.0, 0.0), (0.0, 0.05, 0.0, 0.0)]

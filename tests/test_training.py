@@ -256,7 +256,7 @@ def test_shuffles_are_even() -> None:
     rows, epochs = 5, 2000
     places, pairs = np.zeros((rows, rows)), np.zeros((rows, rows))
     from fastbp._jit import helper
-    from fastbp.cpu.rows import mix, shuffled
+    from fastbp.counters import mix, shuffled
 
     @helper
     def orders(table: np.ndarray) -> None:

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,31 +19,28 @@ from fastbp.activations import RELU
 from fastbp.constraints import Constraint
 from fastbp.cpu import bfloat16, binding, operations, rules, serving, sparse, tallies, thin, worker
 from fastbp.cpu.launch import LAUNCHERS, in_background
-from fastbp.cpu.runs import Chain, Outcome, Prepared, start_chains
+from fastbp.cpu.runs import Chain, Prepared, start_chains
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.watch import Watch
-from fastbp.losses import Loss
+from fastbp.graph import GIVEN, LATE, update_mode
+from fastbp.objective import EVALUATION_ROWS, Objective, Outcome
 from fastbp.operations import DENSE
 from fastbp.optimizers import COLUMNS, Optimizer
-from fastbp.plan import GIVEN, LATE, Plan, lay_out, update_mode
-from fastbp.program import LayerSpec, Program
+from fastbp.plan import Plan, lay_out
+from fastbp.program import LayerSpec, Program, aligned
 from fastbp.sparse import SparseRows
-from fastbp.tallies import Tally
 
 if TYPE_CHECKING:
     from fastbp.data import Sample
 
 POLL_SECONDS = 0.1
 """Signals that reach another thread than the waiting one are noticed after so long."""
-EVALUATION_ROWS = 4096
 LONG_WORK = 1e8
 """Above so many floating-point operations a run leaves the calling thread free to notice signals."""
 SNAPSHOT_BYTES = 16 << 20
 """Weights of more bytes are guarded in each update, instead of copied aside now and then."""
 ROOM = 5
 """Arrays beside each other that memory is reserved for, not taken: the weights, three moments, an average."""
-SETTABLE = "penalty", "trainable", "rate", "constraint", "numbers"
-"""What of a `LayerSpec` may change between runs."""
 WORKSPACES = 16 << 20
 SYNC_BYTES = 4 << 20
 SERIAL_STEPS = 1 << 15
@@ -77,35 +74,6 @@ def scratch_bytes(program: Program) -> int:
     rows = pg.ROWS_OF_TILE + program.tiles.lanes
     tile = rows * pg.PANELS_OF_TILE * program.tiles.width * program.dtype.itemsize
     return pg.round_up(max(tile, COLUMNS * 8 + 16 * len(program.layers)), pg.LINE)
-
-
-def aligned(nbytes: int, used: int | None = None) -> np.ndarray:
-    """Zeroed bytes on a cache line, large ones on a huge page: np.empty asks the system for those, np.zeros doesn't.
-
-    used : how many are wanted now (default all); the others aren't touched, so that the system needn't provide them yet
-    """
-    border = 1 << 21 if nbytes > 1 << 21 else pg.LINE
-    raw = np.empty(nbytes + border, np.uint8)
-    start = -raw.ctypes.data % border
-    raw[start : start + (nbytes if used is None else used)].fill(0)
-    return raw[start : start + nbytes]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a run computes besides the outputs: the loss and tallies, None and () for a prediction."""
-
-    loss: Loss | None = None
-    tallies: tuple[Tally, ...] = ()
-
-    def columns(self, outputs: int) -> int:
-        """Sums of a run: the loss, and those of each tally in turn."""
-        return 1 + sum(tally.sums(outputs) for tally in self.tallies)
-
-    def kept(self, outputs: int, rows: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
-        """Room for what is kept of so many rows, (rows and a panel more, 2 outputs + 1), for each tally that keeps."""
-        shape = rows + 2 * pg.LINE, 2 * outputs + 1
-        return tuple(np.empty(shape, dtype) for tally in self.tallies if tally.loop == "kept")
 
 
 @dataclass
@@ -278,18 +246,10 @@ class Engine:
 
     def describe(self, layers: Sequence[LayerSpec]) -> None:
         """Take over what may change of layers after they were built."""
-        old = self.program.layers
-        if tuple(layers) != old:
-            new = [
-                replace(a, **{name: getattr(b, name) for name in SETTABLE}) for a, b in zip(old, layers, strict=True)
-            ]
-            if new != list(layers):
-                raise RuntimeError(
-                    "a layer's units, bias or activation were changed after the model was built; make a new model. "
-                    "Penalties, constraints, trainable and lr_multiplier may be set"
-                )
+        program = self.program.described(layers)
+        if program is not self.program:
             with self.lock:
-                self.program = Program(layers, self.dtype, self.program.tiles, self.program.half)
+                self.program = program
                 self._bound.clear()
 
     # -------------------------------------------------- binding

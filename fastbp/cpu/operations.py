@@ -11,6 +11,7 @@ from fastbp._jit import Kernel
 from fastbp.activations import IDENTITY, RELU
 from fastbp.cpu import activity, noise, normalization, paths, rules
 from fastbp.cpu.rules import SIGNATURE
+from fastbp.noise_formulas import FORMULAS
 from fastbp.operations import ACTIVITY, DENSE
 from fastbp.plan import Plan
 from fastbp.program import LayerSpec
@@ -22,7 +23,7 @@ Parts = dict[Column, tuple[Callable[..., Any], tuple[Any, ...]]]
 
 
 def _noise(name: str) -> Parts:
-    forward, backward = noise.FORMULAS[name]
+    forward, backward = FORMULAS[name]
     return {
         pg.FORWARD_RULE: (noise.rule, (forward, True)),
         pg.BACKWARD_RULE: (noise.rule, (backward, False)),
@@ -55,7 +56,7 @@ TRAINING: dict[str, Parts] = {
         pg.FORWARD_RULE: (normalization.by_constants, (0,)),
         pg.BACKWARD_RULE: (normalization.backward_by_constants, (0,)),
     },
-    **{name: _noise(name) for name in noise.FORMULAS},
+    **{name: _noise(name) for name in FORMULAS},
 }
 """The rules of each operation but the product, whose loops are the worker's own."""
 

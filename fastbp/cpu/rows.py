@@ -21,6 +21,7 @@ from fastbp._vector import (
     store_number,
     total,
 )
+from fastbp.counters import mix, shuffled
 from fastbp.cpu.tile import (
     GROUP,
     gather_square,
@@ -167,36 +168,6 @@ def transpose(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
             target = at(op, pg.T) + o // width * at(op, pg.T_PANEL) + (2 * n * p * width + o % width) * item
             transpose_square(kind, source, size, target, width * item)
             transpose_square(kind, source + n * item, size, target + n * width * item, width * item)
-
-
-@helper
-def mix(x: int) -> int:
-    """The splitmix64 finaliser (Steele, Lea and Flood 2014)."""
-    z = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.int64(z ^ (z >> np.uint64(31)))
-
-
-@helper
-def shuffled(i: int, n: int, bits: int, key: int) -> int:
-    """Where row i of 0..n-1 goes in the permutation named by `key`.
-
-    A keyed bijection of 0..2**bits-1 (multiply by an odd number, add, fold the high half down; four rounds) walked
-    until it falls below n, as in Mitchell et al., "Bandwidth-optimal random shuffling for GPUs", 2022.
-    """
-    mask = (np.int64(1) << bits) - 1
-    fold = (bits + 1) // 2
-    x = i
-    while True:
-        k = key
-        for _ in range(4):
-            x = (x * (k | 1) + (k >> 32)) & mask
-            x ^= x >> fold
-            k = k * np.int64(6364136223846793005) + np.int64(1442695040888963407)
-        x = (x * (k | 1)) & mask
-        if x < n:
-            return x
 
 
 @helper

@@ -12,36 +12,8 @@ from numba.core import types
 from fastbp import program as pg
 from fastbp._jit import Kernel
 from fastbp._vector import call_worker, load_int, store_int, ticks
+from fastbp.objective import DIVERGED, Outcome
 from fastbp.plan import Plan
-
-DIVERGED = {pg.DIVERGED: "the loss", pg.OVERFLOWN: "the weights"}
-
-
-@dataclass
-class Outcome:
-    """What a run did.
-
-    Attributes
-    ----------
-    steps : steps finished
-    diverged : what became NaN or infinite, "" where nothing did: "the loss" of the step after them, which updated
-        nothing, or "the weights", which the last of them would not have kept finite
-    sums : (epochs touched, 1 + metrics) float64, summed over rows
-    interrupt : what stopped the run early (Ctrl-C), for the caller to raise when all is put away
-    held : (epochs validated, 1 + metrics) the same of the validation, None where `run` wasn't asked for it
-    """
-
-    steps: int
-    diverged: str
-    sums: np.ndarray
-    interrupt: BaseException | None = None
-    held: np.ndarray | None = None
-
-    def completed(self) -> "Outcome":
-        """The outcome itself, unless something stopped the run: that is raised now."""
-        if self.interrupt is not None:
-            raise self.interrupt
-        return self
 
 
 @dataclass

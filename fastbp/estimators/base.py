@@ -22,7 +22,6 @@ from fastbp import activations
 from fastbp._jit import default_threads
 from fastbp.activations import ACTIVATIONS, Activation
 from fastbp.callbacks import Callback
-from fastbp.cpu.engine import Objective
 from fastbp.estimators.lbfgs import minimise
 from fastbp.estimators.network import Network, Samples, crowd, staged
 from fastbp.estimators.rates import AdamRates, Rates, SGDRates
@@ -30,6 +29,7 @@ from fastbp.estimators.watching import CallbackSupportMixin, Watchers
 from fastbp.layers import Dense
 from fastbp.losses import Loss
 from fastbp.model import Model
+from fastbp.objective import Objective
 from fastbp.schedules import Schedule
 
 Array = NDArray[Any]

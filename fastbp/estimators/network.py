@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from fastbp._jit import default_threads
 from fastbp.activations import Activation
 from fastbp.compilation import compile_kernels
-from fastbp.cpu.engine import Engine, Objective, aligned
-from fastbp.cpu.runs import Outcome
+from fastbp.cpu.engine import Engine
 from fastbp.estimators.rates import StepRule
 from fastbp.losses import Loss
-from fastbp.program import LayerSpec
+from fastbp.objective import Objective, Outcome
+from fastbp.program import LayerSpec, aligned
 from fastbp.sparse import SparseRows, as_sparse, is_sparse
 
 Array = NDArray[Any]
