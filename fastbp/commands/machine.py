@@ -18,8 +18,10 @@ def _info_of_machine(args: argparse.Namespace) -> int:
     import fastbp as fb
     from fastbp import _jit
     from fastbp.cpu import pairs
+    from fastbp.cuda import presence
 
     say = Voice(args)
+    gpu = presence.report()
     facts, versions, kernels = _machine.machine(), _machine.versions(), _machine.kernels()
     threads, bits = _jit.default_threads(), facts["vector_bits"]
     others = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "fastbp")
@@ -33,6 +35,8 @@ def _info_of_machine(args: argparse.Namespace) -> int:
     for dtype, kept in kernels["kept"].items():
         loop = "training loop" if kept["loop"] else "no training loop"
         say("", f"{dtype}: {loop}, {kept['rules']} of {kept['of']} rules compiled")
+    for place, line in enumerate(presence.lines(gpu)):
+        say("" if place else "cuda", line)
     peak = {dtype: fb.peak_gflops(dtype) for dtype in ("float32", "float64", "bfloat16")}
     say("peak", ", ".join(f"{value:.0f} GFLOP/s {dtype}" for dtype, value in peak.items()) + ", measured now")
     say.document(
@@ -44,6 +48,7 @@ def _info_of_machine(args: argparse.Namespace) -> int:
         kernel_cache_bytes=kernels["bytes"],
         kernels=kernels["kept"],
         bfloat16=pairs.arithmetic(),
+        cuda=gpu,
         fma_peak_gflops=peak,
     )
     return 0
