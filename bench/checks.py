@@ -15,8 +15,9 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from grounds import settle
 from networks import NETWORKS, Network, named
-from rivals import figure, settle, usable_cores
+from rivals import figure, usable_cores
 
 Run = Callable[[int], Any]
 CALL_SECONDS = 0.2

@@ -3,6 +3,8 @@
 A contestant is made from a network, an optimizer, the data, a thread count and a number type; ``run(epochs)`` trains
 and returns when the work is done; ``weights()`` gives ``(I, O)`` kernels and biases, so that one NumPy loss judges all
 of them. Making one whose library is missing raises ImportError, one that doesn't know the number type ValueError.
+A network may stand for many copies that train at once on the same batches; arrays then have a first axis for them.
+Those that run on a GPU as well are varied in ``device_contestants.py``.
 
 "bfloat16" means the same to all: weights, moments and updates in float32, the numbers of the products in bfloat16.
 """
@@ -33,19 +35,28 @@ class Contestant(Protocol):
 
 
 class Fastbp:
-    """fastbp through its public door, ``Model.fit``."""
+    """fastbp through its public doors, ``Model.fit`` and ``fit_many``."""
 
     def __init__(
-        self, network: Network, optimizer: str, x: np.ndarray, y: np.ndarray, threads: int, dtype: str
+        self, network: Network, optimizer: str, x: np.ndarray, y: np.ndarray, threads: int, dtype: str, **options: Any
     ) -> None:
-        self._model = network.model(optimizer, threads, dtype)
+        import fastbp as fb
+
+        seeds = range(1, network.copies + 1)
+        self._models = [network.model(optimizer, threads, dtype, seed=seed, **options) for seed in seeds]
+        self._fit_many = fb.fit_many
         self._fit = {"x": x, "y": y, "batch_size": network.batch, "shuffle": False, "verbose": 0}
 
     def run(self, epochs: int) -> None:
-        self._model.fit(**self._fit, epochs=epochs)
+        if len(self._models) == 1:
+            self._models[0].fit(**self._fit, epochs=epochs)
+        else:
+            self._fit_many(self._models, **self._fit, epochs=epochs)
 
     def weights(self) -> list[np.ndarray]:
-        return list(self._model.get_weights())
+        if len(self._models) == 1:
+            return list(self._models[0].get_weights())
+        return [np.stack(arrays) for arrays in zip(*(model.get_weights() for model in self._models), strict=True)]
 
 
 class Jax:
@@ -100,13 +111,16 @@ class Jax:
             return (params, mean, square, step), loss
 
         step = {"sgd": sgd, "adam": adam}[optimizer]
+        if network.copies > 1:
+            step = jax.vmap(step, in_axes=(0, None))
         self._epoch = jax.jit(lambda state, xs, ys: jax.lax.scan(step, state, (xs, ys), unroll=2), donate_argnums=0)
         batches = (network.steps, network.batch)
         self._xs = jnp.asarray(x.reshape(*batches, -1))
         self._ys = jnp.asarray(y.astype(np.int32) if y.ndim == 1 else y).reshape(*batches, *y.shape[1:])
-        params = [jnp.array(w, STORED[dtype]) for w in network.weights()]
+        params = [jnp.array(w, STORED[dtype]) for w in network.start()]
         moments = [[jnp.zeros_like(w) for w in params] for _ in range({"sgd": 1, "adam": 2}[optimizer])]
-        self._state = (params, *moments) + ((jnp.zeros((), STORED[dtype]),) if optimizer == "adam" else ())
+        count = jnp.zeros((network.copies,) if network.copies > 1 else (), STORED[dtype])
+        self._state = (params, *moments) + ((count,) if optimizer == "adam" else ())
         self._wait = jax.block_until_ready
 
     def run(self, epochs: int) -> None:
@@ -119,8 +133,9 @@ class Jax:
 
 
 class _Torch:
-    """What both forms of PyTorch share: the batches, the parameters and the loss."""
+    """What all forms of PyTorch share: the batches, the parameters and the loss, of all copies together."""
 
+    device = "cpu"
     _step: Callable[[Any, Any], Any]
 
     def __init__(
@@ -130,10 +145,12 @@ class _Torch:
         from torch.nn import functional
 
         torch.set_num_threads(threads)
-        self._batches = list(
-            zip(torch.from_numpy(x).split(network.batch), torch.from_numpy(y).split(network.batch), strict=True)
-        )
-        self._params = [torch.from_numpy(w.T.astype(STORED[dtype], order="C")) for w in network.weights()]
+        rows = (torch.from_numpy(array).to(self.device).split(network.batch) for array in (x, y))
+        self._batches = list(zip(*rows, strict=True))
+        start, copies, device, half = network.start(), network.copies, self.device, dtype == "bfloat16"
+        # a single kernel is kept (O, I), as PyTorch's Linear does
+        arrays = [w if copies > 1 else w.T for w in start]
+        self._params = [torch.from_numpy(w.astype(STORED[dtype], order="C")).to(self.device) for w in arrays]
         hidden = {"relu": torch.relu, "tanh": torch.tanh}[network.hidden]
         criterion = {
             "softmax": functional.cross_entropy,
@@ -142,13 +159,21 @@ class _Torch:
         }[network.output]
 
         def loss_of(params: list[Any], xb: Any, yb: Any) -> Any:
-            with torch.autocast("cpu", torch.bfloat16) if dtype == "bfloat16" else nullcontext():
-                z = xb
+            # casts that autocast keeps can't be captured in a CUDA graph; each weight is cast once a step anyway
+            with torch.autocast(device, torch.bfloat16, cache_enabled=False) if half else nullcontext():
+                z = xb.expand(copies, *xb.shape) if copies > 1 else xb
                 for layer in range(0, len(params), 2):
-                    z = functional.linear(z, params[layer], params[layer + 1])
+                    kernel, bias = params[layer], params[layer + 1]
+                    if copies > 1:
+                        z = torch.baddbmm(bias.unsqueeze(1), z, kernel)
+                    else:
+                        z = functional.linear(z, kernel, bias)
                     if layer + 2 < len(params):
                         z = hidden(z)
-            return criterion(z.to(params[0].dtype), yb)
+            z = z.to(params[0].dtype)
+            if copies == 1:
+                return criterion(z, yb)
+            return criterion(z.flatten(0, 1), torch.cat([yb] * copies)) * copies
 
         self._loss_of = loss_of
 
@@ -158,11 +183,14 @@ class _Torch:
                 self._step(xb, yb)
 
     def weights(self) -> list[np.ndarray]:
-        return [p.detach().numpy().T for p in self._params]
+        arrays = [p.detach().cpu().numpy() for p in self._params]
+        return arrays if arrays[0].ndim == 3 else [array.T for array in arrays]
 
 
 class TorchEager(_Torch):
     """PyTorch as most people write it, with the fused optimizer; in bfloat16 under autocast."""
+
+    capturable = False
 
     def __init__(
         self, network: Network, optimizer: str, x: np.ndarray, y: np.ndarray, threads: int, dtype: str
@@ -171,20 +199,23 @@ class TorchEager(_Torch):
         import torch
 
         setting = SETTINGS[optimizer]
-        for p in self._params:
-            p.requires_grad_()
+        self._params = [torch.nn.Parameter(p) for p in self._params]
         if optimizer == "sgd":
-            rule = torch.optim.SGD(self._params, setting["learning_rate"], setting["momentum"], fused=True)
+            self._rule: Any = torch.optim.SGD(self._params, setting["learning_rate"], setting["momentum"], fused=True)
         else:
-            betas = (setting["beta_1"], setting["beta_2"])
-            rule = torch.optim.Adam(self._params, setting["learning_rate"], betas, setting["epsilon"], fused=True)
+            self._rule = torch.optim.Adam(
+                self._params,
+                setting["learning_rate"],
+                (setting["beta_1"], setting["beta_2"]),
+                setting["epsilon"],
+                fused=True,
+                capturable=self.capturable,
+            )
 
-        def step(xb: Any, yb: Any) -> None:
-            rule.zero_grad()
-            self._loss_of(self._params, xb, yb).backward()
-            rule.step()
-
-        self._step = step
+    def _step(self, xb: Any, yb: Any) -> None:
+        self._rule.zero_grad()
+        self._loss_of(self._params, xb, yb).backward()
+        self._rule.step()
 
 
 class TorchCompile(_Torch):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,8 +23,8 @@ SETTINGS = {
     "sgd": {"learning_rate": 0.01, "momentum": 0.9},
     "adam": {"learning_rate": 1e-4, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-10},
 }
-# What the numbers of a race are kept in: bfloat16 is a way to multiply, the weights stay float32.
-STORED = {"float32": "float32", "float64": "float64", "bfloat16": "float32"}
+# What the numbers of a race are kept in: bfloat16 and TF32 are ways to multiply, the weights stay float32.
+STORED = {"float32": "float32", "float64": "float64", "bfloat16": "float32", "tf32": "float32"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Network:
         Activation of the hidden layers.
     output : {"softmax", "sigmoid", "linear"}, default "softmax"
         Activation of the last layer; the loss follows from it (``LOSSES``).
+    copies : int, default 1
+        Networks that train at once on the same batches, from weights of their own.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Network:
     optimizers: tuple[str, ...] = ("sgd", "adam")
     hidden: str = "relu"
     output: str = "softmax"
+    copies: int = 1
 
     @property
     def rows(self) -> int:
@@ -68,7 +72,7 @@ class Network:
     def flops_per_step(self) -> int:
         """Multiplications and additions of one step's matrix products; the first layer needs no input gradient."""
         products = sum(i * o for i, o in zip(self.widths, self.widths[1:], strict=False))
-        return self.batch * (6 * products - 2 * self.widths[0] * self.widths[1])
+        return self.copies * self.batch * (6 * products - 2 * self.widths[0] * self.widths[1])
 
     def data(self, dtype: str = "float32", seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Draw the training data: normal inputs, and targets of a noisy linear teacher.
@@ -97,6 +101,19 @@ class Network:
             arrays += [rng.uniform(-limit, limit, (i, o)).astype(np.float32), np.zeros(o, np.float32)]
         return arrays
 
+    def start(self) -> list[np.ndarray]:
+        """Return what a contestant starts from: ``weights()``, or for copies each array with a first axis for them."""
+        if self.copies == 1:
+            return self.weights()
+        return [np.stack(arrays) for arrays in zip(*map(self.weights, range(1, self.copies + 1)), strict=True)]
+
+    def judge(self, weights: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> float:
+        """Return `mean_loss`; of copies the mean over the first, the middle and the last one."""
+        if self.copies == 1:
+            return self.mean_loss(weights, x, y)
+        chosen = sorted({0, self.copies // 2, self.copies - 1})
+        return float(np.mean([self.mean_loss([array[copy] for array in weights], x, y) for copy in chosen]))
+
     def mean_loss(self, weights: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> float:
         """Return the mean loss over all rows, in float64 NumPy, with nobody's kernels."""
         total = 0.0
@@ -115,15 +132,17 @@ class Network:
                 total += ((z - target) ** 2).mean(1).sum()
         return float(total / len(x))
 
-    def model(self, optimizer: str, threads: int | None = None, dtype: str = "float32") -> fb.Model:
-        """Return fastbp's model of this network, compiled, with ``weights()`` in it."""
+    def model(
+        self, optimizer: str, threads: int | None = None, dtype: str = "float32", *, seed: int = 1, **options: Any
+    ) -> fb.Model:
+        """Return fastbp's model of this network, compiled, with ``weights(seed)`` in it; options are the model's."""
         import fastbp as fb
 
         layers = [fb.Dense(width, activation=self.hidden) for width in self.widths[1:-1]]
         layers.append(fb.Dense(self.widths[-1], activation=self.output))
-        model = fb.Model(layers, dtype=dtype, threads=threads)
+        model = fb.Model(layers, dtype=dtype, threads=threads, **options)
         model.build(self.widths[0])
-        model.set_weights(self.weights())
+        model.set_weights(self.weights(seed))
         rule = {"sgd": fb.SGD, "adam": fb.Adam}[optimizer]
         model.compile(rule(**SETTINGS[optimizer]), self.loss)
         return model
@@ -145,8 +164,23 @@ NETWORKS = {
     )
 }
 
+# What is raced on a GPU. tcnn is the ground of tiny-cuda-nn: narrow layers, a large batch.
+DEVICE_NETWORKS = {
+    network.name: network
+    for network in (
+        NETWORKS["tiny"],
+        replace(NETWORKS["tiny"], name="tiny-1000", copies=1000),
+        Network("tcnn", (64, 64, 64, 16), batch=16384, steps=16, output="linear"),
+        NETWORKS["mnist"],
+        replace(NETWORKS["mnist"], name="mnist@8192", batch=8192, steps=10),
+        NETWORKS["wide"],
+        NETWORKS["large"],
+        replace(NETWORKS["large"], name="large@8192", batch=8192),
+    )
+}
 
-def named(text: str) -> Network:
+
+def named(text: str, table: Mapping[str, Network] = NETWORKS) -> Network:
     """Return a network of the table, or one made of its widths, either with another batch: "mnist@7", "20-97-3@1".
 
     Networks that are not in the table have relu and softmax; with one output sigmoid. An epoch has about as much work
@@ -160,13 +194,13 @@ def named(text: str) -> Network:
     name, _, batch = text.partition("@")
     if batch and not re.fullmatch("[1-9][0-9]*", batch):
         raise ValueError(f"{text}: the batch after @ must be a whole number of rows")
-    if name in NETWORKS and not batch:
-        return NETWORKS[name]
-    if name in NETWORKS:
-        network = replace(NETWORKS[name], name=text, batch=int(batch))
+    if text in table:
+        return table[text]
+    if name in table:
+        network = replace(table[name], name=text, batch=int(batch))
     elif re.fullmatch("[1-9][0-9]*(-[1-9][0-9]*)+", name):
         widths = tuple(map(int, name.split("-")))
         network = Network(text, widths, int(batch or 32), 1, output="sigmoid" if widths[-1] == 1 else "softmax")
     else:
-        raise ValueError(f"{text} is neither among {', '.join(NETWORKS)} nor widths and a batch such as 784-256-10@100")
+        raise ValueError(f"{text} is neither among {', '.join(table)} nor widths and a batch such as 784-256-10@100")
     return replace(network, steps=min(2000, max(2, ceil(1e9 / network.flops_per_step))))

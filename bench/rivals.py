@@ -9,24 +9,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
 import sys
+from collections.abc import Collection
 from importlib import metadata
 from math import ceil, isfinite
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time, sleep
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contestants import Contestant
+    from grounds import Ground, Peak
     from networks import Network
 
 CALL_SECONDS = 0.2
 LEAST_ROUNDS = 3
 # Differences of the losses that rounding explains, as a share of the first epoch's progress.
-PARITY = {"float32": 0.01, "float64": 0.01, "bfloat16": 0.05}
+PARITY = {"float32": 0.01, "float64": 0.01, "tf32": 0.02, "bfloat16": 0.05}
+NOT_INSTALLED = "not installed"
+PEAKS = {"cpu": "FMA peak", "cuda": "Matrix-product peak"}
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -42,43 +44,19 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def set_environment(threads: int, dtype: str) -> None:
+def set_environment(threads: int, dtype: str, device: str = "cpu") -> None:
     """Hold every library to `threads` threads; must come before NumPy, JAX or PyTorch is imported.
 
-    JAX sizes its pool by the cores it may run on, so on Linux the process is held to as many cores as threads.
+    JAX sizes its pool by the cores it may run on, so on Linux the process is held to as many cores as threads. It would
+    take most of a GPU's memory for itself.
     """
     if hasattr(os, "sched_setaffinity") and threads < usable_cores():
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_PLATFORMS"] = device
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     os.environ["JAX_ENABLE_X64"] = str(int(dtype == "float64"))
-
-
-def settle(limit: float = 0.5) -> None:
-    """Wait until nobody's idle threads use the processor any more, at most `limit` seconds.
-
-    OpenMP and BLAS threads spin for a while after their last work and would steal time from the next contestant.
-    """
-    end = perf_counter() + limit
-    while perf_counter() < end:
-        before = process_time()
-        sleep(0.004)
-        if process_time() - before < 0.0005:
-            return
-
-
-def machine() -> str:
-    """Return the processor's name and the system in words."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    elif sys.platform == "darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        name = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return f"{name}, {platform.system()} {platform.machine()}"
 
 
 def warn_if_busy(threads: int) -> None:
@@ -90,8 +68,8 @@ def warn_if_busy(threads: int) -> None:
 class Runner:
     """One contestant in one race: its first epoch, the length of its timed calls, and their times."""
 
-    def __init__(self, contestant: Contestant, network: Network) -> None:
-        self.contestant = contestant
+    def __init__(self, contestant: Contestant, network: Network, ground: Ground) -> None:
+        self.contestant, self.clock = contestant, ground.clock
         self.steps = network.steps
         start = perf_counter()
         contestant.run(1)
@@ -101,10 +79,7 @@ class Runner:
 
     def time(self) -> float:
         """Run the timed call once and return its seconds."""
-        settle()
-        start = perf_counter()
-        self.contestant.run(self.epochs)
-        return perf_counter() - start
+        return self.clock(lambda: self.contestant.run(self.epochs))
 
     def calibrate(self) -> None:
         """Choose the epochs of a timed call so that it takes about ``CALL_SECONDS`` or, if longer, one epoch."""
@@ -116,23 +91,14 @@ class Runner:
         self.microseconds.append(self.time() / (self.epochs * self.steps) * 1e6)
 
 
-class Peak:
-    """The machine's FMA peak, measured again through the run; the best counts. None without fastbp."""
-
-    def __init__(self, threads: int, dtype: str) -> None:
-        self.threads, self.dtype = threads, dtype
-        self.gflops: float | None = None
-
-    def measure(self) -> None:
-        """Measure once more."""
-        import fastbp as fb
-
-        settle()
-        self.gflops = max(self.gflops or 0.0, fb.peak_gflops(self.dtype, self.threads))
-
-
 def enter(
-    network: Network, optimizer: str, names: list[str], threads: int, dtype: str, skipped: dict[str, str]
+    ground: Ground,
+    network: Network,
+    optimizer: str,
+    names: list[str],
+    threads: int,
+    dtype: str,
+    skipped: dict[str, str],
 ) -> tuple[dict[str, Runner], dict[str, float], float]:
     """Bring the contestants to the start: made, first epoch run, losses after it compared.
 
@@ -140,33 +106,34 @@ def enter(
     -------
     runners : dict of Runner, by contestant
     losses : dict of float, by contestant
-        Mean loss over all rows after the first epoch.
+        Mean loss over the rows that are judged after the first epoch.
     start : float
         The loss before it.
     """
-    from contestants import CONTESTANTS
-
     x, y = network.data(dtype)
+    seen = slice(ground.judged)
     runners, losses = {}, {}
     for name in names:
         if name in skipped:
             continue
         try:
-            runners[name] = Runner(CONTESTANTS[name](network, optimizer, x, y, threads, dtype), network)
+            contestant = ground.contestants[name](network, optimizer, x, y, threads, dtype)
+            runners[name] = Runner(contestant, network, ground)
         except ImportError as error:
-            skipped[name] = f"not installed ({error})"
-        except (RuntimeError, ValueError) as error:
-            if name == "fastbp" and dtype != "bfloat16":
+            skipped[name] = f"{NOT_INSTALLED} ({error})"
+        except (RuntimeError, ValueError, MemoryError) as error:
+            if name == "fastbp" and dtype == "float32":
                 raise
             skipped[name] = f"does not run here ({str(error).strip().splitlines()[0]})"
         else:
-            losses[name] = network.mean_loss(runners[name].contestant.weights(), x, y)
+            losses[name] = network.judge(runners[name].contestant.weights(), x[seen], y[seen])
         if name in skipped:
             print(f"skipped: {name}: {skipped[name]}", flush=True)
-    return runners, losses, network.mean_loss(network.weights(), x, y)
+    return runners, losses, network.judge(network.start(), x[seen], y[seen])
 
 
 def race(
+    ground: Ground,
     network: Network,
     optimizer: str,
     names: list[str],
@@ -177,7 +144,7 @@ def race(
     skipped: dict[str, str],
 ) -> dict[str, Any]:
     """Race one network with one optimizer and return its JSON-able result."""
-    runners, losses, start = enter(network, optimizer, names, threads, peak.dtype, skipped)
+    runners, losses, start = enter(ground, network, optimizer, names, threads, peak.dtype, skipped)
     for runner in runners.values():
         runner.calibrate()
     order, begun, turns = list(runners), perf_counter(), 0
@@ -193,6 +160,7 @@ def race(
         "network": network.name,
         "widths": list(network.widths),
         "batch": network.batch,
+        "copies": network.copies,
         "optimizer": optimizer,
         "dtype": peak.dtype,
         "flops_per_step": network.flops_per_step,
@@ -230,7 +198,8 @@ def share(gflops: float, peak: float | None) -> str:
 def title(result: dict[str, Any]) -> str:
     """Return the network's name in the table, and its widths."""
     name, widths = result["network"].partition("@")[0], "-".join(map(str, result["widths"]))
-    return widths if name == widths else f"{name} {widths}"
+    many = f"{result['copies']:,} x " if result["copies"] > 1 else ""
+    return widths if name == widths else f"{many}{name.partition('-')[0] if many else name} {widths}"
 
 
 def show(result: dict[str, Any], peak: float | None) -> None:
@@ -256,9 +225,11 @@ def show(result: dict[str, Any], peak: float | None) -> None:
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the README's table: best time a step, for rivals with the factor by which fastbp is faster."""
+    several = ", " in report["dtype"]
+    names = " | ".join(report["names"])
     lines = [
-        "| network | batch | optimizer | " + " | ".join(report["names"]) + " | fastbp's share of peak |",
-        "|---|---:|---|" + "---:|" * (len(report["names"]) + 1),
+        f"| network | batch | optimizer | {'numbers | ' * several}{names} | fastbp's share of peak |",
+        f"|---|---:|---|{'---|' * several}" + "---:|" * (len(report["names"]) + 1),
     ]
     for result in report["results"]:
         row = result["contestants"]
@@ -272,13 +243,16 @@ def markdown(report: dict[str, Any]) -> str:
             cells.append(figure(row[name]["min_us"]) + factor)
         gflops = row["fastbp"]["gflops"] if "fastbp" in row else 0.0
         widths = title(result).replace("-".join(["128"] * 10), "(10 x 128)")
-        cells.append(share(gflops, report["peak_gflops"]) if gflops else "-")
+        cells.append(share(gflops, report["peak_gflops"].get(result["dtype"])) if gflops else "-")
         head = f"| {widths} | {result['batch']} | {result['optimizer']} | "
+        head += f"{result['dtype']} | " * several
         lines.append(head + " | ".join(cells) + " |")
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    peak = f", FMA peak {report['peak_gflops']:.0f} GFLOP/s" if report["peak_gflops"] else ""
-    lines.append(f"\nMicroseconds a step, best call of each, {report['dtype']}, {report['threads']} threads on ")
-    lines[-1] += f"{report['machine']}{peak}. {versions}."
+    peaks = "".join(f", {gflops:,.0f} GFLOP/s ({dtype})" for dtype, gflops in report["peak_gflops"].items())
+    peak = f"; {PEAKS[report['device']]}{peaks[1:]}" if peaks else ""
+    lines.append(
+        f"\nMicroseconds a step, best call of each, {report['dtype']}, on {report['machine']}{peak}. {versions}."
+    )
     return "\n".join(lines)
 
 
@@ -318,7 +292,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes.set_xticks(
         range(len(results)), [f"{result['network']}\n{result['optimizer']}" for result in results], fontsize=8
     )
-    axes.set_title(f"{report['dtype']}, {report['threads']} threads, {report['machine']}", fontsize=9)
+    axes.set_title(f"{report['dtype']}, {report['machine']}", fontsize=9)
     axes.legend(fontsize=8)
     drawing.savefig(path, dpi=150)
 
@@ -332,11 +306,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "tiny,mnist@7,784-333-10@100",
     )
     parser.add_argument("--rivals", help="rivals, with commas between (default: all); fastbp always takes part")
-    parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the NVIDIA GPU, its networks and rivals"
+    )
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        help="float32 (default), bfloat16, float64 (on the CPU) or tf32 (on the GPU); several with commas between",
+    )
     parser.add_argument("--optimizers", help="sgd, adam or both (default: those of the table)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--rounds", type=int, help="timed calls of each contestant")
     length.add_argument("--seconds", type=float, default=20.0, help="time of each race (default: %(default)s)")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help="begin no race after so long; says which")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="default: all usable cores (%(default)s)")
     parser.add_argument(
         "--memory", action="store_true", help="instead of the race: how the resident set grows (default: large, adam)"
@@ -347,73 +329,114 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.threads < 1 or (args.rounds is not None and args.rounds < 1):
         parser.error("--threads and --rounds must be at least 1")
-    set_environment(args.threads, args.dtype)
+    args.dtypes = args.dtype.split(",")
+    if args.memory and (args.device != "cpu" or len(args.dtypes) > 1):
+        parser.error("--memory measures the CPU, with one number type")
+    set_environment(args.threads, "float64" if "float64" in args.dtypes else "float32", args.device)
 
-    from contestants import CONTESTANTS
-    from networks import NETWORKS, SETTINGS, named
+    from grounds import GROUNDS
+    from networks import SETTINGS, named
 
+    try:
+        args.ground = ground = GROUNDS[args.device](args.threads)
+    except (ImportError, RuntimeError) as error:
+        parser.error(f"--device {args.device}: {error}")
     if args.memory:
         args.networks, args.optimizers = args.networks or "large", args.optimizers or "adam"
     try:
-        args.networks = [named(text) for text in (args.networks or ",".join(NETWORKS)).split(",")]
+        chosen = (args.networks or ",".join(ground.networks)).split(",")
+        args.networks = [named(text, ground.networks) for text in chosen]
     except ValueError as error:
         parser.error(f"--networks: {error}")
-    for option, known in (("rivals", CONTESTANTS), ("optimizers", SETTINGS)):
-        chosen = getattr(args, option)
-        names = chosen.split(",") if chosen else list(known)
+    known: Collection[str]
+    for option, names, known in (
+        ("dtype", args.dtypes, ground.dtypes),
+        ("rivals", _names(args.rivals), ground.contestants),
+        ("optimizers", _names(args.optimizers), SETTINGS),
+    ):
         unknown = sorted(set(names) - set(known))
         if unknown:
             parser.error(f"--{option}: {', '.join(unknown)} is not among {', '.join(known)}")
-        setattr(args, option, names)
+        setattr(args, option, names or list(known))
     args.rivals = ["fastbp", *(name for name in args.rivals if name != "fastbp")]
     return args
 
 
-def versions(names: list[str]) -> dict[str, str]:
-    """Return the versions of what raced."""
-    from contestants import PACKAGES
+def _names(text: str | None) -> list[str]:
+    return text.split(",") if text else []
 
+
+def versions(ground: Ground, names: list[str]) -> dict[str, str]:
+    """Return the versions of what raced."""
     found = {}
-    for package in dict.fromkeys(package for name in names for package in PACKAGES[name]):
+    for package in dict.fromkeys(package for name in names for package in ground.packages[name]):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "checkout"
+            if package == "fastbp":
+                found[package] = "checkout"
     return found
+
+
+def at_once(results: list[dict[str, Any]]) -> list[str]:
+    """Say how many times as fast networks train together as one by one, by each contestant's race with one of them."""
+    lines = []
+    for many in (result for result in results if result["copies"] > 1):
+        same = ("widths", "batch", "optimizer", "dtype")
+        alone = [r for r in results if r["copies"] == 1 and all(r[key] == many[key] for key in same)]
+        for name, row in many["contestants"].items() if alone else ():
+            if name in alone[0]["contestants"]:
+                gain = many["copies"] * alone[0]["contestants"][name]["min_us"] / row["min_us"]
+                lines.append(
+                    f"{title(many)}, {many['optimizer']}, {many['dtype']}: {name} trains {many['copies']:,} networks "
+                    f"at once {figure(gain)} times as fast as one by one"
+                )
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the races that the command line asks for; the exit code is 1 where a loss differs."""
-    args = parse(arguments)
-    print(f"{machine()}, {args.threads} threads, {args.dtype}", flush=True)
+    args, begun = parse(arguments), perf_counter()
+    ground: Ground = args.ground
+    print(f"{ground.machine}, {', '.join(args.dtype)}", flush=True)
     races = [(network, name) for network in args.networks for name in network.optimizers if name in args.optimizers]
-    skipped: dict[str, str] = {}
     if args.memory:
         from footprint import contest
 
-        grown = [contest(*pair, args.rivals, args.threads, args.dtype, skipped) for pair in races]
+        skipped: dict[str, str] = {}
+        grown = [contest(*pair, args.rivals, args.threads, args.dtype[0], skipped) for pair in races]
         if args.json:
             args.json.write_text(json.dumps(grown, indent=1) + "\n")
         return 0
     warn_if_busy(args.threads)
-    peak, results = Peak(args.threads, args.dtype), []
-    for network, optimizer in races:
-        result = race(network, optimizer, args.rivals, args.threads, args.rounds, args.seconds, peak, skipped)
-        results.append(result)
-        show(result, peak.gflops)
+    results, missing, refused, late = [], {}, {}, []
+    peaks = {dtype: ground.peak(dtype) for dtype in args.dtype}
+    for dtype, peak in peaks.items():
+        refused[dtype] = out = dict(missing)
+        for network, optimizer in races:
+            if args.limit is not None and perf_counter() - begun > args.limit:
+                late.append(f"{network.name}, {optimizer}, {dtype}")
+                continue
+            result = race(ground, network, optimizer, args.rivals, args.threads, args.rounds, args.seconds, peak, out)
+            results.append(result)
+            show(result, peak.gflops)
+        missing |= {name: reason for name, reason in out.items() if reason.startswith(NOT_INSTALLED)}
     names = [name for name in args.rivals if any(name in result["contestants"] for result in results)]
     report = {
-        "machine": machine(),
+        "machine": ground.machine,
+        "device": args.device,
         "threads": args.threads,
-        "dtype": args.dtype,
-        "versions": versions(names),
-        "peak_gflops": peak.gflops,
+        "dtype": ", ".join(args.dtype),
+        "versions": versions(ground, names),
+        "peak_gflops": {dtype: peak.gflops for dtype, peak in peaks.items() if peak.gflops},
         "names": names,
-        "skipped": skipped,
+        "skipped": refused,
+        "late": late,
         "results": results,
     }
-    if peak.gflops:
-        print(f"\nFMA peak, best of the run: {peak.gflops:.0f} GFLOP/s")
+    print("\n" + "\n".join(at_once(results) + [f"not raced, the time was up: {race}" for race in late]))
+    for dtype, gflops in report["peak_gflops"].items():
+        print(f"{PEAKS[args.device]} in {dtype}, best of the run: {gflops:,.0f} GFLOP/s")
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     if args.markdown:

@@ -1,0 +1,121 @@
+"""The race: who takes part where, what its tables say, and that it says clearly when there is no GPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import contestants
+import networks
+import numpy as np
+import pytest
+import rivals
+from helpers import ROOT
+
+BENCH = ROOT / "bench"
+
+
+def bench(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCH / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=BENCH)
+
+
+def test_without_a_gpu_the_race_says_so() -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "rivals.py"), "--device", "cuda"],
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "HOME": str(Path.home())},
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("python bench/rivals.py: error: --device cuda: device='cuda': "), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--dtype", "tf32"], "--dtype: tf32 is not among float32, float64, bfloat16"),
+        (["--device", "gpu"], "invalid choice: 'gpu'"),
+        (["--device", "cuda", "--memory"], "--memory measures the CPU"),
+        (["--networks", "tiny-1000"], "tiny-1000 is neither among"),
+    ],
+)
+def test_what_a_ground_does_not_know_is_refused(arguments: list[str], words: str) -> None:
+    done = bench("rivals.py", *arguments)
+    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+
+
+def test_a_short_race(tmp_path: Path) -> None:
+    """Two number types in one run, the second late; the loss is what this Python finds."""
+    path = tmp_path / "race.json"
+    short = ["--networks", "5-4-3@6", "--optimizers", "sgd", "--rivals", "fastbp", "--rounds", "1", "--threads", "1"]
+    done = bench("rivals.py", *short, "--dtype", "float32,float64", "--limit", "1e-9", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(path.read_text())["late"] == ["5-4-3@6, sgd, float32", "5-4-3@6, sgd, float64"]
+    done = bench("rivals.py", *short, "--dtype", "float32,float64", "--json", str(path), "--markdown")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(path.read_text())
+    assert [result["dtype"] for result in report["results"]] == ["float32", "float64"]
+    assert report["peak_gflops"].keys() == {"float32", "float64"}
+    rows = [result["contestants"]["fastbp"] for result in report["results"]]
+    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-5)
+    assert rows[0]["loss"] < report["results"][0]["loss_at_start"]
+    assert "| 5-4-3 | 6 | sgd | float64 |" in done.stdout
+
+
+COPIES = networks.Network("some", (5, 4, 1), batch=8, steps=6, output="sigmoid", copies=3)
+
+
+@pytest.mark.parametrize("output", networks.LOSSES)
+@pytest.mark.parametrize("name", ["fastbp", "torch", "jax"])
+def test_copies_train_as_each_alone(name: str, output: str) -> None:
+    pytest.importorskip(name) if name != "fastbp" else None
+    widths = (5, 4, 1 if output == "sigmoid" else 3)
+    many = networks.replace(COPIES, output=output, widths=widths)
+    x, y = many.data()
+    make: Any = contestants.CONTESTANTS[name]
+    together = make(many, "adam", x, y, 1, "float32")
+    together.run(2)
+    got = together.weights()
+    alone = make(networks.replace(many, copies=1), "adam", x, y, 1, "float32")
+    alone.run(2)
+    for array, single in zip(got, alone.weights(), strict=True):
+        np.testing.assert_allclose(array[0], single, atol=1e-5)
+        assert array.shape == (3, *single.shape)
+    first = many.mean_loss([array[0] for array in got], x, y)
+    assert abs(many.judge(got, x, y) - first) > 1e-4  # the copies are different networks
+    assert many.flops_per_step == 3 * networks.replace(many, copies=1).flops_per_step
+
+
+def test_networks_at_once_are_compared_with_one_by_one() -> None:
+    def result(copies: int, us: float, dtype: str = "float32") -> dict[str, Any]:
+        row = {"min_us": us}
+        same = {"network": "tiny", "widths": [20, 10, 1], "batch": 32, "optimizer": "sgd"}
+        return {**same, "dtype": dtype, "copies": copies, "contestants": {"fastbp": row}}
+
+    (line,) = rivals.at_once([result(1, 5.0), result(1000, 25.0), result(1000, 25.0, "bfloat16")])
+    assert "fastbp trains 1,000 networks at once 200 times as fast as one by one" in line
+
+
+def test_the_grounds_of_both_devices_are_whole() -> None:
+    """Every contestant has its packages; what is raced on a GPU are the sizes that its three ways are chosen by."""
+    import device_contestants
+
+    for table in (contestants, device_contestants):
+        assert table.CONTESTANTS.keys() == table.PACKAGES.keys()
+    sizes = {(network.widths, network.batch, network.copies) for network in networks.DEVICE_NETWORKS.values()}
+    assert sizes == {
+        ((20, 10, 1), 32, 1),
+        ((20, 10, 1), 32, 1000),
+        ((64, 64, 64, 16), 16384, 1),
+        ((784, 256, 128, 10), 128, 1),
+        ((784, 256, 128, 10), 8192, 1),
+        ((784, 2048, 2048, 10), 256, 1),
+        ((1024, 4096, 4096, 4096, 10), 512, 1),
+        ((1024, 4096, 4096, 4096, 10), 8192, 1),
+    }
+    assert networks.named("mnist@8192", networks.DEVICE_NETWORKS).steps == 10
+    assert networks.named("mnist@64", networks.DEVICE_NETWORKS).batch == 64
