@@ -112,7 +112,8 @@ def from_sklearn(estimator: Any, *, threads: int | None = None) -> Model:
 
 def _with_classes(model: Model, estimator: Any) -> Model:
     if hasattr(estimator, "classes_"):
-        model.meta["classes"] = np.asarray(estimator.classes_).tolist()
+        found = estimator.classes_
+        model.meta["classes"] = [c.tolist() for c in found] if isinstance(found, list) else np.asarray(found).tolist()
     return model
 
 

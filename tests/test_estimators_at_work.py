@@ -90,7 +90,15 @@ def test_metadata_reaches_the_fit_and_the_score() -> None:
     assert 2 not in pipeline.predict(X) and len(scores) == 2
 
 
-@pytest.mark.parametrize("estimator", [MLPClassifier(**SMALL), MLPRegressor(**SMALL, solver="sgd")], ids=["c", "r"])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MLPClassifier(**SMALL),
+        MLPRegressor(**SMALL, solver="sgd"),
+        MLPClassifier(**SMALL, dropout=0.2, batch_norm=True),
+    ],
+    ids=["classes", "numbers", "layers"],
+)
 def test_skops_trusts_our_own_classes_names_alone(estimator: Any) -> None:
     fitted = clone(estimator).fit(X, Y)
     data = skops.io.dumps(fitted)

@@ -177,3 +177,18 @@ def test_numbers_alone_go_in_as_one_matrix() -> None:
     model = make([4, 5, 2], dtype="float64")
     (got,) = served(fb.to_onnx(model, table=encoder), x=table)
     np.testing.assert_allclose(got, model.predict(encoder.transform(table, np.float64)), rtol=1e-9)
+
+
+def test_pipelines_of_networks_with_more_than_products() -> None:
+    skl2onnx = pytest.importorskip("skl2onnx")
+    register_onnx_converters()
+    x = X.astype(np.float32)
+    net = MLPClassifier((8, 6), dropout=[0.2, 0.0], batch_norm=True, max_iter=9, random_state=0)
+    pipeline = make_pipeline(StandardScaler(), net).fit(x, Y)
+    graph = skl2onnx.to_onnx(pipeline, x[:1], options={"zipmap": False}, target_opset=OPSET)
+    labels, got = served(graph, X=x)
+    np.testing.assert_allclose(got, pipeline.predict_proba(x), atol=1e-5)
+    np.testing.assert_array_equal(labels, pipeline.predict(x))
+    several = MLPClassifier((8,), max_iter=2).fit(x, np.stack([Y, 2 - Y], axis=1))
+    with pytest.raises(ValueError, match="several columns of classes have no form"):
+        skl2onnx.to_onnx(several, x[:1])

@@ -15,7 +15,9 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from sklearn.utils.validation import validate_data
 
 from fastbp.activations import Activation
-from fastbp.estimators.base import BasePerceptron, described
+from fastbp.estimators.base import BasePerceptron
+from fastbp.estimators.heads import LOSS, Heads
+from fastbp.estimators.wording import described
 from fastbp.losses import LOSSES, Loss
 from fastbp.schedules import Schedule
 
@@ -36,9 +38,10 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
 
     Parameters, attributes and methods, their defaults and errors are scikit-learn's, and so are the initial weights,
     the held-out rows and the order of the rows for a `random_state`: results are those of scikit-learn but for
-    rounding. The loss is computed from logits, not from clipped probabilities. Sparse rows become dense a block at a
-    time.
-    Binary and multilabel targets have logistic outputs, more than two classes softmax outputs.
+    rounding. The loss is computed from logits, not from clipped probabilities. Sparse rows stay sparse in training.
+    Binary and multilabel targets have logistic outputs, more than two classes softmax outputs. Beyond scikit-learn's
+    class y may have several columns of classes: one network learns them together, `predict` returns them side by side,
+    `predict_proba` a list with each column's, and `score` counts the rows that are right in all of them.
 
     Parameters
     ----------
@@ -52,7 +55,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
 
     Attributes
     ----------
-    classes_ : the class labels, sorted
+    classes_ : the class labels, sorted; of several columns of classes a list with those of each
     {attributes}
 
     Examples
@@ -71,7 +74,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
     }
 
-    classes_: Array
+    classes_: Array | list[Array]
     class_weight: Any
     _label_binarizer: LabelBinarizer
 
@@ -103,11 +106,14 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         max_fun: int = 15000,
         loss: str | Loss = "log_loss",
         class_weight: Any = None,
+        dropout: float | Sequence[float] = 0.0,
+        batch_norm: bool = False,
         weight_decay: float = 0.0,
         clipvalue: float | None = None,
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         callbacks: Any = None,
+        device: str = "auto",
         dtype: Any = None,
         threads: int | None = None,
     ) -> None:
@@ -129,7 +135,8 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         Parameters
         ----------
         X : (n_samples, n_features) array, frame or sparse matrix
-        y : (n_samples,) class labels, or (n_samples, n_classes) zeros and ones for several labels a row
+        y : (n_samples,) class labels, (n_samples, n_classes) zeros and ones for several labels a row, or
+            (n_samples, n_columns) class labels
         sample_weight : (n_samples,) weights of the rows
         X_val, y_val, sample_weight_val : beyond scikit-learn: rows to validate on with `early_stopping`, in place of
             held-out ones
@@ -144,20 +151,22 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
     @available_if(BasePerceptron._is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
-        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, classes: ArrayLike | None = None
+        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, classes: Any = None
     ) -> "MLPClassifier":
         """Go on training with one pass over these rows.
 
         Parameters
         ----------
         X, y, sample_weight : as for `fit`
-        classes : all class labels there will be; needed at the first call
+        classes : all class labels there will be, of several columns a list with those of each; needed at the first call
 
         Returns
         -------
         self
         """
-        if _check_partial_fit_first_call(self, classes):
+        if classes is not None and len(classes) and np.ndim(classes[0]) == 1:
+            self._check_columns([np.unique(labels) for labels in classes])
+        elif self._heads is None and _check_partial_fit_first_call(self, classes):
             multilabel = type_of_target(y).startswith("multilabel")
             self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
         return self._fit(X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
@@ -179,13 +188,29 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         )
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
+    def _check_columns(self, classes: list[Array]) -> None:
+        """Take over the classes of several columns that `partial_fit` was given, or refuse others than there are."""
+        known = getattr(self, "classes_", classes)
+        if len(known) != len(classes) or not all(map(np.array_equal, known, classes)):
+            raise ValueError(f"`classes={classes}` is not the same as on last call to partial_fit, was: {known}")
+        self.classes_ = classes
+
+    @property
+    def _heads(self) -> Heads | None:
+        """Several columns of classes; None of one, and before a fit."""
+        classes = getattr(self, "classes_", None)
+        return Heads(classes) if isinstance(classes, list) else None
+
     def _encoded(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array, Array | None]:
         X, y = self._checked(X, y, reset)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
-            self._label_binarizer = LabelBinarizer().fit(y)
-            self.classes_ = self._label_binarizer.classes_
+            if type_of_target(y) == "multiclass-multioutput":
+                self.classes_ = [np.unique(column) for column in y.T]
+            else:
+                self._label_binarizer = LabelBinarizer().fit(y)
+                self.classes_ = self._label_binarizer.classes_
         else:
-            self._check_classes(unique_labels(y), same=self.warm_start)
+            self._check_known(y, same=self.warm_start)
         if incremental and self.class_weight == "balanced":
             raise ValueError(
                 "class_weight 'balanced' is not supported for partial_fit, which sees some of the rows at a time: pass "
@@ -196,16 +221,25 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
 
     def _encoded_held(self, X: Any, y: Any) -> tuple[Any, Array]:
         X, y = self._checked(X, y, False)
-        self._check_classes(unique_labels(y), same=False)
+        self._check_known(y, same=False)
         return X, self._codes(y)
 
     def _codes(self, y: Array) -> Array:
-        """Class numbers (N,), or (N, O) booleans."""
+        """Class numbers (N,), (N, O) booleans, or what `Heads` makes of several columns."""
+        if self._heads is not None:
+            return self._heads.targets(y)
         if self._label_binarizer.y_type_ == "multiclass":
             return np.searchsorted(self.classes_, y).astype(np.int64)
         if y.ndim == 1:
             return np.asarray(y == self.classes_[-1])[:, None] & (len(self.classes_) > 1)
         return self._label_binarizer.transform(y).astype(bool)
+
+    def _check_known(self, y: Array, same: bool) -> None:
+        """Refuse targets of other columns or classes; `same`: refuse all others than the network has."""
+        if self._heads is not None:
+            self._heads.check(y, same)
+        else:
+            self._check_classes(unique_labels(y), same)
 
     def _check_classes(self, classes: Array, same: bool) -> None:
         """Refuse classes that the network has no outputs for; `same`: refuse all others than those it has."""
@@ -221,9 +255,15 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
             )
 
     def _outputs_wanted(self, y: Array) -> tuple[int, str]:
+        if self._heads is not None:
+            return self._heads.outputs, "identity"
         return (len(self.classes_), "softmax") if y.ndim == 1 else (y.shape[1], "logistic")
 
     def _criterion(self) -> Loss:
+        if self._heads is not None:
+            if self.loss != "log_loss":
+                raise ValueError(f'several columns of classes are learned by loss="log_loss" alone, got {self.loss!r}')
+            return LOSS
         softmax = self.out_activation_ == "softmax"
         if isinstance(self.loss, str):
             return replace(CRITERIA[self.loss][not softmax], mean_outputs=False)
@@ -240,28 +280,55 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         return y.astype(bool) if self.n_outputs_ == 1 else None
 
     def _scored(self, outputs: Array, y: Array, weight: Array | None) -> float:
-        right = outputs.argmax(axis=1) == y if y.ndim == 1 else ((outputs > 0.5) == (y > 0.5)).all(axis=1)
+        if self._heads is not None:
+            right = self._heads.right(outputs, y)
+        else:
+            right = outputs.argmax(axis=1) == y if y.ndim == 1 else ((outputs > 0.5) == (y > 0.5)).all(axis=1)
         return float(np.average(right, weights=weight))
 
     # -------------------------------------------------- predictions
 
     def predict(self, X: Any) -> Array:
-        """Classes (n_samples,), or zeros and ones (n_samples, n_classes), of rows X (n_samples, n_features)."""
+        """Classes of rows X (n_samples, n_features).
+
+        Returns
+        -------
+        (n_samples,) labels, (n_samples, n_classes) zeros and ones, or (n_samples, n_columns) labels, as y was
+        """
         outputs = self._outputs(X)
+        if self._heads is not None:
+            return self._heads.labels(outputs)
         labels: Array = self._label_binarizer.inverse_transform(outputs.ravel() if self.n_outputs_ == 1 else outputs)
         return labels
 
-    def predict_proba(self, X: Any) -> Array:
-        """Probability (n_samples, n_classes) of each class, in the order of `classes_`."""
+    def predict_proba(self, X: Any) -> Any:
+        """Probability (n_samples, n_classes) of each class, in the order of `classes_`; a list of several columns'."""
         outputs = self._outputs(X)
+        if self._heads is not None:
+            return [np.exp(column) for column in self._heads.log_probabilities(outputs)]
         return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
 
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: Any) -> Any:
         """Logarithm of `predict_proba`."""
+        if self._heads is not None:
+            return self._heads.log_probabilities(self._outputs(X))
         probabilities = self.predict_proba(X)
         return np.log(probabilities, out=probabilities)
+
+    def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
+        """Accuracy: the share of rows, by weight, that `predict` is right about, in all columns of several.
+
+        Parameters
+        ----------
+        X, y, sample_weight : as for `fit`
+        """
+        if self._heads is None:
+            return float(super().score(X, y, sample_weight))
+        right = (np.asarray(y) == self.predict(X)).all(axis=1)
+        return float(np.average(right, weights=None if sample_weight is None else np.asarray(sample_weight)))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
+        tags.target_tags.multi_output = True
         return tags

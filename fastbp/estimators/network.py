@@ -4,24 +4,29 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastbp._jit import default_threads
-from fastbp.activations import Activation
 from fastbp.compilation import compile_kernels
 from fastbp.cpu.engine import Engine
 from fastbp.estimators.rates import StepRule
+from fastbp.estimators.shape import Shape
+from fastbp.layers import lower
 from fastbp.losses import Loss
 from fastbp.objective import Objective, Outcome
-from fastbp.program import LayerSpec, aligned
+from fastbp.operations import DENSE
+from fastbp.program import aligned
 from fastbp.sparse import SparseRows, as_sparse, is_sparse
 
 Array = NDArray[Any]
+
+Lists = tuple[list[Array], list[Array], list[Array]]
+"""coefs, intercepts, and of each batch normalisation (4, O): gamma, beta, moving mean and variance."""
 
 PREDICTION_ROWS = 4096
 DENSE_ABOVE = 16
@@ -52,61 +57,63 @@ class Network:
 
     Parameters
     ----------
-    coefs, intercepts : (I, O) and (O,) arrays, layer by layer; float32 if the first is, else float64
-    activations : a row of the table for each layer
+    lists : the weights; float32 if the first array is, else float64
+    shape : what stands between the products
     alpha : ``alpha / 2`` times the sum of the squared weights, biases left out, is the penalty before it is divided
     """
 
-    def __init__(
-        self, coefs: Sequence[Any], intercepts: Sequence[Any], activations: Sequence[Activation], alpha: float
-    ) -> None:
-        kernels, biases = [np.asarray(c) for c in coefs], [np.asarray(b) for b in intercepts]
-        _check_chain(kernels, biases, len(activations))
+    def __init__(self, lists: Lists, shape: Shape, alpha: float) -> None:
+        kernels, biases, norms = ([np.asarray(array) for array in arrays] for arrays in lists)
+        _check_chain(kernels, biases, norms, shape)
         dtype = np.dtype(np.float32 if kernels[0].dtype == np.float32 else np.float64)
         penalty = (0.0, alpha / 2, 0.0, 0.0)
-        specs = [
-            LayerSpec(c.shape[0], c.shape[1], True, row, penalty) for c, row in zip(kernels, activations, strict=True)
-        ]
-        self.activations, self.alpha = tuple(activations), alpha
-        self.engine = Engine(specs, dtype, default_threads())
-        self.put(kernels, biases)
+        specs = lower(shape.layers(c.shape[1] for c in kernels), kernels[0].shape[0]).specs
+        self.shape, self.alpha = shape, alpha
+        self.engine = Engine(
+            [replace(spec, penalty=penalty) if spec.operation is DENSE else spec for spec in specs],
+            dtype,
+            default_threads(),
+        )
+        self.put((kernels, biases, norms))
 
     @property
     def dtype(self) -> np.dtype[Any]:
         return self.engine.dtype
 
     @property
-    def inputs(self) -> int:
-        """I of the first layer."""
-        return self.engine.program.layers[0].fan_in
-
-    @property
-    def outputs(self) -> int:
-        """O of the last layer."""
-        return self.engine.program.layers[-1].fan_out
+    def units(self) -> list[int]:
+        """I of the first product, and O of each."""
+        products = [layer for layer in self.engine.program.layers if layer.operation is DENSE]
+        return [products[0].fan_in, *(layer.fan_out for layer in products)]
 
     # -------------------------------------------------- the two orders
 
-    def put(self, coefs: Sequence[Any], intercepts: Sequence[Any]) -> None:
+    def put(self, lists: Lists) -> None:
         """Write the weights."""
-        self.engine.program.put(self.engine.weights, _interleaved(coefs, intercepts))
+        self.engine.program.put(self.engine.weights, _interleaved(lists))
 
-    def take(self, flat: Array | None = None) -> tuple[list[Array], list[Array]]:
-        """(coefs, intercepts), copied out of the weights or of another array in the engine's order."""
-        arrays = self.engine.program.take(self.engine.weights if flat is None else flat)
-        return arrays[::2], arrays[1::2]
+    def take(self) -> Lists:
+        """The weights, copied."""
+        program = self.engine.program
+        arrays = iter(program.take(self.engine.weights))
+        coefs, intercepts, norms = [], [], []
+        for layer in program.layers:
+            if layer.operation is DENSE:
+                coefs.append(next(arrays))
+                intercepts.append(next(arrays))
+            elif layer.rows:
+                norms.append(np.stack([next(arrays) for _ in layer.rows]))
+        return coefs, intercepts, norms
 
-    def takes(self, coefs: Sequence[Any], intercepts: Sequence[Any]) -> bool:
+    def takes(self, lists: Lists) -> bool:
         """Whether `put` takes these arrays."""
-        wanted = [
-            shape for layer in self.engine.program.layers for shape in ((layer.fan_in, layer.fan_out), (layer.fan_out,))
-        ]
-        given = [np.shape(array) for array in _interleaved(coefs, intercepts)]
-        half = getattr(coefs[0], "dtype", None) == np.float32
+        wanted = [shape for layer in self.engine.program.layers for _, shape in layer.arrays]
+        given = [np.shape(array) for array in _interleaved(lists)]
+        half = getattr(lists[0][0], "dtype", None) == np.float32
         return given == wanted and half == (self.dtype == np.float32)
 
     def moments(self) -> list[list[Array]]:
-        """The optimizer's arrays, each in the order of coefs and intercepts in turn."""
+        """The optimizer's arrays, each in the engine's order."""
         return [self.engine.program.take(moment) for moment in self.engine.moments()]
 
     def put_moments(self, moments: Sequence[Sequence[Array]], rule: StepRule) -> None:
@@ -124,10 +131,20 @@ class Network:
             with _compiling:
                 compile_kernels(needed, shown or sys.stderr.isatty())
 
-    def train(self, data: Samples, orders: Array, batch: int, rule: StepRule, loss: Loss) -> Outcome:
-        """Run the epochs whose rows `orders` (E, M) names, in batches of `batch`; `rule` counts from the first step."""
+    def train(
+        self, data: Samples, orders: Array, batch: int, rule: StepRule, loss: Loss, noise: int = 0, seed: int = 0
+    ) -> Outcome:
+        """Run epochs in batches of `batch` rows.
+
+        Parameters
+        ----------
+        data, loss : what to fit
+        orders : (E, M) numbers of the rows of each epoch
+        rule : of the steps, counted from the first
+        noise, seed : number of the first step and what else names the draws of dropout
+        """
         weights, scales = self._shares(data, orders, batch)
-        step: dict[str, Any] = {"batch": batch, "objective": Objective(loss), "optimizer": rule}
+        step: dict[str, Any] = {"batch": batch, "objective": Objective(loss), "optimizer": rule, "seed": seed}
         per_epoch = -(-orders.shape[1] // batch)
         total, done, sums = per_epoch * len(orders), 0, np.zeros((len(orders), 1))
         while done < total:
@@ -141,6 +158,7 @@ class Network:
                 first_step=done,
                 steps=steps,
                 updates=done,
+                noise=noise + done,
                 penalty_scales=scales[done : done + steps],
                 carried=sums[first],
                 **step,
@@ -189,7 +207,7 @@ class Network:
 
     def predict(self, x: Any) -> Array:
         """Outputs (N, O) for rows (N, I) of numbers, dense or sparse."""
-        result = np.empty((x.shape[0], self.outputs), self.dtype)
+        result = np.empty((x.shape[0], self.units[-1]), self.dtype)
         self.engine.run(staged(x, self.dtype), batch=PREDICTION_ROWS, result=result).completed()
         return result
 
@@ -205,12 +223,16 @@ def staged(x: Any, dtype: np.dtype[Any]) -> Array | SparseRows:
     return np.require(x, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
-def _interleaved(coefs: Sequence[Any], intercepts: Sequence[Any]) -> list[Any]:
-    return [array for pair in zip(coefs, intercepts, strict=True) for array in pair]
+def _interleaved(lists: Lists) -> list[Any]:
+    """The arrays layer by layer."""
+    coefs, intercepts, norms = lists
+    pairs = zip_longest(zip(coefs, intercepts, strict=True), norms, fillvalue=())
+    return [array for pair, rows in pairs for array in (*pair, *rows)]
 
 
-def _check_chain(coefs: Sequence[Array], intercepts: Sequence[Array], layers: int) -> None:
+def _check_chain(coefs: Sequence[Array], intercepts: Sequence[Array], norms: Sequence[Array], shape: Shape) -> None:
     """Refuse weights whose shapes make no network."""
+    layers = len(shape.activations)
     if len(coefs) != layers or len(intercepts) != layers:
         raise ValueError(
             f"coefs_ and intercepts_ hold {len(coefs)} and {len(intercepts)} arrays, hidden_layer_sizes asks for "
@@ -223,6 +245,12 @@ def _check_chain(coefs: Sequence[Array], intercepts: Sequence[Array], layers: in
         )
     if [b.shape for b in intercepts] != [(c.shape[1],) for c in coefs]:
         raise ValueError(f"intercepts_ must match coefs_: shapes {[b.shape for b in intercepts]} beside {shapes}")
+    wanted = [(4, c.shape[1]) for c in coefs[:-1]] if shape.batch_norm else []
+    if [rows.shape for rows in norms] != wanted:
+        raise ValueError(
+            f"batch_norm={shape.batch_norm} wants batch_norms_ of the shapes {wanted}, there are "
+            f"{[rows.shape for rows in norms]}: fit without warm_start, or set batch_norm back"
+        )
 
 
 class _Crowd:

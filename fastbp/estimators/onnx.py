@@ -74,6 +74,11 @@ def _classifier_shapes(operator: Any) -> None:
     from skl2onnx.common.data_types import Int64TensorType
     from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_shapes
 
+    if isinstance(operator.raw_operator.classes_, list):
+        raise ValueError(
+            "several columns of classes have no form among skl2onnx's classifiers: write the network alone, "
+            "fb.to_onnx(classifier.to_model(), path), whose outputs are the logits of each column in turn"
+        )
     calculate_linear_classifier_output_shapes(operator)
     if _many_labels(operator.raw_operator):
         shape = [operator.inputs[0].get_first_dimension(), operator.raw_operator.n_outputs_]

@@ -14,7 +14,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
 from fastbp.activations import Activation
-from fastbp.estimators.base import BasePerceptron, described
+from fastbp.estimators.base import BasePerceptron
+from fastbp.estimators.wording import described
 from fastbp.losses import LOSSES, Loss
 from fastbp.schedules import Schedule
 
@@ -37,7 +38,7 @@ class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
 
     Parameters, attributes and methods, their defaults and errors are scikit-learn's, and so are the initial weights,
     the held-out rows and the order of the rows for a `random_state`: results are those of scikit-learn but for
-    rounding, but for "lbfgs" with several outputs (see ``lbfgs.minimise``). Sparse rows become dense a block at a time.
+    rounding, but for "lbfgs" with several outputs (see ``lbfgs.minimise``). Sparse rows stay sparse in training.
 
     Parameters
     ----------
@@ -92,11 +93,14 @@ class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
+        dropout: float | Sequence[float] = 0.0,
+        batch_norm: bool = False,
         weight_decay: float = 0.0,
         clipvalue: float | None = None,
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         callbacks: Any = None,
+        device: str = "auto",
         dtype: Any = None,
         threads: int | None = None,
     ) -> None:

@@ -47,14 +47,14 @@ class Surrogate:
         return self.estimator.to_model().named_weights()
 
     def get_weights(self) -> list[NDArray[Any]]:
-        """Copies of kernels and biases in turn."""
+        """Copies of the weights, layer by layer."""
         network = self.estimator._ready()
         return network.engine.program.take(network.engine.weights)
 
     def set_weights(self, weights: list[ArrayLike]) -> None:
-        """Put kernels and biases, in turn, in place of the network's."""
-        arrays = [np.asarray(array) for array in weights]
-        self.estimator._ready().put(arrays[::2], arrays[1::2])
+        """Put arrays, in the order of `get_weights`, in place of the network's."""
+        network = self.estimator._ready()
+        network.engine.program.put(network.engine.weights, [np.asarray(array) for array in weights])
 
     def save(self, path: str) -> None:
         """Write the model file of `to_model`."""
