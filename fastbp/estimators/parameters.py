@@ -56,7 +56,7 @@ class Parameters(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
         "clipnorm": [_from(0, "neither"), None],
         "global_clipnorm": [_from(0, "neither"), None],
         "callbacks": [Callback, list, tuple, None],
-        "device": [str],
+        "device": [StrOptions({"auto", "cpu"})],
         "dtype": [StrOptions({"float32", "float64"}), Options(type, {np.float32, np.float64}), None],
         "threads": [_from(1, kind=Integral), None],
     }
