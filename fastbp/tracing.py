@@ -451,6 +451,7 @@ def compiled(source: str) -> Callable[..., Any]:
     """The formula that some code defines as ``made``: one for equal code."""
     names = dict(_NAMES)
     exec(compile(source, "<a user's function>", "exec"), names)
+    names["made"].source = source  # for engines that rewrite it
     return formula(names["made"])  # type: ignore[no-any-return]
 
 

@@ -39,10 +39,20 @@ def test_a_kernel_runs_in_the_simulator() -> None:
     out, a, b = np.zeros(5), np.arange(4.0), np.ones(4)
     add_doubles[1, 4](out, a, b)
     np.testing.assert_array_equal(out, [2, 3, 4, 5, 14])
-    bounded = kernel(threads=4)(add_doubles.fn)
-    again = np.zeros(5)
-    bounded[1, 4](again, a, b)
-    np.testing.assert_array_equal(again, out)
+
+
+@kernel(threads=4)
+def overflow(out):
+    """out becomes infinite, and their difference NaN."""
+    i = cuda.threadIdx.x
+    out[i] = out[i] * out[i]
+    out[i + cuda.blockDim.x] = out[i] - out[i]
+
+
+def test_numbers_overflow_in_silence() -> None:
+    out = np.full(8, 1e300)
+    overflow[1, 4](out)
+    assert np.isposinf(out[:4]).all() and np.isnan(out[4:]).all()
 
 
 def test_nothing_compiles_in_the_simulator() -> None:

@@ -16,8 +16,10 @@ import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     cuda: Any
@@ -81,9 +83,23 @@ def kernel(function: Callable[..., Any] | None = None, *, threads: int | None = 
     """
     if function is None:
         return lambda function: kernel(function, threads=threads, blocks=blocks)
-    if simulated() or threads is None:
+    if simulated():
+        return _module().jit(_quiet(function), **OPTIONS)
+    if threads is None:
         return _module().jit(function, **OPTIONS)
     return _module().jit(function, launch_bounds=(threads, blocks), **OPTIONS)
+
+
+def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel without NumPy's warnings: a GPU computes with infinities and NaN in silence."""
+    silence = np.errstate
+
+    def run(*arguments: Any) -> None:
+        with silence(all="ignore"):
+            function(*arguments)
+
+    # the simulator replaces `cuda` among the globals of what it runs
+    return FunctionType(run.__code__, function.__globals__, function.__name__, None, run.__closure__)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
