@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from fastbp.layers import ActivityRegularization as ActivityRegularization
     from fastbp.layers import AlphaDropout as AlphaDropout
     from fastbp.layers import BatchNormalization as BatchNormalization
+    from fastbp.layers import Concatenate as Concatenate
     from fastbp.layers import Dense as Dense
     from fastbp.layers import Dropout as Dropout
+    from fastbp.layers import Embedding as Embedding
     from fastbp.layers import GaussianDropout as GaussianDropout
     from fastbp.layers import GaussianNoise as GaussianNoise
     from fastbp.layers import Input as Input
@@ -92,8 +94,10 @@ _CONTENTS = {
         "ActivityRegularization",
         "AlphaDropout",
         "BatchNormalization",
+        "Concatenate",
         "Dense",
         "Dropout",
+        "Embedding",
         "GaussianDropout",
         "GaussianNoise",
         "Input",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbp import losses, metrics, optimizers, storage
-from fastbp.layers import Layer
+from fastbp.layers import Embedding, Layer
 
 if TYPE_CHECKING:
     from fastbp.model import Model
@@ -128,7 +128,8 @@ def load_weights(model: "Model", path: str | os.PathLike[str]) -> None:
     given = {name: array for name, array in tensors.items() if not name.startswith(("optimizer.", FIT))}
     first = next((array for name, array in given.items() if name.endswith(".kernel")), None)
     if not model.built and first is not None:
-        model.build(model.input_width or len(first))
+        grown = sum(layer.width(0) or 0 for layer in model.layers if isinstance(layer, Embedding))
+        model.build(model.input_width or len(first) - grown)
     ordered = labels(model)
     if sorted(given) != sorted(ordered):
         raise ValueError(f"{os.fspath(path)} holds the weights {sorted(given)}; this network has {ordered}")

@@ -63,10 +63,12 @@ INITIALIZERS: dict[str, Initializer] = {
     "he_normal": _normal(_he),
     "lecun_uniform": _uniform(_lecun),
     "lecun_normal": _normal(_lecun),
+    "uniform": _uniform(lambda i, o: 0.05**2 / 3.0),
     "zeros": _constant(0.0),
     "ones": _constant(1.0),
 }
-"""Glorot and Bengio 2010, He et al. 2015, LeCun et al. 1998; fan-in and fan-out are the kernel's rows and columns."""
+"""Glorot and Bengio 2010, He et al. 2015, LeCun et al. 1998; fan-in and fan-out are the kernel's rows and columns.
+"uniform" goes from -0.05 to 0.05, as in Keras."""
 
 
 def checked(initializer: str | ArrayLike, label: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import data, sparse
+from fastbp import data
 from fastbp._checks import whole
 from fastbp._jit import default_threads
 from fastbp._signals import HeldBack
@@ -233,8 +233,8 @@ class _Stage:
         if model.dtype not in self._inputs:
             self._inputs[model.dtype] = data.as_matrix(self._x, model.dtype, name=self._names[0])
         inputs = self._inputs[model.dtype]
-        sparse.check(inputs, model.compute_dtype, model.layers[0])
         with _of(index):
+            model.check_inputs(inputs, model.compute_dtype, self._names[0])
             model.build(inputs.shape[1])
             _, loss, _ = model._compiled("fit_many")
             key = model.dtype, loss.targets, model.output_width, loss.mask_nan

@@ -236,7 +236,7 @@ class Model(Stack):
         loss = self._loss
         rows = data.as_matrix(x, self.dtype, name=names[0], width=self._input)
         width, count = self.output_width, len(rows)
-        sparse.check(rows, self.compute_dtype, self.layers[0])
+        self.check_inputs(rows, self.compute_dtype, names[0])
         targets = data.as_targets(y, loss.targets, width, self.dtype, rows=count, name=names[1], missing=loss.mask_nan)
         weights = None if weights is None else sample_weights(weights, count, self.dtype, name=names[2])
         self.build(rows.shape[1])
@@ -246,7 +246,8 @@ class Model(Stack):
         if self._engine is None and self._input is None and not self.layers:
             raise RuntimeError(f"{task}: the model has no layers")
         rows = data.as_matrix(x, self.dtype, width=self._input, finite=finite)
-        sparse.check(rows, self.compute_dtype, self.layers[0])
+        if finite or isinstance(rows, sparse.SparseRows):  # else the kernels look, and whoever calls asks again
+            self.check_inputs(rows, self.compute_dtype)
         self.build(rows.shape[1])
         return rows
 
@@ -566,7 +567,7 @@ class Model(Stack):
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
         """Put kernels (I, O) and biases (O,), in the order of `get_weights`."""
-        self.build(np.shape(weights[0])[0] if not self.built and len(weights) and np.ndim(weights[0]) else None)
+        self.build(None if self.built else self._width_by(weights))
         assert self._engine is not None
         self._engine.program.put(self._engine.weights, files.checked(self, weights, "set_weights"))
 

@@ -46,10 +46,11 @@ class Graph:
     Parameters
     ----------
     dtype : of the numbers that flow: float32 or float64
+    width : columns of the network's inputs
     """
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.dtype = np.dtype(dtype)
+    def __init__(self, dtype: np.dtype[Any], width: int) -> None:
+        self.dtype, self.width = np.dtype(dtype), width
         self.nodes: list[Node] = []
         self.constants: dict[str, Array] = {}
 
@@ -224,6 +225,25 @@ def residual(graph: Graph, x: str, layer: layers.Residual, name: str, arrays: Ar
     return activate(graph, graph.add("Add", a, x), layer.activation)
 
 
+def concatenate(graph: Graph, x: str, layer: layers.Concatenate, name: str, arrays: Arrays) -> str:
+    """activation(x beside layers(x))."""
+    inner = _chain(graph, x, layer.layers, f"{name}.", arrays)
+    return activate(graph, graph.add("Concat", x, inner, axis=1), layer.activation)
+
+
+def embedding(graph: Graph, x: str, layer: layers.Embedding, name: str, arrays: Arrays) -> str:
+    """The columns that pass, then the rows that the category numbers name; a runtime refuses unknown ones."""
+    parts = []
+    if passing := layer.passing(graph.width):
+        parts.append(graph.add("Gather", x, graph.integers(passing), axis=1))
+    for column in layer.columns:
+        label = f"{name}.{column}.embeddings"
+        codes = graph.add("Cast", graph.add("Gather", x, graph.integers([column]), axis=1), to=_INT64)
+        codes = graph.add("Reshape", codes, graph.integers([-1]))
+        parts.append(graph.add("Gather", graph.constant(arrays[label], label), codes, axis=0))
+    return parts[0] if len(parts) == 1 else graph.add("Concat", *parts, axis=1)
+
+
 LAYERS: dict[type, Callable[..., str]] = {
     layers.Dense: dense,
     layers.Activation: activation,
@@ -237,6 +257,8 @@ LAYERS: dict[type, Callable[..., str]] = {
     layers.RMSNormalization: rms_normalization,
     layers.Normalization: normalization,
     layers.Residual: residual,
+    layers.Concatenate: concatenate,
+    layers.Embedding: embedding,
 }
 
 
@@ -265,7 +287,8 @@ def add_encoder(graph: Graph, encoder: TabularEncoder, input_name: str) -> tuple
     """Add what makes inputs of raw columns; (the name of its outputs, the graph's inputs).
 
     Numbers alone are one input (rows, columns), else each column is one (rows, 1). A missing number is NaN, missing
-    text is "". What training didn't see becomes zeros: a graph has no errors.
+    text is "". What training didn't see becomes zeros: a graph has no errors. As category numbers it becomes one beyond
+    the last, which the runtime refuses.
     """
     columns, kind = encoder.columns_, element_type(graph.dtype)
     numbers = [column for column in columns if isinstance(column, NumberColumn)]
@@ -300,6 +323,13 @@ def _numbers(graph: Graph, x: str, columns: list[NumberColumn], prefix: str) -> 
 
 def _categories(graph: Graph, column: CategoryColumn) -> str:
     names = [*column.categories, *[""] * column.missing]
+    if column.codes:
+        known = len(column.categories)
+        codes = [*range(known), *[column.count - 1] * column.missing]
+        unseen = float(known if column.other else column.count)
+        options = {"keys_strings": names, "values_floats": [float(code) for code in codes], "default_float": unseen}
+        found = graph.add("LabelEncoder", column.name, domain=_ML, **options)
+        return graph.add("Cast", found, to=element_type(graph.dtype))
     ones = graph.add("OneHotEncoder", column.name, domain=_ML, cats_strings=names, zeros=1)
     ones = graph.add("Reshape", ones, graph.integers([-1, len(names)]))
     ones = graph.add("Cast", ones, to=element_type(graph.dtype))
@@ -328,7 +358,7 @@ def _answers(graph: Graph, outputs: str, table: Preparation) -> list[tuple[str, 
 
 # ---------------------------------------------------------------- files
 
-_FLOAT, _STRING, _DOUBLE = 1, 8, 11
+_FLOAT, _INT64, _STRING, _DOUBLE = 1, 7, 8, 11
 """Numbers of the types in ONNX's files (TensorProto.DataType)."""
 _ML, _ML_VERSION = "ai.onnx.ml", 3
 
@@ -399,7 +429,7 @@ def to_onnx(
     if input_name == output_name:
         raise ValueError(f"to_onnx: input and output are both named {input_name!r}; name them differently")
     model.build()
-    graph = Graph(model.dtype)
+    graph = Graph(model.dtype, model.input_width)
     kind = element_type(graph.dtype)
     x, inputs = input_name, [(input_name, kind, ["rows", model.input_width])]
     if table is not None:

@@ -20,6 +20,7 @@ class Operation:
     whole_rows : whether a row's numbers are needed all at once
     whole_batch : whether training needs sums over the batch before it
     alias : whether its output, or what comes before its activation, is its input and takes no memory
+    second : whether it takes a second input, the outputs of the op ``LayerSpec.skip``
     row_state : numbers kept of each batch row
     neuron_state : numbers kept of each neuron
     """
@@ -31,6 +32,7 @@ class Operation:
     whole_rows: bool = False
     whole_batch: bool = False
     alias: bool = False
+    second: bool = False
     row_state: int = 0
     neuron_state: int = 0
 
@@ -39,7 +41,21 @@ DENSE = Operation("dense")
 ACTIVATION = Operation("activation", alias=True)
 ACTIVITY = Operation("activity_regularization", alias=True, whole_rows=True, row_state=1)
 FORK = Operation("fork", alias=True)
-JOIN = Operation("join")
+"""Passes on; going back it adds up what both of its users give back, the second one's ahead of where that stands."""
+JOIN = Operation("join", second=True)
+"""The sum of two inputs of one width."""
+CONCATENATE = Operation("concatenate", second=True)
+"""The second input's columns, then the first one's (which are ``fan_in``)."""
+ARRANGE = Operation("arrange")
+"""Column ``LayerSpec.picks[o]`` of its inputs becomes column o; those with -1 are left to the ops behind it."""
+EMBEDDING = Operation(
+    "embedding", rows=("embeddings",), learned=("embeddings",), alias=True, second=True, whole_rows=True
+)
+"""Row c of its matrix (categories, dim) becomes the columns place .. place + dim of its outputs; the others pass.
+
+``LayerSpec.picks`` is (column of the second input that holds c, place, dim). c is looked at in Python before training;
+a kernel that meets another number than 0, 1 ... categories - 1 takes row 0 and writes 1 to ``UNFIT``. Going back, dA is
+dZ; the gradient of row c is the sum over the batch's rows with c, in their order, of their dZ."""
 DROPOUT = Operation("dropout", noise=True)
 ALPHA_DROPOUT = Operation("alpha_dropout", noise=True)
 GAUSSIAN_NOISE = Operation("gaussian_noise", noise=True)

@@ -10,7 +10,7 @@ import numpy as np
 from fastbp import program as pg
 from fastbp.activations import IDENTITY, RELU
 from fastbp.graph import GIVEN, LATE, Graph
-from fastbp.operations import DENSE, FORK, JOIN
+from fastbp.operations import DENSE, FORK
 from fastbp.program import LayerSpec, Program, Tiles
 
 FEW_TILES = 12  # a thread: below that the tasks are halved, to share them better
@@ -130,13 +130,13 @@ class Plan(Graph):
         for index, layer in enumerate(layers):
             op, source, last = table[index], self.sources[index], index == len(layers) - 1
             op[[pg.IN, pg.STEPS_IN, pg.OUT, pg.THIN]] = layer.fan_in, layer.learned, layer.fan_out, self.thin
-            op[pg.KERNEL] = layer.kernel
+            op[pg.KERNEL], op[pg.W_PANELS] = layer.kernel, program.panels(layer.neurons)
             place = self.places[index]
             op[pg.W], op[pg.W_PANEL] = program.offsets[place], program.panel_bytes[place]
             op[[pg.A, pg.A_PANEL]] = table[source, [pg.H, pg.H_PANEL]] if source >= 0 else inputs
             op[pg.MODE] = self.tile_rectifies[index]
             op[pg.MASK] = layer.operation is DENSE and source >= 0 and self.tile_masks[source]
-            if layer.operation is JOIN:
+            if layer.operation.second:
                 skip = self.skips[index]
                 op[[pg.SKIP, pg.SKIP_PANEL]] = table[skip, [pg.H, pg.H_PANEL]] if skip >= 0 else inputs
             if heirs[index] != index:
@@ -271,7 +271,7 @@ class Plan(Graph):
         whole = [
             (pg.APPLY, index, 0, self.layers[index].steps, j0, j1)
             for index in bound
-            for j0, j1 in _blocks(program.panels(self.layers[index].fan_out), 2 if program.half else 1)
+            for j0, j1 in _blocks(program.panels(self.layers[index].neurons), 2 if program.half else 1)
         ]
         return (after if self.update in (LATE, GIVEN) else []) + whole
 
@@ -282,15 +282,18 @@ class Plan(Graph):
             (pg.WEIGHTS, index, k0, k1, j0, j1)
             for index in self.learning
             for layer in [self.layers[index]]
-            for j0, j1 in _blocks(program.panels(layer.fan_out), pg.PANELS_OF_TILE)
+            for j0, j1 in _blocks(program.panels(layer.neurons), pg.PANELS_OF_TILE)
             for k0, k1 in self._inputs(layer, rows)
         ]
 
     def _inputs(self, layer: LayerSpec, rows: int) -> list[tuple[int, int]]:
         """Runs of a panel's rows that are summed together."""
-        if layer.operation is not DENSE:
+        if layer.operation is DENSE:
+            return _blocks(layer.steps, rows, sliver=self.program.tiles.lanes // 2)
+        if layer.matrix is None:
             return [(0, layer.learned)]
-        return _blocks(layer.steps, rows, sliver=self.program.tiles.lanes // 2)
+        panels = min(self.program.panels(layer.neurons), pg.PANELS_OF_TILE)
+        return _blocks(layer.learned, pg.TABLE_ROWS // panels // pg.ROWS_OF_TILE * pg.ROWS_OF_TILE)
 
     def _owned_tiles(self, threads: int) -> list[tuple[int, ...]]:
         """Tasks of the weights phase of a thin step, thread by thread: the neurons whose sums it made going forward."""
@@ -300,7 +303,7 @@ class Plan(Graph):
             for thread in range(threads)
             for index in self.learning
             for layer in [self.layers[index]]
-            for first, last in [_part(program.panels(layer.fan_out), thread, threads)]
+            for first, last in [_part(program.panels(layer.neurons), thread, threads)]
             for j0, j1 in _blocks(last - first, pg.PANELS_OF_TILE)
             for k0, k1 in self._inputs(layer, pg.ROWS_OF_TILE)
         ]

@@ -87,8 +87,10 @@ from fastbp.operations import DENSE, Operation
     STATISTICS_BACK,  # and before its way back
     ACTIVITY,  # 1: each panel of STATE holds a penalty (float64) that is part of the loss
     ONES,  # 1: a row of ones follows the network's inputs, which a product with a bias reads
-) = range(63)
-OP_COLUMNS = 63
+    W_PANELS,  # weight panels
+    PICKS,  # address of int64: the op's ``LayerSpec.picks``
+) = range(65)
+OP_COLUMNS = 65
 
 # ---- columns of a run: what one launch of the workers needs to know
 (
@@ -166,8 +168,9 @@ OP_COLUMNS = 63
     NOISE,  # number of the first step since the weights were drawn: it names the noise
     NOW,  # of each worker, a line long: what it works on (see below)
     ACTIVITIES,  # 1: some op penalises what it passes on
-) = range(74)
-RUN_COLUMNS = 74
+    STILL,  # 1: an update leaves weights as they are whose gradient is 0, but for penalties
+) = range(75)
+RUN_COLUMNS = 75
 
 # ---- columns of NOW: what an op's rule may ask about the slab of rows that it works on
 (
@@ -220,6 +223,7 @@ ROW_MULTIPLE = 4  # numbers: rows of plain matrices begin at multiples of 16 byt
 NEURON_BLOCK = 256  # outputs of a block stay in L2 over the blocks of k
 K_BLOCK = 192  # rows of a panel that stay in L1 over the neurons of a block
 ROWS_OF_TILE, PANELS_OF_TILE = 32, 16  # a task of the weights phase: 32 inputs x 16 panels of neurons
+TABLE_ROWS = ROWS_OF_TILE * PANELS_OF_TILE  # of one panel of an embedding: as large a task, as each looks at all rows
 SLAB_ROWS = 1024
 THIN_PARAMETERS = 4096  # below that a whole panel of samples costs little
 SETTABLE = "penalty", "trainable", "rate", "constraint", "numbers"
@@ -250,8 +254,10 @@ class LayerSpec:
     numbers : the operation's own numbers
     rows : of another op than a product, the names of its neurons' own numbers
     source : number of the op whose outputs it takes, -1 for the network's inputs, None for the op before
-    skip : number of the op whose outputs a join adds
+    skip : number of the op whose outputs are the second input, -1 for the network's inputs
     key : names its noise
+    matrix : of another op than a product, the shape of its parameters where they are one matrix
+    picks : of an op that chooses columns, which ones (see ``operations``)
     """
 
     fan_in: int
@@ -268,20 +274,33 @@ class LayerSpec:
     source: int | None = None
     skip: int | None = None
     key: int = 0
+    matrix: tuple[int, int] | None = None
+    picks: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
         """Rows of a panel of its parameters."""
+        if self.matrix is not None:
+            return self.matrix[0]
         return self.fan_in + self.bias if self.operation is DENSE else len(self.rows)
+
+    @property
+    def neurons(self) -> int:
+        """Columns of its parameters, which stand in panels."""
+        return self.fan_out if self.matrix is None else self.matrix[1]
 
     @property
     def learned(self) -> int:
         """Rows of a panel, the first ones, that an optimizer may update."""
-        return self.steps if self.operation is DENSE else sum(row in self.operation.learned for row in self.rows)
+        if self.operation is DENSE or self.matrix is not None:
+            return self.steps
+        return sum(row in self.operation.learned for row in self.rows)
 
     @property
     def kernel(self) -> int:
         """Rows of a panel, the first ones, that are one array of weights; the learned rows behind it are another."""
+        if self.matrix is not None:
+            return self.steps
         return self.fan_in if self.operation is DENSE else min(1, self.learned)
 
     @property
@@ -292,6 +311,8 @@ class LayerSpec:
     @property
     def arrays(self) -> list[tuple[int, tuple[int, ...]]]:
         """Its parameters as users see them: the first row of a panel and the shape of each."""
+        if self.matrix is not None:
+            return [(0, self.matrix)]
         if self.operation is DENSE:
             kernel: tuple[int, tuple[int, ...]] = 0, (self.fan_in, self.fan_out)
             return [kernel, (self.fan_in, (self.fan_out,))] if self.bias else [kernel]
@@ -300,7 +321,7 @@ class LayerSpec:
     @property
     def parameters(self) -> int:
         """How many numbers they are."""
-        return self.steps * self.fan_out
+        return self.steps * self.neurons
 
 
 Piece = tuple[Any, Any, np.ndarray]
@@ -356,10 +377,10 @@ class Program:
         size = self.dtype.itemsize
         self.panel_bytes, self.offsets, end = [], [], 0
         for layer in self.layers:
-            panel = layer.steps * self.panel_width(layer.fan_out) * size
+            panel = layer.steps * self.panel_width(layer.neurons) * size
             self.panel_bytes.append(panel)
             self.offsets.append(end)
-            end = round_up(end + self.panels(layer.fan_out) * panel, LINE)
+            end = round_up(end + self.panels(layer.neurons) * panel, LINE)
         self.parameter_bytes = round_up(end, 4096) + LINE
         self.sources = [i - 1 if layer.source is None else layer.source for i, layer in enumerate(self.layers)]
         self.copies = np.zeros((len(self.layers), 4), np.int64)
@@ -421,7 +442,7 @@ class Program:
     def _view(self, flat: np.ndarray, index: int) -> np.ndarray:
         """A layer's panels in the flat array, (panels, I + bias, width)."""
         layer, size = self.layers[index], self.dtype.itemsize
-        shape = (self.panels(layer.fan_out), layer.steps, self.panel_width(layer.fan_out))
+        shape = (self.panels(layer.neurons), layer.steps, self.panel_width(layer.neurons))
         start = self.offsets[index] // size
         return flat[start : start + int(np.prod(shape))].reshape(shape)
 
@@ -430,7 +451,7 @@ class Program:
         queue = iter(arrays)
         for index, layer in enumerate(self.layers):
             view = self._view(flat, index)
-            view[-1, :, layer.fan_out - (len(view) - 1) * view.shape[2] :] = 0
+            view[-1, :, layer.neurons - (len(view) - 1) * view.shape[2] :] = 0
             for row, shape in layer.arrays:
                 self._write(view[:, row : row + (shape[0] if len(shape) == 2 else 1)], next(queue))
 
@@ -454,7 +475,7 @@ class Program:
             view = self._view(flat, index)
             for row, shape in layer.arrays:
                 if len(shape) == 2:
-                    arrays.append(self._read(view[:, row : row + shape[0]], layer.fan_out))
+                    arrays.append(self._read(view[:, row : row + shape[0]], layer.neurons))
                 else:
                     arrays.append(self._read(view[:, row : row + 1], layer.fan_out)[0].copy())
         return arrays

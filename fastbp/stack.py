@@ -1,11 +1,16 @@
 """Floor 2: layers that follow one another, before there are weights."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from fastbp.layers import Dense, Input, Layer, Network, lower, unique_names
+from fastbp import sparse
+from fastbp.layers import Dense, Embedding, Input, Layer, Network, lower, unique_names
+from fastbp.operations import ACTIVITY
 from fastbp.program import Piece
+from fastbp.sparse import SparseRows
 
 
 class Stack:
@@ -57,6 +62,15 @@ class Stack:
         """I of the first layer; None until it is known."""
         return self._input
 
+    def _width_by(self, weights: Sequence[ArrayLike]) -> int | None:
+        """Columns of the inputs, by arrays in the order of ``get_weights``; None where they don't say."""
+        looked_up, grown = 0, 0
+        if self.layers and isinstance(first := self.layers[0], Embedding):
+            looked_up, grown = len(first.columns), first.width(0) or 0
+        if len(weights) <= looked_up or not np.ndim(weights[looked_up]):
+            return None
+        return np.shape(weights[looked_up])[0] - grown
+
     @property
     def output_width(self) -> int:
         """O of the last layer."""
@@ -95,9 +109,26 @@ class Stack:
     def _network(self, width: int) -> Network:
         """The layers' ops for inputs of `width` columns."""
         network = lower(self.layers, width)
+        if network.specs and network.specs[-1].operation is ACTIVITY:
+            raise ValueError(
+                f"{self.layers[-1]!r} penalises what goes on to another layer (an ActivityRegularization or "
+                "activity_regularizer): it can't be the last one"
+            )
         if all(spec.operation.noise for spec in network.specs):
             raise RuntimeError("the model has only layers that do nothing in a prediction: add a Dense layer")
         return network
+
+    def check_inputs(self, rows: NDArray[Any] | SparseRows, compute_dtype: str, name: str = "x") -> None:
+        """Refuse rows that a layer can't read; `name` is what errors call them.
+
+        Raises
+        ------
+        ValueError : sparse rows for another layer than `Dense`, or numbers that are no categories of an `Embedding`
+        """
+        sparse.check(rows, compute_dtype, self.layers[0])
+        if not isinstance(rows, SparseRows):
+            for layer in self.layers:
+                layer.check_inputs(rows, name)
 
     def _names(self) -> list[str]:
         """What the layers are called in summaries and files."""

@@ -147,7 +147,9 @@ def predicted(model: "Model", source: Source, batch: int, out: Array | None) -> 
     engine = model._ready(Objective(), False, None, False, batch)
 
     def staged(rows: Rows, name: str) -> Sample:
-        return Sample(data.as_matrix(rows[0], model.dtype, name=f"x ({name})", width=source.width))
+        x = data.as_matrix(rows[0], model.dtype, name=f"x ({name})", width=source.width)
+        model.check_inputs(x, model.compute_dtype, f"x ({name})")
+        return Sample(x)
 
     if isinstance(source, Stored):
         out = outputs_for(model, len(source), out)

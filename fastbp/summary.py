@@ -42,10 +42,13 @@ def lines(model: "Model", batch: int) -> list[str]:
         for row in rows
     ]
     count, rule = model.count_params(), "-" * len(table[0])
+    specs = model._network(model.input_width or 0).specs
+    learned = sum(spec.learned * spec.neurons for spec in specs if spec.trainable)
+    fixed = f" ({learned:,} trainable, {count - learned:,} not)" if learned < count else ""
     found = [f"{model.name}: {model.input_width} inputs, {model.compute_dtype}, {model.threads} threads"]
     found += [line.rstrip() for line in (table[0], rule, *table[1:], rule)]
     found.append(
-        f"{count:,} parameters, {count * size:,} bytes, {model.flops_per_sample:,} FLOP to train on one sample"
+        f"{count:,} parameters{fixed}, {count * size:,} bytes, {model.flops_per_sample:,} FLOP to train on one sample"
     )
     if model.optimizer is not None:
         needs = memory.training(engine.program, engine.threads, batch, model.optimizer)
@@ -97,10 +100,14 @@ def check_fit(model: "Model", x: Any, batch: int, validates: bool) -> None:
 
 def check_build(model: "Model", width: int) -> None:
     """Raise MemoryError where the weights alone would not fit the machine."""
-    program = memory.network(model._network(width).specs, model.dtype, model.compute_dtype == "bfloat16")
+    network = model._network(width)
+    specs, half = network.specs, model.compute_dtype == "bfloat16"
+    program = memory.network(specs, model.dtype, half)
     size = program.parameter_bytes + program.copy_bytes
     if size > memory.FREELY:
-        widest = max((layer for layer in model.layers if isinstance(layer, Dense)), key=lambda layer: layer.units)
+        largest = max(specs, key=lambda spec: spec.parameters)
+        place = next(i for i, (end, _) in enumerate(network.ends) if specs.index(largest) < end)
         needs = memory.Needs({"parameters": program.parameter_bytes, "bfloat16 copies": program.copy_bytes})
-        remedies = [f"narrower layers than {widest!r}"] + ['dtype="float32"'] * (model.dtype.itemsize == 8)
+        fewer = "fewer categories or a smaller dim than" if largest.matrix else "narrower layers than"
+        remedies = [f"{fewer} {model.layers[place]!r}"] + ['dtype="float32"'] * (model.dtype.itemsize == 8)
         memory.refuse(size, memory.available(), needs, remedies)

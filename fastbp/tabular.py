@@ -1,4 +1,4 @@
-"""Floor 3: `TabularEncoder`: raw tables -> inputs: numbers standardised, categories one-hot, gaps flagged."""
+"""Floor 3: `TabularEncoder`: raw tables -> inputs: numbers standardised, categories one-hot or numbered, gaps."""
 
 import difflib
 import math
@@ -43,7 +43,7 @@ class NumberColumn:
 
 @dataclass(frozen=True)
 class CategoryColumn:
-    """A column that becomes ones and zeros.
+    """A column that becomes ones and zeros, or category numbers.
 
     Attributes
     ----------
@@ -51,18 +51,27 @@ class CategoryColumn:
     categories : each has a column, in this order
     other : whether a further column stands for rare and unseen ones
     missing : whether a last column says that it is missing
+    codes : whether it becomes one column, of the number that the column with the one would have
     """
 
     name: str
     categories: list[str]
     other: bool = False
     missing: bool = False
+    codes: bool = False
 
     kind = "category"
 
     @property
+    def count(self) -> int:
+        """Columns of ones and zeros, or category numbers."""
+        return len(self.categories) + self.other + self.missing
+
+    @property
     def names_out(self) -> list[str]:
         """Names of what it becomes."""
+        if self.codes:
+            return [self.name]
         names = [f"{self.name}={category}" for category in self.categories]
         return [*names, *[f"{self.name} is another"] * self.other, *[f"{self.name} is missing"] * self.missing]
 
@@ -91,10 +100,15 @@ class TabularEncoder:
     categorical : names of columns of numbers that are categories
     unknown : what a category does that `fit` didn't see (where no rare ones share a column), or a missing value where
         none was missing: "error" (default), or "ignore", which gives zeros
+    codes : whether categories become category numbers for an `Embedding` instead of ones and zeros: a column stays one
+        column. Rare ones share a number, missing values have one; with unknown="ignore" there always is one for what
+        `fit` didn't see. Default False
 
     Attributes
     ----------
     columns_ : a `NumberColumn` or `CategoryColumn` for each column
+    codes_out_ : of each column of the result that holds category numbers, its number and how many there are: what
+        `Embedding` takes
     feature_names_in_, feature_names_out_ : names of the columns before and after
 
     Examples
@@ -105,17 +119,29 @@ class TabularEncoder:
     [[-1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]]
     >>> encoder.feature_names_out_
     ['age', 'age is missing', 'town=Oslo', 'town=Rome']
+    >>> encoder = fb.TabularEncoder(codes=True)
+    >>> encoder.fit_transform({"age": [20.0, 40.0, None], "town": ["Rome", "Oslo", "Rome"]}).tolist()
+    [[-1.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]
+    >>> first = fb.Embedding(encoder.codes_out_)  # column 2, of 2 categories
     """
 
     columns_: list[Column]
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, max_categories: int = 100, categorical: Sequence[str] = (), unknown: str = "error") -> None:
+    def __init__(
+        self,
+        max_categories: int = 100,
+        categorical: Sequence[str] = (),
+        unknown: str = "error",
+        *,
+        codes: bool = False,
+    ) -> None:
         if isinstance(max_categories, bool) or not isinstance(max_categories, int) or max_categories < 1:
             raise ValueError(f"max_categories must be a whole number of at least 1, got {max_categories!r}")
         if unknown not in ("error", "ignore"):
             raise ValueError(f'unknown must be "error" or "ignore", got {unknown!r}')
         self.max_categories, self.categorical, self.unknown = max_categories, list(categorical), unknown
+        self.codes = bool(codes)
 
     def __repr__(self) -> str:
         if not hasattr(self, "columns_"):
@@ -134,6 +160,13 @@ class TabularEncoder:
     def feature_names_out_(self) -> list[str]:
         """Names of the columns that it gives."""
         return [name for column in self._fitted() for name in column.names_out]
+
+    @property
+    def codes_out_(self) -> dict[int, int]:
+        """How many category numbers there are in each column of the result that holds such."""
+        columns = self._fitted()
+        held = ((columns[j], at) for j, at in self._places())
+        return {at: column.count for column, at in held if isinstance(column, CategoryColumn) and column.codes}
 
     def _fitted(self) -> list[Column]:
         if not hasattr(self, "columns_"):
@@ -184,7 +217,8 @@ class TabularEncoder:
             raise ValueError(f"column {frame.names[j]!r} holds only missing values: leave it out")
         often = sorted(counts, key=lambda name: (-counts[name], name))[: self.max_categories]
         names = sorted(cast(list[str], often))
-        return CategoryColumn(frame.names[j], names, len(counts) > len(names), missing)
+        other = len(counts) > len(names) or (self.codes and self.unknown == "ignore")
+        return CategoryColumn(frame.names[j], names, other, missing, self.codes)
 
     def fit_transform(self, x: Any, y: Any = None) -> Array:
         """`fit`, then `transform` of the same table."""
@@ -266,14 +300,14 @@ class TabularEncoder:
     def _write_categories(self, column: CategoryColumn, values: list[str | None], out: Array) -> None:
         codes: dict[str | None, int] = {name: code for code, name in enumerate(column.categories)}
         other = len(codes) if column.other else -1
-        if column.missing:
-            codes[None] = out.shape[1] - 1
-        else:
-            codes[None] = -1
+        codes[None] = column.count - 1 if column.missing else other if column.codes else -1
         found = np.array([codes.get(value, other) for value in values], np.int64)
         if self.unknown == "error" and (found < 0).any():
             row, name, text = _category_problems(column, values, self.unknown)[0]
             raise ValueError(f"row {row}, column {name!r}: {text}")
+        if column.codes:
+            out[:, 0] = found
+            return
         out[:] = 0.0
         known = np.flatnonzero(found >= 0)
         out[known, found[known]] = 1.0
@@ -304,7 +338,8 @@ class TabularEncoder:
     def to_dict(self) -> dict[str, Any]:
         """Plain data: ``TabularEncoder.from_dict`` makes the encoder again."""
         columns = [{"kind": column.kind, **asdict(column)} for column in self._fitted()]
-        return {"columns": columns, "max_categories": self.max_categories, "unknown": self.unknown}
+        own = {"max_categories": self.max_categories, "unknown": self.unknown, "codes": self.codes}
+        return {"columns": columns, **own}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "TabularEncoder":
@@ -314,7 +349,7 @@ class TabularEncoder:
         ------
         ValueError : damaged content
         """
-        encoder = cls(content["max_categories"], unknown=content["unknown"])
+        encoder = cls(content["max_categories"], unknown=content["unknown"], codes=content.get("codes", False))
         encoder.columns_ = [_column(dict(column)) for column in content["columns"]]
         return encoder
 

@@ -162,9 +162,12 @@ class Network:
             return activated(layer.activation, x)
         if isinstance(layer, kinds.Residual):
             return self.residual(layer, x)
+        if isinstance(layer, kinds.Concatenate):
+            return self.concatenated(layer, x)
+        if isinstance(layer, kinds.Embedding):
+            return self.embedded(layer, x)
         if isinstance(layer, kinds.ActivityRegularization):
-            self.penalty += (layer.l1 * np.abs(x).sum() + layer.l2 * (x**2).sum()) / len(x)
-            return x, lambda d: (d + (layer.l1 * np.sign(x) + 2 * layer.l2 * x) / len(x), [])
+            return self.penalised(x, layer.l1, layer.l2)
         if isinstance(layer, kinds.Normalization):
             mean, variance = next(self.arrays), next(self.arrays)
             scale = 1.0 / np.sqrt(variance + layer.EPSILON)
@@ -186,13 +189,50 @@ class Network:
         rounded = self.rounded
         z = rounded(x) @ rounded(kernel) + (0.0 if bias is None else rounded(bias))
         a, through = activated(layer.activation, z)
+        penalise: Back = lambda d: (d, [])  # noqa: E731
+        if layer.activity_regularizer is not None:
+            a, penalise = self.penalised(a, *layer.activity_regularizer.strengths)
 
         def back(d: Array) -> tuple[Array, list[Array]]:
-            dz, _ = through(d)
+            dz, _ = through(penalise(d)[0])
             gradients = [rounded(x).T @ rounded(dz)] + ([] if bias is None else [rounded(dz).sum(axis=0)])
             return rounded(dz) @ rounded(kernel).T, gradients
 
         return a, back
+
+    def penalised(self, x: Array, l1: float, l2: float) -> Result:
+        self.penalty += (l1 * np.abs(x).sum() + l2 * (x**2).sum()) / len(x)
+        return x, lambda d: (d + (l1 * np.sign(x) + 2 * l2 * x) / len(x), [])
+
+    def embedded(self, layer: Any, x: Array) -> Result:
+        passing = [c for c in range(x.shape[1]) if c not in layer.columns]
+        tables = {c: next(self.arrays) for c in layer.columns}
+        codes = {c: np.rint(x[:, c]).astype(int) for c in layer.columns}
+        parts = [x[:, passing], *(tables[c][codes[c]] for c in tables)]
+
+        def back(d: Array) -> tuple[Array, list[Array]]:
+            dx, gradients, place = np.zeros_like(x), [], len(passing)
+            dx[:, passing] = d[:, :place]
+            for c, table in tables.items():
+                gradient = np.zeros_like(table)
+                for row, code in enumerate(codes[c]):
+                    gradient[code] += d[row, place : place + table.shape[1]]
+                gradients.append(gradient)
+                place += table.shape[1]
+            return dx, gradients
+
+        return np.concatenate(parts, axis=1), back
+
+    def concatenated(self, layer: Any, x: Array) -> Result:
+        inner, through = self.stack(layer.layers, x)
+        z, finish = activated(layer.activation, np.concatenate([x, inner], axis=1))
+
+        def back(d: Array) -> tuple[Array, list[Array]]:
+            dz, _ = finish(d)
+            dx, gradients = through(dz[:, x.shape[1] :])
+            return dx + dz[:, : x.shape[1]], gradients
+
+        return z, back
 
     def normalized(self, layer: Any, x: Array) -> Result:
         scale, center = getattr(layer, "scale", True), getattr(layer, "center", True)

@@ -84,6 +84,36 @@ MIXED: dict[str, Callable[[], list[Any]]] = {
         ),
         fb.Dense(3),
     ],
+    "concatenate": lambda: [
+        fb.Dense(16, activation="relu"),
+        fb.Concatenate([fb.Dense(20, activation="tanh")]),
+        fb.Concatenate([fb.Dense(5), fb.BatchNormalization()], activation="silu"),
+        fb.Dense(3),
+    ],
+    "concatenate at the ends": lambda: [
+        fb.Concatenate([fb.Concatenate([fb.Dense(19, activation="tanh")]), fb.Residual([fb.Dense(4, "tanh")])]),
+        fb.Dense(1, activation="tanh"),
+        fb.Concatenate([fb.Dense(2, activation="sigmoid")]),
+    ],
+    "embedding": lambda: [
+        fb.Embedding({1: (5, 3), 3: (1200, 2)}),
+        fb.Dense(33, activation="tanh"),
+        fb.Dense(3),
+    ],
+    "wide embedding": lambda: [fb.Embedding({0: (40, 70), 2: (1, 1), 3: (7, 16)}), fb.Dense(3)],
+    "embedding among others": lambda: [
+        fb.Normalization(0.5, 4.0, columns=[0, 2]),
+        fb.Embedding({3: (9, 4), 1: (3, 2)}),
+        fb.BatchNormalization(),
+        fb.Dropout(0.2),
+        fb.Concatenate([fb.Dense(11, activation="tanh")]),
+        fb.Dense(3),
+    ],
+    "activity of layers": lambda: [
+        fb.Dense(33, activation="tanh", activity_regularizer=fb.regularizers.L1L2(0.01, 0.2)),
+        fb.Dense(18, activation="relu", activity_regularizer="l2"),
+        fb.Dense(3),
+    ],
     "all": lambda: [
         fb.Normalization(0.1, 2.0),
         fb.Dense(48, activation="tanh"),
@@ -98,6 +128,16 @@ mixed = pytest.mark.parametrize("name", MIXED)
 dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
+def rows_for(name: str, rows: int, columns: int = 7, seed: int = 5) -> np.ndarray:
+    """Inputs of a network of `MIXED`: category numbers where it looks them up."""
+    x = inputs(rows, columns, seed=seed)
+    for layer in MIXED[name]():
+        if isinstance(layer, fb.Embedding):
+            for column, (categories, _) in layer.columns.items():
+                x[:, column] = np.random.default_rng([seed, column]).integers(0, categories, rows)
+    return x
+
+
 def made(name: str, columns: int = 7, **options: Any) -> fb.Model:
     """A built and compiled network with random weights."""
     model = fb.Model(MIXED[name](), **{"seed": 3, **options})
@@ -108,6 +148,8 @@ def made(name: str, columns: int = 7, **options: Any) -> fb.Model:
         drawn = rng.standard_normal(w.shape) * (1 / np.sqrt(len(w)) if w.ndim == 2 else 0.3)
         if label.endswith(("gamma", "variance")):
             drawn = 0.5 + rng.random(w.shape)
+        if name == "embedding among others" and label.startswith("normalization"):
+            drawn = w  # category numbers pass
         weights.append(drawn)
     model.set_weights(weights)
     model.compile(fb.SGD(0.1, momentum=0.9), "mean_squared_error")
@@ -135,8 +177,8 @@ def descend(model: fb.Model, network: Network, gradients: list[np.ndarray]) -> N
     model.set_weights(weights)
 
 
-def check(model: fb.Model, rows: int, tolerance: float, columns: int = 7, **options: Any) -> None:
-    x = inputs(rows, columns)
+def check(name: str, model: fb.Model, rows: int, tolerance: float, columns: int = 7, **options: Any) -> None:
+    x = rows_for(name, rows, columns)
     y = np.random.default_rng(2).standard_normal((rows, model.output_width))
     _, wanted, wanted_dx = wanted_of(model, x, y, **options)
     got, dx = model.gradients(x, y, inputs=True)
@@ -156,13 +198,13 @@ def check(model: fb.Model, rows: int, tolerance: float, columns: int = 7, **opti
 @pytest.mark.parametrize("rows", [1, 37, 150])
 def test_gradients_and_outputs(name: str, rows: int, threads: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastbp.cpu.engine.SERIAL_WORK", 0.0)
-    check(made(name, dtype=dtype, threads=threads), rows, 50 * TOLERANCE[dtype])
+    check(name, made(name, dtype=dtype, threads=threads), rows, 50 * TOLERANCE[dtype])
 
 
 @mixed
 @pytest.mark.parametrize("threads", [1, 2])
 def test_many_rows_run_in_slabs(name: str, threads: int) -> None:
-    check(made(name, dtype="float64", threads=threads), 2500, 1e-10)
+    check(name, made(name, dtype="float64", threads=threads), 2500, 1e-10)
 
 
 @mixed
@@ -175,20 +217,20 @@ def test_few_rows(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None
         model = made(name, dtype="float64", threads=threads)
         assert model._engine is not None
         assert model._engine.program.thin_rows(rows) == rows or rows > model._engine.program.tiles.lanes
-        check(model, rows, 1e-10)
+        check(name, model, rows, 1e-10)
 
 
 @mixed
 def test_few_rows_on_many_cores_are_cut_at_layers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastbp.cpu.engine.SERIAL_WORK", 0.0)
     monkeypatch.setattr("fastbp.plan.LAYER_WORK", 0.0)
-    check(made(name, dtype="float64", threads=3), 40, 1e-10)
+    check(name, made(name, dtype="float64", threads=3), 40, 1e-10)
 
 
 @mixed
 def test_products_in_bfloat16(name: str) -> None:
     model = made(name, dtype="bfloat16")
-    x = inputs(37, 7)
+    x = rows_for(name, 37, 7)
     y = np.random.default_rng(2).standard_normal((37, model.output_width))
     _, wanted, _ = wanted_of(model, x, y, rounded=reference.bfloat16)
     for label, a, b in zip(model.named_weights(), model.gradients(x, y), wanted, strict=True):
@@ -206,7 +248,7 @@ def test_central_differences(name: str) -> None:
         for part in getattr(layer, "layers", [layer]):
             if hasattr(part, "rate") or hasattr(part, "stddev"):
                 pytest.skip("evaluate draws no noise")
-    x, y = inputs(6, 4), inputs(6, 3, seed=8)
+    x, y = rows_for(name, 6, 4), inputs(6, 3, seed=8)
     gradients = model.gradients(x, y)
     weights, step = model.get_weights(), 1e-6
     learned = model._network(4).learned
@@ -225,7 +267,7 @@ def test_central_differences(name: str) -> None:
 def test_the_references_own_gradient(name: str) -> None:
     """What the kernels are held against, held against central differences, noise and batch statistics included."""
     model = made(name, columns=4, dtype="float64")
-    x, y = inputs(6, 4), inputs(6, 3, seed=8)
+    x, y = rows_for(name, 6, 4), inputs(6, 3, seed=8)
     _, gradients, dx = wanted_of(model, x, y)
     weights, step = model.get_weights(), 1e-6
     for w, g in zip(weights, gradients, strict=True):
@@ -250,7 +292,7 @@ def test_the_references_own_gradient(name: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_same_bits_for_any_number_of_threads(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastbp.cpu.engine.SERIAL_WORK", 0.0)
-    x, y = inputs(300, 7), inputs(300, 3, seed=8)
+    x, y = rows_for(name, 300, 7), inputs(300, 3, seed=8)
     ends = []
     for threads in (1, 2, 3, 5):
         model = made(name, dtype=dtype, threads=threads)
@@ -266,7 +308,7 @@ def test_training_by_the_reference(name: str) -> None:
     """Five steps of gradient descent, the last batch short: weights and moving statistics."""
     model = made(name, dtype="float64")
     model.compile(fb.SGD(0.05), "mean_squared_error")
-    x, y = inputs(50, 7), inputs(50, 3, seed=8)
+    x, y = rows_for(name, 50, 7), inputs(50, 3, seed=8)
     twin = copy.deepcopy(model)
     model.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0)
     labels = list(twin.named_weights())
@@ -283,7 +325,7 @@ def test_training_by_the_reference(name: str) -> None:
 @mixed
 def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
     model = made(name)
-    x, y = inputs(60, 7), inputs(60, 3, seed=8)
+    x, y = rows_for(name, 60, 7), inputs(60, 3, seed=8)
     model.fit(x, y, epochs=2, verbose=0)
     model.save(tmp_path / "m.fastbp")
     again = fb.load_model(tmp_path / "m.fastbp")
@@ -520,7 +562,7 @@ def test_updates_that_need_the_whole_gradient(name: str, option: str) -> None:
     model = made(name, dtype="float64")
     amounts = {"global_clipnorm": 0.3, "clipnorm": 0.1, "clipvalue": 0.02, "gradient_accumulation_steps": 2}
     model.compile(fb.SGD(0.05, **{option: amounts[option]}), "mean_squared_error")
-    x, y = inputs(64, 7), inputs(64, 3, seed=8)
+    x, y = rows_for(name, 64, 7), inputs(64, 3, seed=8)
     twin = copy.deepcopy(model)
     model.fit(x, y, batch_size=32, epochs=1, shuffle=False, verbose=0)
     labels, total = list(twin.named_weights()), None

@@ -12,7 +12,7 @@ from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris, make_multilabel_classification, make_regression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from test_layers import MIXED, made
+from test_layers import MIXED, made, rows_for
 
 import fastbp as fb
 from fastbp.activations import ACTIVATIONS
@@ -57,7 +57,7 @@ def test_every_activation(activation: str, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", MIXED)
 def test_every_layer(name: str, dtype: str) -> None:
-    model, x = made(name, dtype=dtype), inputs(20, 7).astype(dtype)
+    model, x = made(name, dtype=dtype), rows_for(name, 20).astype(dtype)
     np.testing.assert_allclose(served(fb.to_onnx(model), x=x)[0], model.predict(x), rtol=1e-5, atol=1e-5)
 
 
@@ -168,6 +168,27 @@ def test_raw_columns_go_in_where_an_encoder_is_given() -> None:
     }
     (got,) = served(fb.to_onnx(model, table=encoder), **feeds)
     np.testing.assert_allclose(got, model.predict(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("unknown", ["ignore", "error"])
+def test_raw_columns_as_category_numbers(unknown: str) -> None:
+    towns = np.array([None, "Rome", "Oslo", "Bonn", "Kiel", "Rome", "Oslo"] * 6, object)
+    table = {"n": np.arange(42.0), "town": towns, "sex": np.array(["f", "m", "m"] * 14, object)}
+    encoder = fb.TabularEncoder(max_categories=2, unknown=unknown, codes=True)
+    x = encoder.fit_transform(table)
+    model = fb.Model([fb.Embedding(encoder.codes_out_), fb.Dense(2)])
+    model.build(3)
+    feeds = {name: np.where(values == None, "", values)[:, None] for name, values in table.items()}  # noqa: E711
+    feeds["n"] = table["n"].astype("f4")[:, None]
+    graph = fb.to_onnx(model, table=encoder)
+    np.testing.assert_allclose(served(graph, **feeds)[0], model.predict(x), atol=1e-5)
+    feeds["sex"][0] = "x"
+    if unknown == "error":
+        with pytest.raises(Exception, match="indices element out of data bounds"):
+            served(graph, **feeds)
+    else:
+        new = {**table, "sex": np.array(["x", *table["sex"][1:]], object)}
+        np.testing.assert_allclose(served(graph, **feeds)[0], model.predict(encoder.transform(new)), atol=1e-5)
 
 
 def test_numbers_alone_go_in_as_one_matrix() -> None:

@@ -16,16 +16,10 @@ from fastbp.sparse import SparseRows
 from fastbp.tallies import Tally
 
 
-def inputs(
-    run: np.ndarray,
-    x: np.ndarray | SparseRows,
-    entries: Sequence[np.ndarray],
-    optimizer: Optimizer | None,
-    program: Program,
-) -> None:
+def inputs(run: np.ndarray, x: np.ndarray | SparseRows, entries: Sequence[np.ndarray]) -> None:
     """The rows that a run reads; sparse ones by the row of columns that is the first of `entries`."""
     if isinstance(x, SparseRows):
-        sparse.point(entries[0], x, optimizer, program.layers[0])
+        sparse.point(entries[0], x)
     else:
         run[pg.X], run[pg.X_ROW] = x.ctypes.data, x.shape[1] * x.itemsize
 
@@ -34,7 +28,7 @@ def penalties(plan: Plan, run: np.ndarray, table: np.ndarray, constants: int) ->
     """Room for the penalties' values, None where nothing is penalised."""
     program, counts = plan.program, []
     for layer in plan.layers:
-        blocks = -(-layer.steps // penalty.BLOCK) * program.panels(layer.fan_out)
+        blocks = -(-layer.steps // penalty.BLOCK) * program.panels(layer.neurons)
         counts.append(blocks if any(layer.penalty) else 0)
     if not any(counts):
         return None
@@ -54,7 +48,7 @@ def squares(plan: Plan, run: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Room for the sums of squares of the ops' gradients (see ``cpu.updates``)."""
     program, counts = plan.program, []
     for layer in plan.layers:
-        counts.append((-(-layer.steps // penalty.BLOCK) + 1) * program.panels(layer.fan_out))
+        counts.append((-(-layer.steps // penalty.BLOCK) + 1) * program.panels(layer.neurons))
     values = np.zeros(sum(counts))
     for op in (op for op in plan.learning if plan.layers[op].learned):
         table[op, pg.SQUARES] = values.ctypes.data + 8 * sum(counts[:op])
@@ -105,6 +99,7 @@ def update(
     late : whether it has a phase of its own; given : whether it is of a gradient that isn't summed here
     """
     numbers = np.zeros(2)
+    run[pg.STILL] = not (optimizer.slots or optimizer.weight_decay or late)
     if late:
         run[pg.LATE] = rule
         most = optimizer.global_clipnorm or optimizer.clipnorm

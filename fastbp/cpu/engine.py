@@ -359,7 +359,7 @@ class Engine:
         entries = sparse.bind(program, plan, table, base + plan.index) if is_sparse else ()
         layers = plan.layers
         numbers = aligned(pg.LINE * len(layers)).view(dtype).reshape(len(layers), -1)
-        operations.bind(table, plan, numbers)
+        picks = operations.bind(table, plan, numbers)
         constants = aligned(pg.LINE * (len(layers) + 2)).view(dtype)
         stride = pg.LINE // dtype.itemsize
         for op, layer in enumerate(layers):
@@ -397,7 +397,7 @@ class Engine:
         squares = None
         if plan.update in (LATE, GIVEN):
             squares = binding.squares(plan, run, table)
-        kept = table, partial, constants, numbers, now, numbers_of, scratch, squares, *entries
+        kept = table, partial, constants, numbers, now, numbers_of, scratch, squares, picks, *entries
         return _Bound(plan, self._buffer, workspace, table, metrics, run, penalties, entries[:1], kept)
 
     # -------------------------------------------------- running
@@ -534,7 +534,7 @@ class Engine:
         sync = aligned(pg.LINE * cells)
         size = self.dtype.itemsize
         coefficients = np.zeros((steps, 0), self.dtype)
-        run[[pg.UPDATE, pg.MOMENTS, pg.ARRAYS, pg.GRADIENT, pg.LATE, pg.MOST_NORM, pg.AVERAGE]] = 0
+        run[[pg.UPDATE, pg.MOMENTS, pg.ARRAYS, pg.GRADIENT, pg.LATE, pg.MOST_NORM, pg.AVERAGE, pg.STILL]] = 0
         run[pg.ACCUMULATE] = 1
         tables, extra = [coefficients], None
         if optimizer is not None:
@@ -562,7 +562,7 @@ class Engine:
         if gradient is not None:
             run[pg.GRADIENT] = gradient.ctypes.data - self._buffer.ctypes.data
         run[pg.COEFFICIENTS], run[pg.COEFFICIENTS_ROW] = coefficients.ctypes.data, coefficients.strides[1]
-        binding.inputs(run, x, bound.entries, optimizer, self.program)
+        binding.inputs(run, x, bound.entries)
         run[pg.N] = count
         run[pg.SUBSET] = 0 if rows is None else rows.ctypes.data
         run[pg.SUBSET_EPOCH] = rows.strides[0] if rows is not None and rows.ndim == 2 else 0

@@ -9,7 +9,7 @@ import numpy as np
 from fastbp import program as pg
 from fastbp._jit import Kernel
 from fastbp.activations import IDENTITY, RELU
-from fastbp.cpu import activity, noise, normalization, paths, rules
+from fastbp.cpu import activity, embedding, noise, normalization, paths, rules
 from fastbp.cpu.rules import SIGNATURE
 from fastbp.noise_formulas import FORMULAS
 from fastbp.operations import ACTIVITY, DENSE
@@ -43,6 +43,13 @@ TRAINING: dict[str, Parts] = {
     "activity_regularization": {pg.FORWARD_RULE: (activity.value, ()), pg.BACKWARD_RULE: (activity.pull, ())},
     "fork": {pg.FORWARD_RULE: (paths.nothing, ()), pg.BACKWARD_RULE: (paths.fork_back, ())},
     "join": {pg.FORWARD_RULE: (paths.join, ()), pg.BACKWARD_RULE: (paths.join_back, ())},
+    "concatenate": {pg.FORWARD_RULE: (paths.concatenate, ()), pg.BACKWARD_RULE: (paths.concatenate_back, ())},
+    "arrange": {pg.FORWARD_RULE: (paths.arrange, ()), pg.BACKWARD_RULE: (paths.arrange_back, ())},
+    "embedding": {
+        pg.FORWARD_RULE: (embedding.forward, ()),
+        pg.BACKWARD_RULE: (paths.nothing, ()),
+        pg.TASK_RULE: (embedding.task, ()),
+    },
     "layer_normalization": _by_rows(1),
     "rms_normalization": _by_rows(0),
     "batch_normalization": {
@@ -104,15 +111,19 @@ def every(dtype: np.dtype) -> Iterator[tuple[str, Kernel]]:
                 yield name.replace("_", " "), _rule(factory, arguments, dtype)
 
 
-def bind(table: np.ndarray, plan: Plan, numbers: np.ndarray) -> None:
-    """Put what each op's own rules need into its row of the table: their addresses, and those of its numbers."""
-    dtype = plan.program.dtype
+def bind(table: np.ndarray, plan: Plan, numbers: np.ndarray) -> list[np.ndarray]:
+    """Put what each op's own rules need into its row of the table: their addresses, and those of its numbers.
+
+    Returns the arrays of whole numbers among them, which must outlive the table.
+    """
+    dtype, chosen = plan.program.dtype, [np.array(layer.picks, np.int64) for layer in plan.layers]
     for index, (op, layer) in enumerate(zip(table, plan.layers, strict=True)):
         for column, (factory, arguments) in parts(layer, plan.backward).items():
             op[column] = _rule(factory, arguments, dtype).address()
         numbers[index, : len(layer.numbers)] = layer.numbers
         op[pg.ACTIVITY] = layer.operation is ACTIVITY
         op[pg.NUMBERS], op[pg.KEY] = numbers[index:].ctypes.data, layer.key
+        op[pg.PICKS] = chosen[index].ctypes.data
         op[pg.LEARNED] = sum(bit for row, bit in BITS.items() if row in layer.rows)
         row, last = layer.activation, index == len(table) - 1
         if row is IDENTITY or last:
@@ -121,3 +132,4 @@ def bind(table: np.ndarray, plan: Plan, numbers: np.ndarray) -> None:
             op[pg.ACTIVATE] = rules.activation(row, dtype).address()
         if plan.backward and not plan.tile_masks[index]:
             op[pg.DERIVE] = rules.derivative(row, dtype).address()
+    return chosen

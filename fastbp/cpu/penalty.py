@@ -36,7 +36,7 @@ def measure(kind: Any, run: int, op: int, k0: int, k1: int, j0: int, j1: int, h:
     """Values of the blocks k0:k1 x j0:j1 of an op, before its weights change."""
     vectors = panel_width(kind) // lanes(kind)
     row = vectors * row_bytes(kind) // 2
-    inputs, steps = at(op, pg.IN), at(op, pg.STEPS_IN)
+    inputs, steps = at(op, pg.KERNEL), at(op, pg.STEPS_IN)
     step = (h - at(run, pg.COEFFICIENTS)) // at(run, pg.COEFFICIENTS_ROW)
     blocks = (steps + BLOCK - 1) // BLOCK
     sums = at(op, pg.PENALTY_SUMS) + place_of(run, step)
@@ -57,8 +57,7 @@ def measure_all(kind: Any, run: int) -> None:
     for index in range(at(run, pg.OPS)):
         op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * index
         if at(op, pg.PENALTY):
-            panels = (at(op, pg.OUT) + panel_width(kind) - 1) // panel_width(kind)
-            measure(kind, run, op, 0, at(op, pg.STEPS_IN), 0, panels, at(run, pg.COEFFICIENTS))
+            measure(kind, run, op, 0, at(op, pg.STEPS_IN), 0, at(op, pg.W_PANELS), at(run, pg.COEFFICIENTS))
 
 
 @helper
@@ -67,7 +66,7 @@ def pull(kind: Any, run: int, op: int, k: int, rows: int, w: int, g: int, h: int
     vectors = panel_width(kind) // lanes(kind)
     row = vectors * row_bytes(kind) // 2
     strengths, rule, scale = at(op, pg.PENALTY), at(run, pg.PENALTY_PULL), scale_of(kind, run, h)
-    kernel = min(k + rows, at(op, pg.IN)) - k
+    kernel = min(k + rows, at(op, pg.KERNEL)) - k
     call_rule(rule, g, w, kernel * vectors, strengths, scale, 0)
     if kernel < rows:
         biases = strengths + 2 * item_bytes(kind)

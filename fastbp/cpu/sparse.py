@@ -26,9 +26,8 @@ from fastbp.cpu.rows import at
 from fastbp.cpu.rules import SIGNATURE
 from fastbp.cpu.thin import SQUARE
 from fastbp.cpu.tile import item_bytes, panel_width, transpose_square
-from fastbp.optimizers import Optimizer
 from fastbp.plan import Plan
-from fastbp.program import LayerSpec, Program
+from fastbp.program import Program
 from fastbp.sparse import SparseRows
 
 # ---- columns of an op's sparse row
@@ -40,9 +39,8 @@ from fastbp.sparse import SparseRows
     CELLS,  # (blocks + 1, rows) int32: how many entries of a row stand before a block of inputs
     CELLS_ROW,  # bytes from a block to the next
     GRAIN,  # inputs of a block
-    LAZY,  # 1: a gradient of 0 changes nothing
-) = range(8)
-SPARSE_COLUMNS = 8
+) = range(7)
+SPARSE_COLUMNS = 7
 VECTORS = 4
 """Vectors of neurons whose sums run together: entries are read once for them."""
 SQUARES = VECTORS * SQUARE
@@ -168,7 +166,7 @@ def _task(kind: Any) -> Callable[..., float]:
         if at(run, pg.GRADIENT):
             g, g_panel = w + at(run, pg.GRADIENT), w_panel
         due = stage & weights.DUE
-        lazy = due and at(sparse, LAZY) and at(run, pg.GRADIENT) == 0
+        lazy = due and weights.may_skip(run, op)
         if stage & weights.LAST and at(op, pg.PENALTY):
             penalty.measure(kind, run, op, k0, k1, j0, j1, h)
         if stage & weights.MORE == 0:
@@ -244,8 +242,6 @@ def bind(program: Program, plan: Plan, table: np.ndarray, index: int) -> tuple[n
     return row, cells
 
 
-def point(row: np.ndarray, x: SparseRows, optimizer: Optimizer | None, first: LayerSpec) -> None:
-    """Let a run read these rows, and train the first layer with this optimizer."""
+def point(row: np.ndarray, x: SparseRows) -> None:
+    """Let a run read these rows."""
     row[STARTS], row[COLUMNS], row[VALUES] = x.starts.ctypes.data, x.columns.ctypes.data, x.values.ctypes.data
-    plain = optimizer is not None and not (optimizer.slots or optimizer.weight_decay or optimizer.late)
-    row[LAZY] = plain and not any(first.penalty)

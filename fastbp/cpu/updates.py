@@ -25,7 +25,7 @@ def squares_of(kind: Any, run: int, op: int, k0: int, k1: int, j0: int, j1: int)
     row = vectors * row_bytes(kind) // 2
     inputs = at(op, pg.KERNEL)
     blocks = (at(op, pg.STEPS_IN) + BLOCK - 1) // BLOCK
-    panels = (at(op, pg.OUT) + panel_width(kind) - 1) // panel_width(kind)
+    panels = at(op, pg.W_PANELS)
     sums, rule, ones = at(op, pg.SQUARES), at(run, pg.PENALTY_VALUE), at(run, pg.SQUARE_STRENGTHS)
     for j in range(j0, j1):
         panel = at(op, pg.W) + at(run, pg.GRADIENT) + j * at(op, pg.W_PANEL)
@@ -61,7 +61,7 @@ def factors(kind: Any, run: int, places: int) -> None:
     for index in range(at(run, pg.OPS)):
         op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * index
         if at(op, pg.SQUARES):
-            panels = (at(op, pg.OUT) + panel_width(kind) - 1) // panel_width(kind)
+            panels = at(op, pg.W_PANELS)
             blocks = panels * ((at(op, pg.STEPS_IN) + BLOCK - 1) // BLOCK)
             kernel = _added(at(op, pg.SQUARES), blocks)
             biases = _added(at(op, pg.SQUARES) + 8 * blocks, panels)

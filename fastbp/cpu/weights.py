@@ -38,6 +38,12 @@ def finish(kind: Any, run: int, op: int, k: int, rows: int, w: int, g: int, h: i
 
 
 @helper
+def may_skip(run: int, op: int) -> bool:
+    """Whether rows of an op's weights with no gradient may be left alone in this run: their update changes nothing."""
+    return at(run, pg.STILL) == 1 and at(op, pg.PENALTY) == 0 and at(run, pg.GRADIENT) == 0
+
+
+@helper
 def task(kind: Any, run: int, row: int, count: int, stage: int, h: int, g: int) -> None:
     """Gradient of the tile that the task's row names and, where it is due, its update.
 

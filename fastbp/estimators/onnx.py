@@ -59,7 +59,7 @@ class _Builder:
     def network(self) -> str:
         """The name of the last layer's outputs."""
         model = self.operator.raw_operator.to_model()
-        graph = Graph(self.dtype)
+        graph = Graph(self.dtype, model.input_width)
         given = self.add("Cast", [self.operator.inputs[0].full_name], to=self.kind)
         last = add_network(graph, given, model)
         names = {given: given}

@@ -3,9 +3,10 @@
 from fastbp.layers.activity import ActivityRegularization
 from fastbp.layers.base import LAYERS, Layer, Network, lower, unique_names
 from fastbp.layers.dense import Activation, Dense, Input
+from fastbp.layers.embedding import Embedding
 from fastbp.layers.noise import AlphaDropout, Dropout, GaussianDropout, GaussianNoise
 from fastbp.layers.normalization import BatchNormalization, LayerNormalization, Normalization, RMSNormalization
-from fastbp.layers.residual import Residual
+from fastbp.layers.residual import Concatenate, Residual
 
 __all__ = [
     "LAYERS",
@@ -13,8 +14,10 @@ __all__ = [
     "ActivityRegularization",
     "AlphaDropout",
     "BatchNormalization",
+    "Concatenate",
     "Dense",
     "Dropout",
+    "Embedding",
     "GaussianDropout",
     "GaussianNoise",
     "Input",

@@ -22,10 +22,15 @@ class ActivityRegularization(Layer):
         self.l1, self.l2, self.name = float(strengths.l1), float(strengths.l2), name
 
     def lower(self, network: Network, name: str) -> None:
-        before = network.specs[-1].activation if network.specs else None
-        if before is not None and before.coupled:
-            raise ValueError(f"{self!r} can't stand behind softmax, whose outputs are those of the network")
-        network.add(name, operations.ACTIVITY, numbers=(self.l1, self.l2))
+        penalise(network, (self.l1, self.l2), repr(self))
 
     def settings(self) -> dict[str, Any]:
         return {"l1": self.l1, "l2": self.l2}
+
+
+def penalise(network: Network, strengths: tuple[float, float], layer: str) -> None:
+    """Put a penalty (l1, l2) on what the last op gives; `layer` is who asks for it."""
+    before = network.specs[-1].activation if network.specs else None
+    if before is not None and before.coupled:
+        raise ValueError(f"{layer} can't penalise what softmax gives: these are the outputs of the network")
+    network.add("activity", operations.ACTIVITY, numbers=strengths)

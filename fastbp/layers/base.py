@@ -7,9 +7,10 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastbp import activations, operations
-from fastbp._settings import NOT_NEGATIVE, is_not_negative
+from fastbp._settings import NOT_NEGATIVE, Settings, is_not_negative
 from fastbp.activations import IDENTITY
 from fastbp.operations import Operation
 from fastbp.program import LayerSpec, Piece
@@ -60,8 +61,6 @@ def lower(layers: Iterable["Layer"], width: int) -> Network:
     for name, layer in zip(unique_names(layers), layers, strict=True):
         layer.lower(network, name)
         network.ends.append((len(network.specs), len(network.labels)))
-    if network.specs and network.specs[-1].operation is operations.ACTIVITY:
-        raise ValueError("ActivityRegularization penalises what goes on to another layer: it can't be the last one")
     if len(set(network.labels)) < len(network.labels):
         twice = next(label for label in network.labels if network.labels.count(label) > 1)
         raise ValueError(f"two arrays of weights would be called {twice!r}: give one of the layers another name")
@@ -113,6 +112,14 @@ class Layer:
         """Add the layer's ops."""
         raise NotImplementedError
 
+    def check_inputs(self, rows: NDArray[Any], name: str) -> None:
+        """Refuse inputs of the network (N, I) that the layer can't take; `name` is what errors call them.
+
+        Raises
+        ------
+        ValueError : numbers that are no categories of an `Embedding`
+        """
+
     def initial(self, rng: np.random.Generator, fan_in: int) -> list[Iterator[Piece]]:
         """Fresh weights, array by array, in pieces drawn when they are asked for."""
         return []
@@ -159,6 +166,11 @@ def checked_multiplier(value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not is_not_negative(value):
         raise ValueError(f"lr_multiplier must be {NOT_NEGATIVE}, got {value!r}")
     return float(value)
+
+
+def plain(setting: Settings | None) -> dict[str, Any] | None:
+    """A penalty or a constraint as plain data, among a layer's settings."""
+    return None if setting is None else setting.config()
 
 
 def activation_settings(row: activations.Activation) -> dict[str, Any]:

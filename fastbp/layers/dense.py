@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbp import activations, constraints, initializers, operations, regularizers
-from fastbp._settings import Settings
 from fastbp.activations import IDENTITY
 from fastbp.constraints import Constraint
-from fastbp.layers.base import Layer, Network, activation_of, activation_settings, checked_multiplier
+from fastbp.layers.activity import penalise
+from fastbp.layers.base import Layer, Network, activation_of, activation_settings, checked_multiplier, plain
 from fastbp.program import Piece
 from fastbp.regularizers import Regularizer
 
@@ -49,6 +49,7 @@ class Dense(Layer):
     kernel_regularizer : penalty on the kernel, part of the loss: "l1", "l2", "l1_l2" (each with 0.01) or an object such
         as ``fb.regularizers.L2(1e-4)``; None (default) for none
     bias_regularizer : the same for the biases
+    activity_regularizer : the same for the outputs, divided by the batch's rows; not of the model's last layer
     kernel_constraint : what each neuron's weights are brought back to after every update: "max_norm", "min_max_norm",
         "unit_norm", "non_neg" or an object such as ``fb.constraints.MaxNorm(3.0)``; None (default) for nothing
     trainable : whether training changes the weights, default True; those of a layer that is frozen aren't updated,
@@ -76,6 +77,7 @@ class Dense(Layer):
         bias_initializer: str | ArrayLike = "zeros",
         kernel_regularizer: str | Regularizer | None = None,
         bias_regularizer: str | Regularizer | None = None,
+        activity_regularizer: str | Regularizer | None = None,
         *,
         kernel_constraint: str | Constraint | None = None,
         trainable: bool = True,
@@ -93,6 +95,7 @@ class Dense(Layer):
         self.bias_initializer = initializers.checked(bias_initializer, "bias_initializer")
         self.kernel_regularizer = regularizers.get(kernel_regularizer, "kernel_regularizer")
         self.bias_regularizer = regularizers.get(bias_regularizer, "bias_regularizer")
+        self.activity_regularizer = regularizers.get(activity_regularizer, "activity_regularizer")
         self.kernel_constraint = constraints.get(kernel_constraint, "kernel_constraint")
         self.trainable = bool(trainable)
         self.lr_multiplier = checked_multiplier(lr_multiplier)
@@ -101,8 +104,9 @@ class Dense(Layer):
 
     def __repr__(self) -> str:
         options = "" if self.use_bias else ", use_bias=False"
-        defaults = {"kernel_regularizer": None, "bias_regularizer": None, "kernel_constraint": None}
-        for name, default in {**defaults, "trainable": True, "lr_multiplier": 1.0}.items():
+        penalties = "kernel_regularizer", "bias_regularizer", "activity_regularizer"
+        defaults = {**dict.fromkeys((*penalties, "kernel_constraint")), "trainable": True, "lr_multiplier": 1.0}
+        for name, default in defaults.items():
             if (value := getattr(self, name)) != default:
                 options += f", {name}={value!r}"
         return f"Dense({self.units}, activation={self.activation.name!r}{options})"
@@ -124,6 +128,8 @@ class Dense(Layer):
             rate=checked_multiplier(self.lr_multiplier),
             constraint=constraints.get(self.kernel_constraint, "kernel_constraint"),
         )
+        if (activity := regularizers.get(self.activity_regularizer, "activity_regularizer")) is not None:
+            penalise(network, activity.strengths, repr(self))
 
     def initial(self, rng: np.random.Generator, fan_in: int) -> list[Iterator[Piece]]:
         """Fresh kernel (I, O) and, where the layer has one, bias (1, O), in pieces drawn when they are asked for."""
@@ -141,9 +147,10 @@ class Dense(Layer):
             "use_bias": self.use_bias,
             "kernel_initializer": initializers.name_of(self.kernel_initializer),
             "bias_initializer": initializers.name_of(self.bias_initializer),
-            "kernel_regularizer": _plain(regularizers.get(self.kernel_regularizer)),
-            "bias_regularizer": _plain(regularizers.get(self.bias_regularizer)),
-            "kernel_constraint": _plain(constraints.get(self.kernel_constraint)),
+            "kernel_regularizer": plain(regularizers.get(self.kernel_regularizer)),
+            "bias_regularizer": plain(regularizers.get(self.bias_regularizer)),
+            "activity_regularizer": plain(regularizers.get(self.activity_regularizer)),
+            "kernel_constraint": plain(constraints.get(self.kernel_constraint)),
             "trainable": bool(self.trainable),
             "lr_multiplier": float(self.lr_multiplier),
         }
@@ -185,10 +192,6 @@ class Activation(Layer):
     @classmethod
     def _made(cls, settings: dict[str, Any]) -> Layer:
         return cls(activation_of(settings), **settings)
-
-
-def _plain(setting: Settings | None) -> dict[str, Any] | None:
-    return None if setting is None else setting.config()
 
 
 def _input_width(input_shape: Sequence[int] | int | None, input_dim: int | None) -> int | None:

@@ -1,12 +1,13 @@
 """Normalisations: of rows, of columns over the batch, and of the inputs beforehand."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbp import initializers, operations
+from fastbp._checks import whole
 from fastbp.layers.base import Layer, Network, checked_multiplier
 from fastbp.operations import Operation
 from fastbp.program import Piece, pieces_of
@@ -175,6 +176,8 @@ class Normalization(Layer):
     Parameters
     ----------
     mean, variance : (I,) or one number each; None (default) to measure them with `adapt` before the model is built
+    columns : numbers of the columns that are standardised, whose mean and variance those are; the others (an
+        `Embedding`'s) pass as they are. None (default) for all
     name : as in `Dense`
 
     Examples
@@ -190,7 +193,12 @@ class Normalization(Layer):
     """Added to the variance: a constant column becomes 0."""
 
     def __init__(
-        self, mean: ArrayLike | None = None, variance: ArrayLike | None = None, *, name: str | None = None
+        self,
+        mean: ArrayLike | None = None,
+        variance: ArrayLike | None = None,
+        *,
+        columns: Iterable[int] | None = None,
+        name: str | None = None,
     ) -> None:
         if (mean is None) != (variance is None):
             raise ValueError("Normalization: give both mean and variance, or neither and call adapt")
@@ -198,6 +206,9 @@ class Normalization(Layer):
         self.variance = None if variance is None else np.atleast_1d(np.asarray(variance, np.float64))
         if self.variance is not None and not (self.variance >= 0.0).all():
             raise ValueError("Normalization: the variance must be 0 or more in every column")
+        self.columns = None if columns is None else [whole("Normalization: a column's number", c, 0) for c in columns]
+        if self.columns is not None and (not self.columns or len(set(self.columns)) < len(self.columns)):
+            raise ValueError(f"Normalization: columns must name at least one column, each once, got {self.columns}")
         self.name = name
 
     def adapt(self, x: ArrayLike) -> None:
@@ -205,21 +216,43 @@ class Normalization(Layer):
         rows = np.asarray(x)
         if rows.ndim != 2 or rows.dtype.kind not in "fiub" or not len(rows):
             raise ValueError(f"adapt: wanted rows and columns of numbers, got shape {rows.shape} of {rows.dtype}")
+        chosen = self._chosen(rows.shape[1])
+        if len(chosen) < rows.shape[1]:
+            rows = rows[:, chosen]
         self.mean, self.variance = rows.mean(axis=0, dtype=np.float64), rows.var(axis=0, dtype=np.float64)
         if not np.isfinite(self.variance).all():
-            column = int(np.flatnonzero(~np.isfinite(self.variance))[0])
+            column = chosen[int(np.flatnonzero(~np.isfinite(self.variance))[0])]
             raise ValueError(f"adapt: column {column} holds NaN, infinity or numbers too large to be squared")
 
     def lower(self, network: Network, name: str) -> None:
-        network.add(name, operations.STANDARDIZE, numbers=(self.EPSILON,), rows=operations.STANDARDIZE.rows)
+        chosen = self._chosen(network.width)
+        network.add(
+            name, operations.STANDARDIZE, numbers=(self.EPSILON,), rows=operations.STANDARDIZE.rows, picks=tuple(chosen)
+        )
+
+    def _chosen(self, width: int) -> list[int]:
+        """The columns that are standardised, of so many."""
+        chosen = list(range(width)) if self.columns is None else self.columns
+        if max(chosen) >= width:
+            raise ValueError(f"{self!r} wants column {max(chosen)}; what stands before it has columns 0 to {width - 1}")
+        return chosen
 
     def initial(self, rng: np.random.Generator, fan_in: int) -> list[Iterator[Piece]]:
         if self.mean is None or self.variance is None:
             raise RuntimeError(f"{self!r} knows no mean and variance yet: call its adapt(x) before the model is built")
-        for array in (self.mean, self.variance):
-            if array.shape not in ((1,), (fan_in,)):
-                raise ValueError(f"{self!r} was made for {len(array)} columns, what stands before it gives {fan_in}")
-        return [pieces_of(np.broadcast_to(array, (fan_in,))) for array in (self.mean, self.variance)]
+        chosen = self._chosen(fan_in)
+        drawn = []
+        for array, neutral in ((self.mean, 0.0), (self.variance, 1.0 - self.EPSILON)):
+            if array.shape not in ((1,), (len(chosen),)):
+                gives = fan_in if self.columns is None else len(chosen)
+                raise ValueError(f"{self!r} was made for {len(array)} columns, what stands before it gives {gives}")
+            whole_row = np.full(fan_in, neutral)
+            whole_row[chosen] = array
+            drawn.append(pieces_of(whole_row))
+        return drawn
+
+    def settings(self) -> dict[str, Any]:
+        return {} if self.columns is None else {"columns": self.columns}
 
     @classmethod
     def _made(cls, settings: dict[str, Any]) -> Layer:
