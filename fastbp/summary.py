@@ -106,6 +106,8 @@ def check_build(model: "Model", width: int) -> None:
     size = program.parameter_bytes + program.copy_bytes
     if size > memory.FREELY:
         largest = max(specs, key=lambda spec: spec.parameters)
+        if not largest.matrix:
+            largest = max(specs, key=lambda spec: spec.fan_out)
         place = next(i for i, (end, _) in enumerate(network.ends) if specs.index(largest) < end)
         needs = memory.Needs({"parameters": program.parameter_bytes, "bfloat16 copies": program.copy_bytes})
         fewer = "fewer categories or a smaller dim than" if largest.matrix else "narrower layers than"

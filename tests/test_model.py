@@ -294,7 +294,8 @@ def test_validation_of_a_split_leaves_out_the_last_rows() -> None:
 @pytest.mark.parametrize("name", [n for n in INITIALIZERS if n.endswith(("uniform", "normal"))])
 def test_initialisers_have_their_variance(name: str) -> None:
     fan_in, fan_out = 300, 200
-    scale = {"glorot": 2 / (fan_in + fan_out), "he": 2 / fan_in, "lecun": 1 / fan_in}[name.split("_")[0]]
+    scales = {"glorot": 2 / (fan_in + fan_out), "he": 2 / fan_in, "lecun": 1 / fan_in, "uniform": 0.05**2 / 3}
+    scale = scales[name.split("_")[0]]
     model = fb.Model([fb.Dense(fan_out, kernel_initializer=name, input_dim=fan_in)], dtype="float64")
     kernel, bias = model.get_weights()
     n = kernel.size
