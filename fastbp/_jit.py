@@ -74,6 +74,8 @@ KERNEL_SOURCES = (
     "program.py",
     "sparse.py",
     "cpu/*.py",
+    "estimators/heads.py",
+    "estimators/shuffles.py",
 )
 """Every source that a compiled kernel can depend on (a test compares this with the imports)."""
 

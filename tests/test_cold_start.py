@@ -389,7 +389,7 @@ print(*(module.__file__ for name, module in sys.modules.items() if name.partitio
     imported = {Path(path) for path in python(code).split()}
     assert package / "cpu" / "engine.py" in imported
     assert imported <= covered
-    assert {path.parent.name for path in covered} == {"fastbp", "cpu"}
+    assert {path.parent.name for path in covered} == {"fastbp", "cpu", "estimators"}
     assert package / "model.py" not in covered
 
 

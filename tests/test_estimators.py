@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastbp as fb
-from fastbp.estimators import MLPClassifier, MLPRegressor, network
+from fastbp.estimators import MLPClassifier, MLPRegressor, network, shuffles
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -175,6 +175,22 @@ def test_threads_and_processes_give_the_same_results() -> None:
     for backend in ("threading", "loky"):
         with joblib.parallel_config(backend=backend):
             np.testing.assert_array_equal(cross_val_score(estimator, X, Y, cv=3, n_jobs=2), alone)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 1000])
+@pytest.mark.parametrize("bits", [np.random.MT19937, np.random.PCG64])
+def test_orders_are_those_of_numpys_shuffle(bits: Any, count: int) -> None:
+    train = np.random.default_rng(0).permutation(3 * count)[:count]
+    ours, theirs = (np.random.RandomState(bits(5)) for _ in range(2))
+    lines, place = shuffles.orders(train, ours), np.arange(count)
+    for epochs in (1, 3):
+        for line in lines(epochs):
+            moves = np.arange(count)
+            theirs.shuffle(moves)
+            place = place[moves]
+            np.testing.assert_array_equal(line, train[place])
+    assert ours.randint(1 << 30) == theirs.randint(1 << 30)
+    np.testing.assert_array_equal(shuffles.orders(train, None)(2), [train, train])
 
 
 def test_grid_search_and_clone() -> None:

@@ -1,5 +1,6 @@
 """The estimators inside scikit-learn: pipelines, searches, ensembles, inspection, routing, files; keywords."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -194,10 +195,56 @@ def test_a_first_fit_says_that_it_compiles(solver: str, monkeypatch: pytest.Monk
     assert solver == "lbfgs" or {"adam", "nesterov"} & set(names)
 
 
-def test_frames_of_other_libraries() -> None:
-    pl, pa = pytest.importorskip("polars"), pytest.importorskip("pyarrow")
+@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow"])
+def test_frames_of_other_libraries(kind: str) -> None:
     wanted = MLPClassifier(**SMALL).fit(FRAME, Y)
-    for frame in (pl.from_pandas(FRAME), pa.Table.from_pandas(FRAME)):
-        fitted = MLPClassifier(**SMALL).fit(frame, Y)
-        np.testing.assert_array_equal(fitted.predict_proba(frame), wanted.predict_proba(FRAME))
-    assert isinstance(FRAME, pd.DataFrame)
+    frame = framed(kind, {name: FRAME[name].to_numpy() for name in FRAME})
+    fitted = MLPClassifier(**SMALL).fit(frame, Y)
+    np.testing.assert_array_equal(fitted.predict_proba(frame), wanted.predict_proba(FRAME))
+    assert fitted.coefs_[0].dtype == np.float64
+    single = framed(kind, {name: FRAME[name].to_numpy(np.float32) for name in FRAME})
+    assert MLPClassifier(**SMALL).fit(single, Y).coefs_[0].dtype == np.float32
+    assert MLPClassifier(solver="lbfgs", **SMALL).fit(single, Y).coefs_[0].dtype == np.float64
+    gaps = framed(kind, {"whole": [1.0, 2.0, 3.0, 4.0], "holes": [1.0, None, 3.0, 4.0]})
+    with pytest.raises(ValueError, match="'holes'"):
+        MLPClassifier(**SMALL).fit(gaps, Y[48:52])
+    with pytest.raises(ValueError, match="could not convert string to float"):
+        MLPClassifier(**SMALL).fit(framed(kind, {"text": ["a", "b", "c", "d"]}), Y[48:52])
+
+
+def framed(kind: str, columns: dict[str, Any]) -> Any:
+    """A frame of a library, which is there or skips the test."""
+    if kind == "pandas":
+        return pd.DataFrame(columns)
+    if kind == "polars":
+        return pytest.importorskip("polars").DataFrame(columns)
+    return pytest.importorskip("pyarrow").table(columns)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow"])
+def test_frames_are_staged_without_a_second_copy(kind: str, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    frame = framed(kind, {f"c{j}": rng.standard_normal(80_000) for j in range(50)})
+    y = rng.standard_normal(80_000).astype(dtype)
+    regressor = MLPRegressor(hidden_layer_sizes=(2,), max_iter=1, batch_size=4000, dtype=dtype)
+    regressor.fit(np.zeros((4000, 50)), y[:4000])  # loads the kernels
+    tracemalloc.start()
+    try:
+        regressor.fit(frame, y)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    staged = 80_000 * 50 * np.dtype(dtype).itemsize
+    assert staged < peak < staged + 11e6, (
+        "a second copy would be 16 MB or more; workspaces, orders and targets are less"
+    )
+
+
+def test_columns_that_hold_more_than_numbers_are_scikit_learns_to_convert() -> None:
+    codes = pd.DataFrame({"numbers": FRAME.iloc[:, 0], "categories": pd.Categorical(np.arange(150) % 3)})
+    wanted = MLPClassifier(**SMALL).fit(codes.to_numpy(np.float64), Y)
+    found = MLPClassifier(**SMALL).fit(codes, Y)
+    np.testing.assert_array_equal(found.coefs_[0], wanted.coefs_[0])
+    with pytest.raises(ValueError, match="feature names"):
+        found.predict(codes.rename(columns={"numbers": "others"}))

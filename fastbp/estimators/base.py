@@ -1,6 +1,7 @@
 """Floor 5: what the classifier and the regressor share: from data as users hold it to a fit, and predictions."""
 
 from abc import abstractmethod
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -8,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state, check_X_y
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fastbp.data import as_matrix
 from fastbp.estimators.course import Course
 from fastbp.estimators.network import Network, Samples, crowd, staged
 from fastbp.estimators.parameters import STOCHASTIC
 from fastbp.estimators.shape import dropped, hidden_rows, sizes_of
+from fastbp.frames import columns_of
 from fastbp.losses import LOSSES
 from fastbp.model import Model
 
@@ -74,7 +77,7 @@ class BasePerceptron(Course):
         self.n_outputs_ = outputs
         if fresh:
             self.out_activation_, self.n_layers_ = activation, len(sizes) + 2
-            self._initialise(random, [X.shape[1], *sizes, outputs], self._number_type(X))
+            self._initialise(random, [X.shape[1], *sizes, outputs], self._number_type(X) or X.dtype)
         with crowd.member():
             network = self._ready()
             self._check_shape([X.shape[1], *sizes, outputs], network)
@@ -95,6 +98,19 @@ class BasePerceptron(Course):
                 "preprocessed."
             )
         return self
+
+    def _validated(self, X: Any, *y: Any, known: np.dtype[Any] | None, reset: bool = False, **of_y: Any) -> Any:
+        """What scikit-learn's ``validate_data`` returns, X in the number type that is `known` at once.
+
+        A frame of numbers is converted a block at a time, without a copy of it in another type or order.
+        """
+        checks = {"accept_sparse": ["csr", "csc"], "dtype": known or (np.float64, np.float32), "order": "C", **of_y}
+        if columns_of(X) is not None:
+            with suppress(TypeError):  # other columns than numbers: as scikit-learn converts them
+                rows = as_matrix(X, known or np.float64, name="X")
+                validate_data(self, X, reset=reset, skip_check_array=True)
+                return (check_X_y if y else check_array)(rows, *y, estimator=self, **checks)
+        return validate_data(self, X, *y, reset=reset, **checks)
 
     def _check_shape(self, units: list[int], network: Network) -> None:
         """Refuse to train a network further that is not the one the parameters and the data ask for."""
@@ -131,11 +147,17 @@ class BasePerceptron(Course):
             )
         return train, Samples(X[held], y[held], None if weight is None else weight[held])
 
-    def _number_type(self, X: Any) -> np.dtype[Any]:
-        """The weights' type: as X, but float64 for L-BFGS, whose line search needs it."""
+    def _number_type(self, X: Any) -> np.dtype[Any] | None:
+        """The weights' type: as X (None for an array's), but float64 for L-BFGS, whose line search needs it."""
         if self.dtype is not None:
             return np.dtype(self.dtype)
-        return np.dtype(np.float64 if self.solver == "lbfgs" else X.dtype)
+        frame = columns_of(X)
+        if frame is None and self.solver != "lbfgs":
+            return None
+        columns = frame[1] if frame else ()
+        types = {str(getattr(column, "dtype", getattr(column, "type", ""))).lower() for column in columns}
+        single = types and types <= {"float32", "float"} and self.solver != "lbfgs"
+        return np.dtype(np.float32 if single else np.float64)
 
     def _initialise(self, random: np.random.RandomState, units: list[int], dtype: np.dtype[Any]) -> None:
         """Draw the weights as Glorot and Bengio (2010), narrower before logistic neurons, and begin all counts."""
@@ -180,7 +202,7 @@ class BasePerceptron(Course):
     def _outputs(self, X: Any) -> Array:
         """Outputs (N, O) of the network for rows as users hold them."""
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        X = self._validated(X, known=self._ready().dtype)
         with crowd.member():
             network = self._ready()
             network.engine.threads = crowd.share(self._threads())

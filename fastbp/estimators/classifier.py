@@ -12,7 +12,6 @@ from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
-from sklearn.utils.validation import validate_data
 
 from fastbp.activations import Activation
 from fastbp.estimators.base import BasePerceptron
@@ -176,16 +175,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
     _score_name = "accuracy"
 
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[Any, Array]:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            dtype=(np.float64, np.float32),
-            order="C",
-            reset=reset,
-        )
+        X, y = self._validated(X, y, known=self._number_type(X), reset=reset, multi_output=True)
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _check_columns(self, classes: list[Array]) -> None:
@@ -204,7 +194,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
     def _encoded(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array, Array | None]:
         X, y = self._checked(X, y, reset)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
-            if type_of_target(y) == "multiclass-multioutput":
+            if y.ndim == 2 and type_of_target(y) == "multiclass-multioutput":
                 self.classes_ = [np.unique(column) for column in y.T]
             else:
                 self._label_binarizer = LabelBinarizer().fit(y)

@@ -15,6 +15,7 @@ from fastbp.estimators.lbfgs import minimise
 from fastbp.estimators.network import Network, Samples, crowd
 from fastbp.estimators.parameters import CLIPS
 from fastbp.estimators.rates import AdamRates, Rates, SGDRates
+from fastbp.estimators.shuffles import orders
 from fastbp.estimators.watching import Watchers
 from fastbp.estimators.weights import Weights
 from fastbp.losses import Loss
@@ -118,7 +119,7 @@ class Course(Weights, ABC):
         batch, engine, threads = self._batch(len(train)), network.engine, self._threads()
         network.compile(Objective(loss), rates.rule(1, 1, 1, 0), batch, bool(self.verbose))
         per_epoch = -(-len(train) // batch)
-        orders = _orders(train, random if self.shuffle else None)
+        lines = orders(train, random if self.shuffle else None)
         names = ["loss"] if held is None else ["loss", f"val_{self._score_name}"]
         watchers = Watchers(self, names, per_epoch, watched)
         one_by_one = bool(incremental or held is not None or data.weight is not None or watchers.any or self.verbose)
@@ -131,7 +132,7 @@ class Course(Weights, ABC):
                 watchers.begin(self.n_iter_)
                 engine.threads = crowd.share(threads)
                 rule = rates.rule(epochs, per_epoch, len(train), self.t_)
-                outcome = network.train(data, orders(epochs), batch, rule, loss, rates.updates, seed)
+                outcome = network.train(data, lines(epochs), batch, rule, loss, rates.updates, seed)
                 if outcome.diverged:
                     engine.weights.fill(np.nan)
                     outcome.sums[outcome.steps // per_epoch :] = np.nan
@@ -220,22 +221,3 @@ def _warned_interrupt() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=6)
-
-
-def _orders(train: Array, random: np.random.RandomState | None) -> Any:
-    """A function that gives the rows of the next epochs: as scikit-learn shuffles them, or as they are."""
-    place = np.arange(len(train))
-
-    def lines(epochs: int) -> Array:
-        nonlocal place
-        if random is None:
-            return np.broadcast_to(train, (epochs, len(train)))
-        orders = np.empty((epochs, len(train)), np.int64)
-        for line in orders:
-            moves = np.arange(len(train))
-            random.shuffle(moves)
-            place = place[moves]
-            np.take(train, place, out=line)
-        return orders
-
-    return lines

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp._jit import default_threads
 from fastbp.compilation import compile_kernels
 from fastbp.cpu.engine import Engine
+from fastbp.estimators import shuffles
 from fastbp.estimators.rates import StepRule
 from fastbp.estimators.shape import Shape
 from fastbp.layers import lower
@@ -65,14 +65,14 @@ class Network:
     def __init__(self, lists: Lists, shape: Shape, alpha: float) -> None:
         kernels, biases, norms = ([np.asarray(array) for array in arrays] for arrays in lists)
         _check_chain(kernels, biases, norms, shape)
-        dtype = np.dtype(np.float32 if kernels[0].dtype == np.float32 else np.float64)
+        dtype = type_of(kernels)
         penalty = (0.0, alpha / 2, 0.0, 0.0)
         specs = lower(shape.layers(c.shape[1] for c in kernels), kernels[0].shape[0]).specs
         self.shape, self.alpha = shape, alpha
         self.engine = Engine(
             [replace(spec, penalty=penalty) if spec.operation is DENSE else spec for spec in specs],
             dtype,
-            default_threads(),
+            threads=1,  # until `crowd` gives it more
         )
         self.put((kernels, biases, norms))
 
@@ -109,8 +109,7 @@ class Network:
         """Whether `put` takes these arrays."""
         wanted = [shape for layer in self.engine.program.layers for _, shape in layer.arrays]
         given = [np.shape(array) for array in _interleaved(lists)]
-        half = getattr(lists[0][0], "dtype", None) == np.float32
-        return given == wanted and half == (self.dtype == np.float32)
+        return given == wanted and type_of(lists[0]) == self.dtype
 
     def moments(self) -> list[list[Array]]:
         """The optimizer's arrays, each in the engine's order."""
@@ -127,6 +126,8 @@ class Network:
     def compile(self, objective: Objective, rule: StepRule | None, batch: int, shown: bool) -> None:
         """Make the kernels of a training ready, and say so where someone watches; fits that run at once wait for it."""
         needed = self.engine.kernels(objective, True, rule, batch)
+        if rule is not None:
+            needed.append(("orders", shuffles.kernel()))
         if not all(kernel.ready for _, kernel in needed):
             with _compiling:
                 compile_kernels(needed, shown or sys.stderr.isatty())
@@ -221,6 +222,11 @@ def staged(x: Any, dtype: np.dtype[Any]) -> Array | SparseRows:
             return as_sparse(x, dtype, "X")
         x = x.toarray()
     return np.require(x, dtype, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def type_of(coefs: Sequence[Any]) -> np.dtype[Any]:
+    """The number type of a network with these weights."""
+    return np.dtype(np.float32 if getattr(coefs[0], "dtype", None) == np.float32 else np.float64)
 
 
 def _interleaved(lists: Lists) -> list[Any]:

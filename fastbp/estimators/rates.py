@@ -156,7 +156,6 @@ class AdamRates:
 
     Attributes
     ----------
-    learning_rate : with the bias corrections of the last step
     updates : steps so far
     """
 
@@ -171,7 +170,12 @@ class AdamRates:
     ) -> None:
         self.initial, self.beta_1, self.beta_2 = float(rate), float(beta_1), float(beta_2)
         self.schedule, self.epsilon, self.options = schedule, float(epsilon), dict(options)
-        self.learning_rate, self.updates = self.initial, 0
+        self.updates = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """With the bias corrections of the last step."""
+        return float(self._corrected(np.array([float(self.updates)]))[0]) if self.updates else self.initial
 
     @property
     def next_rate(self) -> float:
@@ -213,9 +217,7 @@ class AdamRates:
 
     def advance(self, steps: int, seen: int) -> None:
         """`steps` more are done."""
-        if steps:
-            self.updates += steps
-            self.learning_rate = float(self._corrected(np.array([float(self.updates)]))[0])
+        self.updates += steps
 
     def stop_or_slow_down(self) -> str:
         """Nothing improved for long: what to say."""

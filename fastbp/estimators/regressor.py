@@ -11,7 +11,6 @@ from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import validate_data
 
 from fastbp.activations import Activation
 from fastbp.estimators.base import BasePerceptron
@@ -150,17 +149,7 @@ class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
     _score_name = "r2"
 
     def _encoded(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array, None]:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            y_numeric=True,
-            dtype=(np.float64, np.float32),
-            order="C",
-            reset=reset,
-        )
+        X, y = self._validated(X, y, known=self._number_type(X), reset=reset, multi_output=True, y_numeric=True)
         return X, self._column(y), None
 
     def _encoded_held(self, X: Any, y: Any) -> tuple[Any, Array]:
