@@ -135,9 +135,10 @@ def _bounds(root: Path) -> Iterator[int]:
     yield from _groups(root)
     import resource
 
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and (used := _field(root / "proc/self/status", "VmSize:")) is not None:
-        yield limit - 1024 * used
+    for kind, field in ((resource.RLIMIT_AS, "VmSize:"), (resource.RLIMIT_DATA, "VmData:")):  # ulimit -v, ulimit -d
+        limit, _ = resource.getrlimit(kind)
+        if limit != resource.RLIM_INFINITY and (used := _field(root / "proc/self/status", field)) is not None:
+            yield limit - 1024 * used
 
 
 def _windows() -> Iterator[int]:

@@ -178,3 +178,62 @@ def test_one_cycle(anneal: str) -> None:
 def test_every_schedule_that_pytorch_has_is_compared() -> None:
     here = {type(schedule).__name__ for schedule, _ in CURVES} | {"OneCycleMomentum"}
     assert here == SCHEDULES.keys() - {"InverseTimeDecay"}
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def smoothed(y: Any, share: float, rest: float) -> Any:
+    return y * (1 - share) + rest * share
+
+
+LOSS_PAIRS: list[tuple[Any, str, Callable[[Any, Any], Any]]] = [
+    (fb.MeanSquaredError(), "linear", lambda z, y: torch.nn.functional.mse_loss(z, y)),
+    (fb.HalfSquaredError(), "linear", lambda z, y: 0.5 * torch.nn.functional.mse_loss(z, y, reduction="sum")),
+    (fb.MeanAbsoluteError(), "linear", lambda z, y: torch.nn.functional.l1_loss(z, y)),
+    (fb.Huber(delta=0.7), "linear", lambda z, y: torch.nn.functional.huber_loss(z, y, delta=0.7)),
+    (fb.CosineSimilarity(), "linear", lambda z, y: -torch.nn.functional.cosine_similarity(z, y).mean()),
+    (fb.BinaryCrossentropy(), "sigmoid", lambda z, y: torch.nn.functional.binary_cross_entropy_with_logits(z, y)),
+    (
+        fb.BinaryCrossentropy(label_smoothing=0.2),
+        "sigmoid",
+        lambda z, y: torch.nn.functional.binary_cross_entropy_with_logits(z, smoothed(y, 0.2, 0.5)),
+    ),
+    (fb.CategoricalCrossentropy(), "softmax", lambda z, y: torch.nn.functional.cross_entropy(z, y)),
+    (
+        fb.CategoricalCrossentropy(label_smoothing=0.3),
+        "softmax",
+        lambda z, y: torch.nn.functional.cross_entropy(z, y, label_smoothing=0.3),
+    ),
+    (fb.SparseCategoricalCrossentropy(), "softmax", lambda z, y: torch.nn.functional.cross_entropy(z, y)),
+    (
+        fb.SparseCategoricalCrossentropy(label_smoothing=0.1),
+        "softmax",
+        lambda z, y: torch.nn.functional.cross_entropy(z, y, label_smoothing=0.1),
+    ),
+    (
+        fb.KLDivergence(),
+        "softmax",
+        lambda z, y: torch.nn.functional.kl_div(torch.log_softmax(z, 1), y, reduction="batchmean"),
+    ),
+    (  # PyTorch's leaves out what doesn't depend on the outputs
+        fb.PoissonDeviance(),
+        "exponential",
+        lambda z, y: torch.nn.functional.poisson_nll_loss(z, y) + (torch.xlogy(y, y) - y).mean(),
+    ),
+]
+
+
+@pytest.mark.parametrize(("loss", "output", "function"), LOSS_PAIRS, ids=lambda value: repr(value)[:60])
+def test_losses(loss: Any, output: str, function: Callable[[Any, Any], Any]) -> None:
+    model = make([9, 12, 3], "tanh", output, dtype="float64")
+    model.compile("sgd", loss)
+    y = targets(loss.name, 50, 3)
+    other = theirs(model.get_weights())
+    value = function(other(torch.tensor(X)), torch.tensor(y))
+    value.backward()
+    # the divergence takes the logarithm of numbers that are held above 1e-7, as in Keras
+    tolerance = 1e-5 if loss.name == "kl_divergence" else 1e-9
+    assert model.evaluate(X, y) == pytest.approx(value.item(), rel=tolerance)
+    for gradient, parameter in zip(model.gradients(X, y), other.parameters(), strict=True):
+        np.testing.assert_allclose(gradient.T, parameter.grad.numpy(), rtol=tolerance, atol=tolerance)
