@@ -73,6 +73,12 @@ def last_two() -> list[Any]:
     ]
 
 
+def penalised() -> list[Any]:
+    """The hidden layers' outputs are penalised."""
+    hidden = [fb.Dense(width, "relu", activity_regularizer=fb.regularizers.L2(1e-5)) for width in WIDTHS[1:-1]]
+    return [*hidden, fb.Dense(WIDTHS[-1], "softmax")]
+
+
 def behind_each(*layers: Callable[[], Any]) -> Callable[[], list[Any]]:
     """A network with layers of these kinds behind each hidden product."""
 
@@ -109,6 +115,8 @@ FEATURES = [
         compile={"metrics": ["accuracy", "sparse_top_k_categorical_accuracy", "precision", "recall", "f1"]},
         most=0.10,
     ),
+    Feature("ROC AUC", compile={"metrics": ["auc"]}, most=0.10),
+    Feature("L2 of activities", layers=penalised),
     Feature("cosine schedule", momentum(learning_rate=fb.schedules.CosineDecay(0.01, 10_000)), most=0.10),
     Feature("sample weights", fit={"sample_weight": np.ones(BATCH * STEPS, np.float32)}),
     Feature("weight decay", momentum(weight_decay=1e-4)),

@@ -26,6 +26,9 @@ _LOG64 = tuple(2.0 / (2 * n + 1) for n in range(11, 0, -1))
 # (-1)^n / (2n+1)! for sin(y) / y as a polynomial in y^2, abs(y) <= pi / 2.
 _SIN32 = tuple((-1.0) ** n / math.factorial(2 * n + 1) for n in range(6, -1, -1))
 _SIN64 = tuple((-1.0) ** n / math.factorial(2 * n + 1) for n in range(11, -1, -1))
+# pi in three parts, whose products with small whole numbers are exact (Cody and Waite 1980; Moshier's Cephes, times 4).
+_PI32 = (3.140625, 9.67502593994140625e-4, 1.509957990978376432e-7)
+_PI64 = (3.14159250259399414064, 1.509957883172319266944e-7, 1.07806057163162381058e-14)
 LOG2E = 1.4426950408889634
 # ln 2 in two parts; the high one has few bits, so that n * high is exact.
 _LN2_32 = (0.693359375, -2.12194440054690583e-4)
@@ -194,6 +197,60 @@ def tanh(x: Any) -> Any:
 def logistic(x: Any) -> Any:
     """1 / (1 + e**-x)."""
     return 1.0 / (1.0 + exp(-x))
+
+
+def sin(x: Any) -> Any:
+    """Sine, of an angle up to some thousands (beyond that digits are lost)."""
+    return np.sin(x)
+
+
+def cos(x: Any) -> Any:
+    """Cosine, as `sin`."""
+    return np.cos(x)
+
+
+def _sine_of_rest(x: Any, offset: float) -> Any:
+    """(-1)**n sin(y) of x = (n + offset) pi + y with abs(y) <= pi / 2."""
+    n = np.round(x / math.pi - offset)
+    return np.sin(x - (n + offset) * math.pi) * (1.0 - 2.0 * (n % 2))
+
+
+@overload(_sine_of_rest)
+def _sine_of_rest_vec(x: Any, offset: Any) -> Any:
+    single = x.dtype == types.float32
+    rounding, series = (_ROUND32, _SIN32) if single else (_ROUND64, _SIN64)
+    high, middle, low = _PI32 if single else _PI64
+
+    def impl(x: Any, offset: Any) -> Any:
+        n = (x * (1.0 / math.pi) - offset + rounding) - rounding
+        odd = abs(n - 2.0 * ((n * 0.5 + rounding) - rounding))
+        turns = n + offset
+        y = fma(turns, -low, fma(turns, -middle, fma(turns, -high, x)))
+        return y * _horner(series, y * y) * (1.0 - 2.0 * odd)
+
+    return impl
+
+
+@overload(sin)
+def _sin(x: Any) -> Any:
+    if not isinstance(x, Vec):
+        return None
+
+    def impl(x: Any) -> Any:
+        return _sine_of_rest(x, 0.0)
+
+    return impl
+
+
+@overload(cos)
+def _cos(x: Any) -> Any:
+    if not isinstance(x, Vec):
+        return None
+
+    def impl(x: Any) -> Any:
+        return -_sine_of_rest(x, 0.5)
+
+    return impl
 
 
 def cosine_of_turns(x: Any) -> Any:

@@ -11,7 +11,7 @@ from fastbp import _math
 from fastbp.tracing import Value
 
 abs, exp, expm1, log, log1p = np.abs, np.exp, np.expm1, np.log, np.log1p
-sqrt, square, sign, tanh = np.sqrt, np.square, np.sign, np.tanh
+sqrt, square, sign, tanh, sin, cos = np.sqrt, np.square, np.sign, np.tanh, np.sin, np.cos
 maximum, minimum, where, clip = np.maximum, np.minimum, np.where, np.clip
 sum, mean, max, min = np.sum, np.mean, np.max, np.min
 

@@ -33,6 +33,8 @@ ARITHMETIC = {
     "log": "where({0} > 0.0, log(maximum({0}, least)), where({0} == 0.0, one * -inf, one * nan))",
     "log1p": "where({0} > -1.0, log1p(maximum({0}, -0.9999999)), where({0} == -1.0, one * -inf, one * nan))",
     "tanh": "tanh({0})",
+    "sin": "sin({0})",
+    "cos": "cos({0})",
     "sqrt": "sqrt({0})",
     "sigmoid": "logistic({0})",
     "normal_cdf": "normal_cdf({0})",
@@ -50,8 +52,8 @@ REDUCTIONS = {"sum": "{0} + {1}", "max": "maximum({0}, {1})", "min": "minimum({0
 START = {"sum": "one * 0.0", "max": "one * -inf", "min": "one * inf"}
 OPERATIONS = {*ARITHMETIC, *MASKS, *LOGIC, *REDUCTIONS, "number", "argument", "share"}
 KNOWN = (
-    "+ - * / **, comparisons, and of NumPy or fb.math: abs, clip, erf, exp, expm1, log, log1p, maximum, minimum, relu, "
-    "sigmoid, sign, softplus, sqrt, square, tanh, where, and sum, mean, max, min over axis=-1"
+    "+ - * / **, comparisons, and of NumPy or fb.math: abs, clip, cos, erf, exp, expm1, log, log1p, maximum, minimum, "
+    "relu, sigmoid, sign, sin, softplus, sqrt, square, tanh, where, and sum, mean, max, min over axis=-1"
 )
 
 
@@ -424,6 +426,8 @@ _SLOPES: dict[str, Callable[[Value, list[Value], list[Value]], Value]] = {
     "log": lambda v, x, d: d[0] / x[0],
     "log1p": lambda v, x, d: d[0] / (x[0] + 1.0),
     "tanh": lambda v, x, d: d[0] * (1.0 - v * v),
+    "sin": lambda v, x, d: d[0] * v.tape.apply("cos", x[0]),
+    "cos": lambda v, x, d: -d[0] * v.tape.apply("sin", x[0]),
     "sqrt": lambda v, x, d: d[0] * 0.5 / v,
     "sigmoid": lambda v, x, d: d[0] * (v * (1.0 - v)),
     "normal_cdf": lambda v, x, d: d[0] * (1.0 / math.sqrt(2.0 * math.pi)) * v.tape.apply("exp", x[0] * x[0] * -0.5),
@@ -437,7 +441,10 @@ _SLOPES: dict[str, Callable[[Value, list[Value], list[Value]], Value]] = {
 
 
 _NAMES: dict[str, Any] = {
-    **{name: getattr(_math, name) for name in ("exp", "expm1", "log", "log1p", "tanh", "logistic", "normal_cdf")},
+    **{
+        name: getattr(_math, name)
+        for name in ("exp", "expm1", "log", "log1p", "tanh", "sin", "cos", "logistic", "normal_cdf")
+    },
     **{name: getattr(_vector, name) for name in ("maximum", "minimum", "where", "sqrt", "copysign")},
     "inf": math.inf,
     "nan": math.nan,

@@ -49,6 +49,8 @@ CASES = [
     ("log", 0.5, 2.0, np.log, 2),
     ("log1p", 0.0, 1.0, np.log1p, 2),
     ("tanh", -10.0, 10.0, np.tanh, 3),
+    ("sin", -1.5, 1.5, np.sin, 2),
+    ("cos", -1.5, 1.5, np.cos, 3),
     ("logistic", -30.0, 30.0, lambda z: 1 / (1 + np.exp(-z)), 3),
 ]
 
@@ -65,6 +67,13 @@ def test_within_a_few_units_in_the_last_place(
     assert float((np.abs(got - wanted) / spacing).max()) <= ulp
 
 
+@pytest.mark.parametrize("name", ["sin", "cos"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1.5e-7), (np.float64, 3e-16)])
+def test_angles_of_many_turns(name: str, dtype: type, tolerance: float) -> None:
+    z = grid(-3000.0, 3000.0, dtype)
+    assert np.abs(evaluate(getattr(_math, name), z) - getattr(np, name)(z.astype(np.longdouble))).max() <= tolerance
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 3e-7), (np.float64, 1e-15)])
 def test_normal_cdf(dtype: type, tolerance: float) -> None:
     z = grid(-6.0, 6.0, dtype)
@@ -76,7 +85,7 @@ def test_normal_cdf(dtype: type, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "tanh", "logistic", "normal_cdf"])
+@pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "tanh", "sin", "cos", "logistic", "normal_cdf"])
 def test_nan_stays_nan(name: str, dtype: type) -> None:
     assert np.isnan(evaluate(getattr(_math, name), np.array([np.nan], dtype))).all()
 
@@ -87,7 +96,7 @@ def test_exp_at_the_ends(dtype: type) -> None:
     np.testing.assert_array_equal(evaluate(_math.exp, z), np.array([0, 0, np.inf, np.inf, 1], dtype))
 
 
-@pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "tanh", "logistic"])
+@pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "tanh", "sin", "cos", "logistic"])
 def test_numpy_arrays_take_the_same_functions(name: str) -> None:
     z = np.linspace(0.1, 2.0, 20)
     truth = {"logistic": lambda v: 1 / (1 + np.exp(-v))}.get(name, getattr(np, name, None))

@@ -92,6 +92,8 @@ def _primitives(kind: Any) -> dict[Any, Callable[..., Any]]:
             _math.log: np.log,
             _math.log1p: np.log1p,
             _math.tanh: np.tanh,
+            _math.sin: np.sin,
+            _math.cos: np.cos,
             _math.normal_cdf: lambda x: kind(_math.normal_cdf(float(x))),
             _math.cosine_of_turns: lambda x: kind(_math.cosine_of_turns(float(x))),
             _vector.where: _where,
@@ -103,7 +105,7 @@ def _primitives(kind: Any) -> dict[Any, Callable[..., Any]]:
             abs: abs,
         }
     found: dict[Any, Callable[..., Any]] = {
-        getattr(_math, name): inlined(_of_math(name)) for name in ("exp", "expm1", "log", "log1p", "tanh")
+        getattr(_math, name): inlined(_of_math(name)) for name in ("exp", "expm1", "log", "log1p", "tanh", "sin", "cos")
     }
     found |= {
         _vector.where: inlined(_where),
