@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastbp._jit import Kernel, cache_folder
-from fastbp.progress import bar
+from fastbp.bars import Bar, bar, watched
 
 DELAY = 0.6
 """Compiling that takes less is not spoken of."""
 TICK = 0.1
-NARROW_BAR = "{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class _Notice:
             self._ends.append(self._ends[-1] + kernel.seconds)
         self._index, self._since = 0, time.perf_counter()
         self._over = threading.Event()
-        self._bar: Any = None
+        self._bar: Bar | None = None
         self._thread = threading.Thread(target=self._show, daemon=True)
 
     def begin(self, index: int) -> None:
@@ -88,9 +87,8 @@ class _Notice:
         if self._over.wait(DELAY):
             return
         often = "once per machine" if cache_folder() is not None else "in every process"
-        if sys.stderr.isatty():
-            self._bar = bar(self._ends[-1], f"compiling kernels, {often}", NARROW_BAR)
-            self._bar.start_t -= DELAY
+        if watched():
+            self._bar = bar(self._ends[-1], f"compiling kernels, {often}", width=10, since=DELAY)
             while not self._over.wait(TICK):
                 self._move(self._index, self.kernels[self._index][0])
             return
@@ -105,6 +103,5 @@ class _Notice:
         if index < len(self.kernels):
             share = (time.perf_counter() - self._since) / self.kernels[index][1].seconds
             place += self.kernels[index][1].seconds * min(share, 0.95)
-        self._bar.n = max(self._bar.n, place)
-        self._bar.bar_format = f"{NARROW_BAR}  {text}"
-        self._bar.refresh()
+        assert self._bar is not None
+        self._bar.move(max(self._bar.place, place), text, at_once=True)

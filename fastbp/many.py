@@ -385,7 +385,7 @@ class _Progress(Progress):
 
     def _describe(self) -> None:
         if self._bar is not None:
-            self._bar.set_description_str(f"{self._finished}/{len(self.jobs)} networks", refresh=False)
+            self._bar.describe(f"{self._finished}/{len(self.jobs)} networks")
 
     def look(self, finished: Iterable[_Job]) -> None:
         """Show what was done since the last look."""

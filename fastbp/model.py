@@ -13,6 +13,7 @@ from fastbp import data, files, full_batch, losses, optimizers, partial, scoring
 from fastbp._checks import DTYPES, whole
 from fastbp._jit import default_threads
 from fastbp._signals import HeldBack
+from fastbp.bars import watched
 from fastbp.callbacks import Callback, CallbackList
 from fastbp.compilation import compile_kernels
 from fastbp.cpu.engine import Engine
@@ -267,7 +268,7 @@ class Model(Stack):
             raise ValueError("LBFGS looks at all rows in every step: only fit can use it; compile another optimizer")
         needed = self._engine.kernels(objective, backward, optimizer, batch, layers)
         if not all(kernel.ready for _, kernel in needed):
-            compile_kernels(needed, shown or sys.stderr.isatty())
+            compile_kernels(needed, shown or watched())
         return self._engine
 
     # -------------------------------------------------- training

@@ -1,26 +1,18 @@
 """Floor 4: what a fit shows while it runs: a bar, or lines."""
 
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import numpy as np
-from tqdm.auto import tqdm
 
-BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}"
-
-
-def bar(total: float, text: str, form: str = BAR) -> Any:
-    """A progress bar on stderr in the package's style, with a text before it."""
-    columns, lines = shutil.get_terminal_size()  # tqdm's own look at a terminal of unknown size hides the bar
-    return tqdm(total=total, desc=text, file=sys.stderr, bar_format=form, ncols=columns, nrows=lines)
+from fastbp.bars import Bar, bar, watched
 
 
 def resolve_verbose(verbose: str | int) -> int:
-    """0 silent, 1 bar, 2 a line an epoch; "auto" is the bar where someone watches, else lines."""
+    """0 silent, 1 bar, 2 a line an epoch; "auto" is the bar on a terminal and in a notebook, else lines."""
     if verbose == "auto":
-        return 1 if sys.stderr.isatty() else 2
+        return 1 if watched() else 2
     if verbose in (0, 1, 2):
         return int(verbose)
     raise ValueError(f'verbose must be "auto", 0 (silent), 1 (bar) or 2 (a line an epoch), got {verbose!r}')
@@ -52,23 +44,21 @@ class Progress:
         self._peak = peak() * 1e9 if verbose else 0.0
         self._rows_seen, self._seconds = 0, 0.0
         self._values: Mapping[str, Any] = {}
-        self._bar: Any = None
+        self._bar: Bar | None = None
         if verbose == 1:
             self._bar = bar(epochs * (steps or 1), f"epoch 1/{epochs}")
 
     def resume(self, steps: int) -> None:
         """`steps` were done in an earlier run; the time that is left isn't reckoned from them."""
         if self._bar is not None:
-            self._bar.initial = self._bar.n = steps
-            self._bar.refresh()
+            self._bar.begin(steps)
 
     def advance(self, steps: int, rows: int, seconds: float) -> None:
         """`steps` more are done, over `rows` rows in `seconds` of computing."""
         self._rows_seen += rows
         self._seconds += seconds
         if self._bar is not None:
-            self._bar.bar_format = f"{BAR}  {self._text(rows, seconds)}"
-            self._bar.update(0 if self._by_epoch else steps)
+            self._bar.move(self._bar.place + (0 if self._by_epoch else steps), self._text(rows, seconds))
 
     def extend(
         self,
@@ -87,7 +77,7 @@ class Progress:
         for number, (duration, seen, *values) in enumerate(counted, first + 1):
             self._values = dict(zip(columns, values, strict=True))
             if self._bar is not None:
-                self._bar.set_description_str(f"epoch {min(number + 1, self.epochs)}/{self.epochs}", refresh=False)
+                self._bar.describe(f"epoch {min(number + 1, self.epochs)}/{self.epochs}")
                 self._bar.update(1 if self._by_epoch else 0)
             elif self.verbose == 2:
                 width = len(str(self.epochs))
@@ -97,8 +87,7 @@ class Progress:
     def close(self) -> None:
         """Leave the last values and the speed of the whole fit."""
         if self._bar is not None:
-            self._bar.bar_format = f"{BAR}  {self._text(self._rows_seen, self._seconds)}"
-            self._bar.refresh()
+            self._bar.move(self._bar.place, self._text(self._rows_seen, self._seconds))
             self._bar.close()
 
     def _text(self, rows: int, seconds: float) -> str:

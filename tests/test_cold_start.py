@@ -15,7 +15,7 @@ from helpers import ROOT, python
 
 import fastbp
 import fastbp as fb
-from fastbp import _jit, compilation
+from fastbp import _jit, bars, compilation
 from fastbp.activations import ACTIVATIONS
 from fastbp.cpu import catalogue, rules, tallies, watch
 from fastbp.losses import LOSSES
@@ -167,16 +167,23 @@ def test_compiling_for_long_is_said_in_lines(
     assert [line for line, start in zip(said.splitlines(), lines, strict=True) if not line.startswith(start)] == []
 
 
+@pytest.mark.parametrize("rich", [False, True])
 def test_compiling_is_shown_as_a_bar_where_someone_watches(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    rich: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if rich:
+        pytest.importorskip("rich")
+        monkeypatch.setattr(bars, "REFRESH", 0.0)
+        monkeypatch.setenv("TERM", "xterm")
+    else:
+        monkeypatch.setattr(bars, "has_rich", lambda: False)
     monkeypatch.setattr(compilation, "DELAY", 0.0)
     monkeypatch.setattr(compilation, "TICK", 0.01)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "100")
     compilation.compile_kernels([("loop", Slow(0.3)), ("tanh", Slow(0.1))], True)
-    said = re.split(r"[\r\n]+", capsys.readouterr().err)
-    shares = [int(found[1]) for line in said if (found := re.search(r"(\d+)%\|", line))]
+    said = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err))
+    shares = [int(found[1]) for line in said if (found := re.search(r"(\d+)%", line))]
     said = [line for line in said if line.strip()]
     assert all("compiling kernels, once per machine" in line for line in said)
     assert shares == sorted(shares) and len(set(shares)) > 5

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -24,8 +23,8 @@ _OF_A_NETWORK = ("hidden", "activation", "optimizer", "learning_rate", "weight_d
 def bench(args: argparse.Namespace) -> int:
     """Measure what training a network costs, and compare with a measurement that was kept."""
     from fastbp import benchmark
+    from fastbp.bars import bar, watched
     from fastbp.profiling import threads_text
-    from fastbp.progress import bar
 
     say = Voice(args)
     if args.save is not None:
@@ -41,7 +40,7 @@ def bench(args: argparse.Namespace) -> int:
             say.always("", difference)
         say.document(command="bench", subject=subject, differences=differences, comparison=None)
         return NOT_COMPARABLE
-    with bar(args.processes, "measuring") if sys.stderr.isatty() else contextlib.nullcontext() as progress:
+    with bar(args.processes, "measuring") if watched() else contextlib.nullcontext() as progress:
         advance = (lambda: None) if progress is None else progress.update
         now = benchmark.measure(model, x, y, subject, seconds=args.seconds, processes=args.processes, advance=advance)
     say("measured", f"{args.processes} processes, one after the other, on {threads_text(subject['threads'])}")

@@ -1,7 +1,6 @@
 """Floor 5: one network in two orders: scikit-learn's lists of arrays outside, the engine's flat buffer inside."""
 
 import contextlib
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp.bars import watched
 from fastbp.compilation import compile_kernels
 from fastbp.cpu.engine import Engine
 from fastbp.estimators import shuffles
@@ -130,7 +130,7 @@ class Network:
             needed.append(("orders", shuffles.kernel()))
         if not all(kernel.ready for _, kernel in needed):
             with _compiling:
-                compile_kernels(needed, shown or sys.stderr.isatty())
+                compile_kernels(needed, shown or watched())
 
     def train(
         self, data: Samples, orders: Array, batch: int, rule: StepRule, loss: Loss, noise: int = 0, seed: int = 0
