@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from fastbp._signals import HeldBack
 from fastbp.callbacks import CallbackList, Logs
 from fastbp.checkpoint import Checkpoints
-from fastbp.cpu.engine import Engine
 from fastbp.cpu.peak import peak_gflops
 from fastbp.data import Sample
 from fastbp.feeds import Feed
@@ -24,6 +23,7 @@ from fastbp.sources import StreamError
 from fastbp.weighting import without_missing
 
 if TYPE_CHECKING:
+    from fastbp.devices import Engine
     from fastbp.model import Model
 
 CHUNK_SECONDS = 0.1
@@ -75,7 +75,7 @@ class Fit:
     def __init__(
         self,
         model: "Model",
-        engine: Engine,
+        engine: "Engine",
         feed: Feed,
         options: Options,
         held: Held | None = None,
@@ -119,10 +119,11 @@ class Fit:
     def run(self) -> History:
         """All of it."""
         try:
-            self.start()
-            while not self.finished:
-                self.chunk()
-            self.finish()
+            with self.engine.holding_data():
+                self.start()
+                while not self.finished:
+                    self.chunk()
+                self.finish()
         except KeyboardInterrupt:
             self.history.interrupted = True
             if self.options.on_interrupt == "raise":

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp.cpu.engine import Engine
 from fastbp.feeds import ArrayFeed
 from fastbp.fit import Fit
 from fastbp.fit_options import Options, sources
@@ -18,13 +17,14 @@ from fastbp.optimizers import LBFGS
 from fastbp.program import aligned
 
 if TYPE_CHECKING:
+    from fastbp.devices import Engine
     from fastbp.model import Model
 
 ALL_ROWS = 1 << 40
 
 
 def descend(
-    engine: Engine,
+    engine: "Engine",
     value: Callable[[NDArray[np.float64]], float],
     iterated: Callable[[float], bool] | None,
     **options: Any,

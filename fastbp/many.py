@@ -146,6 +146,11 @@ def fit_many(
         engine = model._ready(
             model._scoring().objective, True, model.optimizer, bool(verbose), min(batches[index], len(sample))
         )
+        if not isinstance(engine, Engine):
+            raise ValueError(
+                f"fit_many: network {index} is on a GPU, and networks train at once on the CPU: make the models with "
+                'device="cpu", or call fit of one after the other'
+            )
         feed = ArrayFeed(
             sample, batch=batches[index], shuffle=bool(shuffle), seed=model.seed, first_pass=model._epochs_seen
         )

@@ -9,14 +9,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import data, files, full_batch, losses, optimizers, partial, scoring, sparse, storage, streaming, summary
+from fastbp import (
+    data,
+    devices,
+    files,
+    full_batch,
+    losses,
+    optimizers,
+    partial,
+    scoring,
+    sparse,
+    storage,
+    streaming,
+    summary,
+)
 from fastbp._checks import DTYPES, whole
 from fastbp._jit import default_threads
 from fastbp._signals import HeldBack
 from fastbp.bars import watched
 from fastbp.callbacks import Callback, CallbackList
 from fastbp.compilation import compile_kernels
-from fastbp.cpu.engine import Engine
 from fastbp.data import Sample
 from fastbp.fit import DivergenceError, Fit, evaluated
 from fastbp.fit_options import Options, sources
@@ -50,6 +62,7 @@ class Model(Stack):
         weights, the optimizer's state and everything else stay float32 (Keras' "mixed_bfloat16")
     seed : of the initial weights and the shuffles; the same seed gives the same bits for any number of threads
     threads : most threads to use; by default those the process may have (affinity, cgroup quota, OMP_NUM_THREADS)
+    device : "cpu" (default), "cuda" for an NVIDIA GPU, or "auto": the GPU where there is one and the network is large
     name : shown in the summary
 
     Attributes
@@ -58,6 +71,7 @@ class Model(Stack):
     history : `History` of the last fit, None before
     dtype : of weights, inputs and outputs: float32, unless "float64" was asked for
     compute_dtype : name of the type that products are computed in: what was asked for
+    device : where it trains; "auto" until it is built
     stop_training : a callback sets it to end the fit after the running batch or epoch
     meta : dict of plain data stored in the model file, for whoever uses the model
     built : whether the weights exist
@@ -77,6 +91,7 @@ class Model(Stack):
         dtype: str = "float32",
         seed: int = 0,
         threads: int | None = None,
+        device: str = "cpu",
         name: str = "model",
     ) -> None:
         dtype = getattr(dtype, "__name__", str(dtype))  # np.float32 is a name too
@@ -86,13 +101,14 @@ class Model(Stack):
             whole("threads", threads)
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
-        self.compute_dtype = dtype
+        self.compute_dtype, self.device = dtype, devices.checked(device, dtype)
         self.dtype = np.dtype("float32" if dtype == "bfloat16" else dtype)
         self.seed, self.threads, self.name = int(seed), threads or default_threads(), name
         self.history: History | None = None
         self.meta: dict[str, Any] = {}
+        self._device_reason = ""
         self.stop_training = False
-        self._engine: Engine | None = None
+        self._engine: devices.Engine | None = None
         self._optimizer: Optimizer | None = None
         self._loss: Loss | None = None
         self._loss_name = ""
@@ -124,7 +140,7 @@ class Model(Stack):
         summary.check_build(self, width)
         specs, arrays = self._network(width).specs, self._drawn(width, self.seed)
         self._input = width
-        engine = Engine(specs, self.dtype, self.threads, half=self.compute_dtype == "bfloat16")
+        engine = devices.engine(self, specs)
         engine.program.put(engine.weights, arrays)
         self._engine = engine
         self._reset_optimizer()
@@ -171,7 +187,7 @@ class Model(Stack):
         self._metric_requests, self._weighted_requests = requests, by_weight
         self._reset_optimizer()
 
-    def _compiled(self, task: str) -> tuple[Engine, Loss, Optimizer]:
+    def _compiled(self, task: str) -> tuple["devices.Engine", Loss, Optimizer]:
         if self._loss is None or self._optimizer is None:
             raise RuntimeError(
                 f'{task}: the model isn\'t compiled; call model.compile(optimizer="adam", loss=...) first'
@@ -260,7 +276,7 @@ class Model(Stack):
         shown: bool,
         batch: int,
         layers: Sequence[LayerSpec] = (),
-    ) -> Engine:
+    ) -> "devices.Engine":
         """The engine, its kernels compiled; says so where someone watches."""
         assert self._engine is not None and self._input is not None
         self._engine.describe(self._network(self._input).specs)
@@ -623,8 +639,8 @@ class Model(Stack):
         files.load_weights(self, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None) -> "Model":
-        """The model that `save` wrote.
+    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, device: str = "cpu") -> "Model":
+        """The model that `save` wrote, wherever it was trained, to go on on `device`.
 
         Raises
         ------
@@ -634,7 +650,7 @@ class Model(Stack):
             whole("threads", threads)
         tensors, content = storage.read(path)
         try:
-            return files.restored(cls(**files.settings(content), threads=threads), tensors, content)
+            return files.restored(cls(**files.settings(content), threads=threads, device=device), tensors, content)
         except (KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)} doesn't hold a model that this version can read: {error}") from error
 
@@ -651,13 +667,15 @@ class Model(Stack):
 
     def __getstate__(self) -> dict[str, Any]:
         if self.layers and self._input is not None:
-            return {"state": files.state(self), "threads": self.threads, "history": self.history}
+            own = {"threads": self.threads, "device": self.device, "history": self.history}
+            return {"state": files.state(self), **own}
         return dict(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "state" in state:
             tensors, content = state["state"]
-            twin = files.restored(type(self)(**files.settings(content), threads=state["threads"]), tensors, content)
+            own = {"threads": state["threads"], "device": devices.there(state["device"])}
+            twin = files.restored(type(self)(**files.settings(content), **own), tensors, content)
             state = {**twin.__dict__, "history": state["history"]}
         self.__dict__.update(state)
 
@@ -665,16 +683,17 @@ class Model(Stack):
         return summary.page(self)
 
     def __repr__(self) -> str:
-        return f"Model({self.widths()}, dtype={self.compute_dtype!r}, seed={self.seed}, threads={self.threads})"
+        where = f"threads={self.threads}" if self.device == "cpu" else f"device={self.device!r}"
+        return f"Model({self.widths()}, dtype={self.compute_dtype!r}, seed={self.seed}, {where})"
 
 
 Sequential = Model
 """Keras' name for a model whose layers follow one another."""
 
 
-def load_model(path: str | os.PathLike[str], *, threads: int | None = None) -> Model:
+def load_model(path: str | os.PathLike[str], *, threads: int | None = None, device: str = "cpu") -> Model:
     """The model that ``model.save(path)`` wrote."""
-    return Model.load(path, threads=threads)
+    return Model.load(path, threads=threads, device=device)
 
 
 def _listed(values: dict[str, Array]) -> Any:

@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from fastbp import data, memory
+from fastbp import data, devices, memory
 from fastbp.activations import IDENTITY
 from fastbp.layers import Activation, Dense
 from fastbp.operations import DENSE
@@ -27,6 +27,12 @@ def _rows(model: "Model") -> Iterator[tuple[str, str, int, int, int]]:
         yield name, layer.activation.name * shown, width or 0, sum(spec.parameters for spec in own), flops
 
 
+def _place(model: "Model") -> str:
+    """Where it trains, and why where that was left open."""
+    where = f"{model.threads} threads" if model.device == "cpu" else model.device
+    return f"{where} ({model._device_reason})" if model._device_reason else where
+
+
 def lines(model: "Model", batch: int) -> list[str]:
     """The layers as a table, their sums, and for a compiled model what training takes of memory."""
     engine = model._engine
@@ -45,13 +51,13 @@ def lines(model: "Model", batch: int) -> list[str]:
     specs = model._network(model.input_width or 0).specs
     learned = sum(spec.learned * spec.neurons for spec in specs if spec.trainable)
     fixed = f" ({learned:,} trainable, {count - learned:,} not)" if learned < count else ""
-    found = [f"{model.name}: {model.input_width} inputs, {model.compute_dtype}, {model.threads} threads"]
+    found = [f"{model.name}: {model.input_width} inputs, {model.compute_dtype}, {_place(model)}"]
     found += [line.rstrip() for line in (table[0], rule, *table[1:], rule)]
     found.append(
         f"{count:,} parameters{fixed}, {count * size:,} bytes, {model.flops_per_sample:,} FLOP to train on one sample"
     )
     if model.optimizer is not None:
-        needs = memory.training(engine.program, engine.threads, batch, model.optimizer)
+        needs = devices.training(model.device, engine.program, engine.threads, batch, model.optimizer)
         parts = ", ".join(f"{name} {part / memory.MIB:,.1f}" for name, part in needs.parts.items() if part)
         total = f"{needs.total / memory.MIB:,.1f} MiB"
         found.append(f"memory to train in batches of {batch} rows, beside the data: {total} ({parts})")
@@ -79,11 +85,13 @@ def check_fit(model: "Model", x: Any, batch: int, validates: bool) -> None:
     if optimizer is None or not model.layers or not width or len(shape) != 2:
         return
     half, engine = model.compute_dtype == "bfloat16", model._engine
-    program = engine.program if engine is not None else memory.network(model._network(width).specs, model.dtype, half)
+    specs = model._network(width).specs
+    device, _ = devices.picked(model.device, specs, model.compute_dtype)
+    program = engine.program if engine is not None else devices.network(device, specs, model.dtype, half)
     staged, batch = data.staging_bytes(x, model.dtype), min(batch, shape[0])
     if memory.small(program, batch, optimizer, staged):
         return
-    needs = memory.training(program, model.threads, batch, optimizer, staged=staged, validates=validates)
+    needs = devices.training(device, program, model.threads, batch, optimizer, staged=staged, validates=validates)
     held = 0 if engine is None else engine.resident_bytes + memory.RUNTIME
     remedies = []
     if batch > 1 and needs.parts["activations and their gradients"] > needs.total // 10:
@@ -95,7 +103,7 @@ def check_fit(model: "Model", x: Any, batch: int, validates: bool) -> None:
     if staged:
         remedies.append(f"x as a C-contiguous array of {model.dtype.name}, which is read in place")
     remedies.append("narrower layers")
-    memory.refuse(needs.total - held, memory.available(), needs, remedies)
+    memory.refuse(needs.total - held, devices.available(device), needs, remedies)
 
 
 def check_build(model: "Model", width: int) -> None:

@@ -1,5 +1,6 @@
 """Fixtures of several test modules; CUDA kernels run in the simulator, but for ``pytest -m gpu``."""
 
+import importlib.util
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop("NUMBA_ENABLE_CUDASIM", None)
     else:
         os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # read when Numba is imported
+        if importlib.util.find_spec("numba_cuda") is not None:
+            import simulator
+
+            simulator.install()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -19,6 +24,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("gpu") is not None:
                 item.add_marker(pytest.mark.skip(reason="needs a GPU, and the simulator off: pytest -m gpu"))
+
+
+@pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cuda(request: pytest.FixtureRequest) -> bool:
+    """For what is to run with device="cuda": in the simulator, and once more by -m gpu. Whether there is a GPU."""
+    pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
+    return request.param == "gpu"
 
 
 @pytest.fixture

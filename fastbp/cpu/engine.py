@@ -142,7 +142,7 @@ class Engine:
         other.copy_state(self)
         return other
 
-    def copy_state(self, other: "Engine") -> None:
+    def copy_state(self, other: Any) -> None:
         """Take over the weights and moments of an engine for the same network and optimizer."""
         for index in range(1 + self._moments):
             np.copyto(self._region(index), other._region(index))
@@ -401,6 +401,10 @@ class Engine:
         return _Bound(plan, self._buffer, workspace, table, metrics, run, penalties, entries[:1], kept)
 
     # -------------------------------------------------- running
+
+    def holding_data(self) -> contextlib.AbstractContextManager[None]:
+        """Data is read where it is: there is nothing to hold."""
+        return contextlib.nullcontext()
 
     def steps_per_run(self, batch: int) -> int:
         """Most steps of a run: their counters must fit the synchronisation buffer."""

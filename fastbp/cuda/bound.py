@@ -1,0 +1,325 @@
+"""A step bound to buffers: the launches that it is made of, in order."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fastbp import operations
+from fastbp.activations import IDENTITY
+from fastbp.constraints import Constraint
+from fastbp.cuda import layout as lo
+from fastbp.cuda import normalization, ops, products, rows, rules, weights
+from fastbp.cuda.device import cuda
+from fastbp.cuda.layout import Layout
+from fastbp.cuda.shapes import Shapes, shapes
+from fastbp.cuda.step import Launch
+from fastbp.graph import GIVEN, LATE
+from fastbp.noise_formulas import FORMULAS
+from fastbp.objective import Objective
+from fastbp.operations import DENSE
+from fastbp.optimizers import Optimizer
+
+PART = 4096
+"""Numbers of a task of `weights`."""
+WHOLE_ROWS = {"layer_normalization": True, "rms_normalization": False}
+"""Normalisations of a row, and whether they take its mean away."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The device arrays that a run reads and writes, one number long where there is nothing.
+
+    Attributes
+    ----------
+    x, y, rows, weights, present : see ``Engine.prepare``
+    targets : what y is, see ``rows.gather``
+    result : for the outputs or the inputs' gradient, None where nobody wants them
+    kept : for the rows of each tally that keeps them
+    """
+
+    x: Any
+    y: Any
+    rows: Any
+    weights: Any
+    present: Any
+    targets: int
+    result: Any = None
+    kept: tuple[Any, ...] = ()
+
+
+@dataclass
+class Bound:
+    """A layout with its buffers, and the way that a step takes.
+
+    Attributes
+    ----------
+    layout : the ops and where their numbers are
+    objective : what is computed beside the outputs
+    optimizer : whose formula updates, None where nothing is trained; rates may differ from run to run
+    params : weights, moments and the gradient
+    sums : (epochs, SUMS) float64, the epochs of a run
+    coefficients : room for those of a run's steps
+    table, constants, work : see ``layout``
+    element : what the products' kernels do with each gradient, where updates are fused with them
+    """
+
+    layout: Layout
+    objective: Objective
+    optimizer: Optimizer | None
+    params: Any
+    sums: Any
+    coefficients: Any
+    make_products: Callable[["Bound"], products.Products]
+    shapes: Shapes = field(default_factory=shapes)
+
+    def __post_init__(self) -> None:
+        layout, loss = self.layout, self.objective.loss
+        self.dtype = layout.program.dtype
+        self.table = cuda.to_device(layout.table)
+        self.work = cuda.to_device(np.zeros(max(1, layout.size), self.dtype))
+        numbers = np.zeros(lo.LOSS_NUMBERS + lo.TALLY_NUMBERS * max(1, len(self.objective.tallies)))
+        if loss is not None:
+            own = rules.loss_numbers(loss, layout.layers[-1].fan_out, self.dtype)
+            numbers[: len(own)] = own
+        for m, tally in enumerate(self.objective.tallies):
+            first = lo.LOSS_NUMBERS + m * lo.TALLY_NUMBERS
+            numbers[first : first + len(tally.values)] = tally.values
+        self.constants = cuda.to_device(np.concatenate([layout.constants, numbers]).astype(self.dtype))
+        penalised = bool(layout.penalised) and layout.backward
+        rule = None if self.optimizer is None else rules.update(self.optimizer, self.dtype)
+        self.element = None if rule is None else weights.fused(self.dtype, rule, penalised)
+        self._rule, self._penalised = rule, penalised
+        self._products = self.make_products(self)
+        scored = loss is not None
+        self._penalties = self._tasks(layout.penalised) if scored or layout.backward else np.empty((0, weights.TASK))
+        self._penalty_values = cuda.to_device(np.zeros(max(1, len(self._penalties))))[: len(self._penalties)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the workspace."""
+        return self.layout.size * self.dtype.itemsize
+
+    def upload(self, array: np.ndarray) -> Any:
+        """An array on the device."""
+        return cuda.to_device(np.ascontiguousarray(array))
+
+    # -------------------------------------------------- launches
+
+    def _by_rows(self, kernel: Any, op: int, columns: int, *, back: bool = False) -> Launch:
+        """A kernel of ``ops``, over the rows of the buffers."""
+        arguments = self.table, Layout.field(op), int(back), columns, self.work, self.constants
+        return Launch(kernel, self._row_grid, self.shapes.threads, arguments)
+
+    @property
+    def _row_grid(self) -> tuple[int]:
+        return (-(-self.layout.batch // self.shapes.groups),)
+
+    def _flat(self, kernel: Any, count: int, *arguments: Any) -> Launch:
+        """A kernel with a thread for each of `count` things."""
+        return Launch(kernel, (-(-count // self.shapes.flat),), self.shapes.flat, arguments)
+
+    def _tasks(self, indices: list[int]) -> np.ndarray:
+        """The tasks of ``weights`` for all that ops learn."""
+        found = []
+        for index in indices:
+            layer = self.layout.layers[index]
+            w, ldw = (int(number) for number in self.layout.rows[index, [lo.W, lo.LDW]])
+            for part, (low, high) in enumerate(((0, layer.kernel), (layer.kernel, layer.learned))):
+                for first in range(w + low * ldw, w + high * ldw, PART):
+                    found.append((Layout.field(index), part, first, min(first + PART, w + high * ldw)))
+        return np.array(found, np.int64).reshape(-1, weights.TASK)
+
+    def launches(self, data: Data) -> list[Launch]:
+        """A step of a run over some data."""
+        if self.layout.update == GIVEN:
+            return [self._given(), *self._late_update(), *self._constraints()]
+        found = [*self._beginning(data), *self._forward(), *self._end(data)]
+        if self.layout.backward:
+            found += [*self._backward(), *self._learning()]
+        if data.result is not None:
+            found.append(self._scatter(data))
+        return found
+
+    def _beginning(self, data: Data) -> Iterator[Launch]:
+        arguments = self.table, self.work, data.x, data.y, data.rows, data.weights, data.present
+        made = rows.gather(self.dtype, self.shapes, data.targets)
+        yield Launch(made, self._row_grid, self.shapes.threads, arguments, 8 * self.shapes.groups)
+
+    def _forward(self) -> Iterator[Launch]:
+        layers, last = self.layout.layers, len(self.layout.layers) - 1
+        for index, layer in enumerate(layers):
+            yield from self._products.forward(index) if layer.operation is DENSE else self._op(index)
+            if not self.layout.fused[index] and layer.activation is not IDENTITY and index < last:
+                made = ops.activate(self.dtype, self.shapes, layer.activation)
+                yield self._by_rows(made, index, layer.fan_out)
+
+    def _op(self, index: int) -> Iterator[Launch]:
+        """Another op than a product, going forward."""
+        layer, dtype, sizes = self.layout.layers[index], self.dtype, self.shapes
+        name, field = layer.operation.name, Layout.field(index)
+        normal = self.table, field, self.params, self.work, self.constants
+        if name in FORMULAS:
+            yield self._by_rows(ops.noise(dtype, sizes, name, False), index, layer.fan_out)
+        elif name == "join":
+            yield self._by_rows(ops.join(dtype, sizes), index, layer.fan_out)
+        elif name == "activity_regularization":
+            arguments = self.table, field, 0, layer.fan_out, self.work, self.constants
+            yield self._flat(ops.activity(dtype, sizes), self.layout.batch, *arguments)
+        elif name in WHOLE_ROWS:
+            made = normalization.by_rows(dtype, sizes, WHOLE_ROWS[name])
+            yield Launch(made, self._row_grid, sizes.threads, normal, sizes.threads * dtype.itemsize)
+        elif layer.whole_batch and self.layout.backward:
+            grid = (-(-layer.fan_out // sizes.lanes),)
+            made, shared = normalization.statistics(dtype, sizes), sizes.threads * dtype.itemsize
+            yield Launch(made, grid, sizes.threads, (self.table, field, self.work, self.constants), shared)
+            yield Launch(normalization.by_batch(dtype, sizes), self._row_grid, sizes.threads, normal)
+        elif name in ("batch_normalization", "normalization"):
+            made = normalization.by_constants(dtype, sizes, int(name == "batch_normalization"), False)
+            yield Launch(made, self._row_grid, sizes.threads, normal)
+
+    def _op_back(self, index: int) -> Iterator[Launch]:
+        """Another op than a product, going back: dA of dZ."""
+        layer, dtype, sizes = self.layout.layers[index], self.dtype, self.shapes
+        name, field = layer.operation.name, Layout.field(index)
+        normal = self.table, field, self.params, self.work, self.constants
+        if name in FORMULAS:
+            yield self._by_rows(ops.noise(dtype, sizes, name, True), index, layer.fan_out, back=True)
+        elif name == "join":
+            yield self._by_rows(ops.join_back(dtype, sizes), index, layer.fan_out, back=True)
+        elif name == "fork":
+            yield self._by_rows(ops.fork_back(dtype, sizes), index, layer.fan_out, back=True)
+        elif name == "activity_regularization":
+            yield self._by_rows(ops.activity_back(dtype, sizes), index, layer.fan_out, back=True)
+        elif name in WHOLE_ROWS:
+            made = normalization.by_rows_back(dtype, sizes, WHOLE_ROWS[name])
+            yield Launch(made, self._row_grid, sizes.threads, normal, 2 * sizes.threads * dtype.itemsize)
+        elif layer.whole_batch:
+            yield Launch(normalization.by_batch_back(dtype, sizes), self._row_grid, sizes.threads, normal)
+        elif name in ("batch_normalization", "normalization"):
+            made = normalization.by_constants(dtype, sizes, int(name == "batch_normalization"), True)
+            yield Launch(made, self._row_grid, sizes.threads, normal)
+
+    def _end(self, data: Data) -> Iterator[Launch]:
+        """The last activation, the loss, the sums."""
+        layout, dtype, sizes, loss = self.layout, self.dtype, self.shapes, self.objective.loss
+        row, tallies = layout.layers[-1].activation, self.objective.tallies
+        fused = loss is not None and loss.fused_with is not None
+        finish = row if loss is None or not fused or tallies else None
+        derive = row if layout.backward and not fused else None
+        made = rows.output(dtype, sizes, finish, loss, derive, tallies)
+        yield self._flat(made, layout.batch, self.table, self.work, self.constants)
+        if len(self._penalties):
+            arguments = self.upload(self._penalties.ravel()), self.params, self.constants, self._penalty_values
+            made = weights.penalties(dtype, sizes)
+            yield Launch(made, (len(self._penalties),), sizes.single, (self.table, *arguments), 8 * sizes.single)
+        states = np.array([layout.rows[op, lo.STATE] for op in layout.active], np.int64)
+        place = cuda.to_device(np.append(states, 0))[: len(states)]
+        summed = self.sums, self._penalty_values, self.coefficients, place
+        made = rows.close(dtype, sizes, layout.backward)
+        yield Launch(made, (1,), sizes.single, (self.table, self.work, *summed), 16 * sizes.single)
+        column, keeping = 1, iter(data.kept)
+        for m, tally in enumerate(tallies):
+            labels, count = data.targets == rows.LABELS, tally.sums(layout.layers[-1].fan_out)
+            if tally.loop == "kept":
+                kept = self.table, self.work, next(keeping), int(tally.weighted)
+                yield Launch(rows.keep(dtype, sizes, labels), self._row_grid, sizes.threads, kept)
+                continue
+            sums = self.table, self.work, self.sums, self.constants, m, column
+            yield Launch(rows.tally(dtype, sizes, tally, labels), (count,), sizes.single, sums, 8 * sizes.single)
+            column += count
+
+    def _backward(self) -> Iterator[Launch]:
+        layout = self.layout
+        for index in range(len(layout.layers) - 1, -1, -1):
+            layer = layout.layers[index]
+            if layer.whole_batch and (index >= layout.lowest or index in layout.learning):
+                yield self._sums_back(index, False)
+            if index < layout.lowest:
+                continue
+            if layer.operation is DENSE:
+                yield from self._products.input_gradient(index)
+                continue
+            yield from self._op_back(index)
+            before = layout.befores[index]
+            if before >= 0 and (row := layout.layers[before].activation) is not IDENTITY:
+                made = ops.derive(self.dtype, self.shapes, row)
+                yield self._by_rows(made, before, layout.layers[before].fan_out, back=True)
+
+    def _sums_back(self, index: int, of_rows: bool) -> Launch:
+        sizes, layer = self.shapes, self.layout.layers[index]
+        made = normalization.sums_back(self.dtype, sizes, of_rows)
+        arguments = self.table, Layout.field(index), self.work, self.params
+        grid = (-(-layer.fan_out // sizes.lanes),)
+        return Launch(made, grid, sizes.threads, arguments, 2 * sizes.threads * self.dtype.itemsize)
+
+    # -------------------------------------------------- updates
+
+    @property
+    def _late(self) -> bool:
+        """Whether every gradient is written out before an update."""
+        return self.layout.update in (LATE, GIVEN) or (self.optimizer is not None and self.optimizer.group > 1)
+
+    def _learning(self) -> Iterator[Launch]:
+        """The gradients of the weights, and their updates."""
+        layout = self.layout
+        fused = self.optimizer is not None and not self._late
+        yield from self._products.weight_gradients(layout.learning, fused)
+        others = [index for index in layout.learning if layout.layers[index].operation is not DENSE]
+        for index in others:
+            if layout.layers[index].operation is operations.BATCH_NORMALIZATION:
+                made = normalization.learn_by_batch(self.dtype, self.shapes)
+                arguments = self.table, Layout.field(index), self.work, self.params, self.constants
+                yield self._flat(made, layout.layers[index].fan_out, *arguments, int(self.optimizer is not None))
+            else:
+                yield self._sums_back(index, True)
+        if self.optimizer is not None:
+            yield from self._late_update() if self._late else self._update(others)
+            yield from self._constraints()
+
+    def _late_update(self) -> Iterator[Launch]:
+        yield from self._update(self.layout.learning)
+
+    def _update(self, indices: list[int]) -> Iterator[Launch]:
+        """Updates by gradients that were written out."""
+        tasks = self._tasks(indices)
+        if not len(tasks):
+            return
+        optimizer, given = self.optimizer, self.layout.update == GIVEN
+        assert optimizer is not None
+        how = 1 if given else optimizer.group, self._penalised and not given
+        table, clipped = self.upload(tasks.ravel()), optimizer.late
+        scales = cuda.to_device(np.ones(2 * len(self.layout.layers), self.dtype))
+        if clipped:
+            partial, together = cuda.to_device(np.zeros(len(tasks))), optimizer.global_clipnorm is not None
+            most = float(optimizer.global_clipnorm or optimizer.clipnorm or 0.0)
+            made = weights.squares(self.dtype, self.shapes, *how)
+            arguments = self.table, table, self.params, self.constants, self.coefficients, partial
+            yield Launch(made, (len(tasks),), self.shapes.single, arguments, 8 * self.shapes.single)
+            made = weights.factors(self.dtype, self.shapes, together)
+            yield Launch(made, (1,), 1, (self.table, table, partial, most, scales))
+        made = weights.update(self.dtype, self.shapes, self._rule, *how, clipped)
+        arguments = self.table, table, self.params, self.constants, self.coefficients, scales
+        yield Launch(made, (len(tasks),), self.shapes.flat, arguments)
+
+    def _constraints(self) -> Iterator[Launch]:
+        for index in self.layout.learning:
+            bound: Constraint | None = self.layout.layers[index].constraint
+            if bound is not None:
+                made = weights.constrain(self.dtype, self.shapes, bound)
+                arguments = self.table, Layout.field(index), self.params, self.constants
+                yield self._flat(made, self.layout.layers[index].fan_out, *arguments)
+
+    def _given(self) -> Launch:
+        return Launch(rows.count_step(self.dtype), (1,), 1, (self.table,))
+
+    def _scatter(self, data: Data) -> Launch:
+        layer = self.layout.layers[0] if self.layout.backward else self.layout.layers[-1]
+        place, ld, columns = lo.H, lo.LDH, layer.fan_out
+        index = len(self.layout.layers) - 1
+        if self.layout.backward:
+            place, ld, columns, index = lo.DA, lo.LDDA, layer.fan_in, 0
+        where = (int(number) for number in self.layout.rows[index, [place, ld]])
+        made = rows.scatter(self.dtype, self.shapes)
+        return Launch(made, self._row_grid, self.shapes.threads, (self.table, self.work, data.result, *where, columns))

@@ -1,0 +1,521 @@
+"""The CUDA engine: owns the buffers of one network on a device, and launches runs of steps there."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbp import program as pg
+from fastbp._signals import HeldBack
+from fastbp.cuda import layout as lo
+from fastbp.cuda import products, rows, weights
+from fastbp.cuda.bound import Bound, Data
+from fastbp.cuda.device import cuda
+from fastbp.cuda.layout import Layout, Rows
+from fastbp.cuda.shapes import shapes
+from fastbp.cuda.step import Launches, Step
+from fastbp.graph import GIVEN, update_mode
+from fastbp.objective import DIVERGED, Objective, Outcome
+from fastbp.optimizers import Optimizer
+from fastbp.program import LayerSpec, Program, aligned
+from fastbp.sparse import SparseRows
+
+if TYPE_CHECKING:
+    from fastbp.data import Sample
+
+MOST_STEPS = 4096
+"""Most steps of a run: room for their coefficients stands ready on the device."""
+STEPS_AHEAD = 64
+"""Steps that are put into the stream before the stop flag is looked at again."""
+MOST_BOUND = 4
+"""Kinds of step whose buffers are kept."""
+EPOCHS = 16
+"""Epochs of a run whose sums there is room for at first."""
+
+
+class Engine:
+    """One network on a CUDA device.
+
+    Parameters
+    ----------
+    layers : resolved layers
+    dtype : float32 or float64
+
+    Attributes
+    ----------
+    program : the network in this engine's order
+    watch : nobody's
+    products : what makes the launches of products
+    """
+
+    def __init__(self, layers: Sequence[LayerSpec], dtype: np.dtype) -> None:
+        self.program = Program(layers, dtype, Rows())
+        self.threads = 1
+        self.watch = None
+        self.products: Any = products.Tiles
+        self.lock = threading.RLock()
+        self.stop_flag = np.zeros(8, np.int64)
+        self._moments, self._gradient_room = 0, False
+        self._numbers = self.program.parameter_bytes // self.program.dtype.itemsize
+        self._snapshot: Any = None
+        self._host, self._params = self._room()
+        self._written = False  # whether the host's copy is newer than the device's,
+        self._read = True  # and whether it is as new
+        self._bound: dict[Any, _Ready] = {}
+        self._held: dict[tuple[int, str], tuple[Any, Any]] | None = None
+        self._nothing = {kind: cuda.to_device(np.zeros(1, kind)) for kind in (np.dtype(np.int64), self.dtype)}
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.program.dtype
+
+    def twin(self) -> "Engine":
+        """Another engine for the same network, with the same weights and moments."""
+        other = Engine(self.program.layers, self.dtype)
+        other.products = self.products
+        other._reserve(self._moments)
+        other.copy_state(self)
+        return other
+
+    def copy_state(self, other: Any) -> None:
+        """Take over the weights and moments of an engine for the same network and optimizer."""
+        with self.lock:
+            other._fetch()
+            count = (1 + self._moments) * self._numbers
+            np.copyto(self._host[:count], other._host[:count])
+            self._written, self._read = True, True
+
+    # -------------------------------------------------- parameters and moments
+
+    def _room(self) -> tuple[np.ndarray, Any]:
+        """Zeros for the weights and moments on the host, and for a gradient too on the device."""
+        host = aligned((1 + self._moments) * self.program.parameter_bytes).view(self.dtype)
+        return host, cuda.to_device(np.zeros(len(host) + self._gradient_room * self._numbers, self.dtype))
+
+    def _region(self, index: int) -> np.ndarray:
+        return self._host[index * self._numbers : (index + 1) * self._numbers]
+
+    def _fetch(self) -> None:
+        """The host's copy of weights and moments as they are."""
+        if not self._read:
+            count = (1 + self._moments) * self._numbers
+            self._params[:count].copy_to_host(self._host[:count])
+            self._read = True
+
+    def _send(self) -> None:
+        """The device's weights and moments as they are."""
+        if self._written:
+            count = (1 + self._moments) * self._numbers
+            self._params[:count].copy_to_device(self._host[:count])
+            self._written = False
+
+    @property
+    def weights(self) -> np.ndarray:
+        """The flat parameters on the host; what is written there is on the device before the next run."""
+        with self.lock:
+            self._fetch()
+            self._written = True  # whoever asks may write
+            return self._region(0)
+
+    def moments(self) -> list[np.ndarray]:
+        """The optimizer's arrays, in the order of the weights."""
+        with self.lock:
+            self._fetch()
+            self._written = True
+            return [self._region(1 + i) for i in range(self._moments)]
+
+    def _reserve(self, count: int, gradient: bool = False) -> None:
+        """Room for `count` arrays beside the weights, which stay, and for a gradient."""
+        if count == self._moments and gradient <= self._gradient_room:
+            return
+        self._fetch()
+        old, kept = self._host, (1 + min(count, self._moments)) * self._numbers
+        self._moments, self._gradient_room = count, self._gradient_room or gradient
+        self._host, self._params = self._room()
+        np.copyto(self._host[:kept], old[:kept])
+        self._written = True
+        self._bound.clear()
+
+    def reserve_moments(self, optimizer: Optimizer) -> None:
+        """Room for the optimizer's arrays beside the weights, as they are before the first step; the weights stay."""
+        with self.lock:
+            self._reserve(optimizer.slots, gradient=True)
+            for moment, initial in zip(self.moments(), optimizer.initials, strict=False):
+                moment.fill(initial)
+            if optimizer.use_ema:
+                np.copyto(self.moments()[len(optimizer.initials)], self.weights)
+            if optimizer.group > 1:
+                self.moments()[-1].fill(0)
+
+    def use_average(self, optimizer: Optimizer) -> None:
+        """Put the average of the weights in their place, but for layers that aren't trained."""
+        average = self.moments()[len(optimizer.initials)]
+        self.program.copy_trained(self.weights, average)
+
+    def finite(self) -> bool:
+        """Whether every weight is a finite number."""
+        with self.lock:
+            self._send()
+            found, sizes = cuda.to_device(np.zeros(1, np.int64)), shapes()
+            blocks = max(1, min(1024, self._numbers // (16 * sizes.flat)))
+            weights.finite(self.dtype, sizes)[blocks, sizes.flat](self._params, self._numbers, found)
+            return not found.copy_to_host()[0]
+
+    @property
+    def guarded(self) -> bool:
+        """Whether updates keep weights as they were that would not stay finite: a snapshot serves here."""
+        return False
+
+    def keep_snapshot(self) -> None:
+        """Copy the weights aside, on the device."""
+        with self.lock:
+            self._send()
+            if self._snapshot is None:
+                self._snapshot = cuda.device_array(self._numbers, self.dtype)
+            self._snapshot.copy_to_device(self._params[: self._numbers])
+
+    def restore_snapshot(self) -> None:
+        """Put the weights back as they were at `keep_snapshot`."""
+        with self.lock:
+            if self._snapshot is not None:
+                self._send()
+                self._params[: self._numbers].copy_to_device(self._snapshot)
+                self._read = False
+
+    def release(self) -> None:
+        """Give back what only training needs beside the weights and moments: workspaces and the snapshot."""
+        with self.lock:
+            self._bound.clear()
+            self._snapshot = None
+
+    def describe(self, layers: Sequence[LayerSpec]) -> None:
+        """Take over what may change of layers after they were built."""
+        program = self.program.described(layers)
+        if program is not self.program:
+            with self.lock:
+                self.program = program
+                self._bound.clear()
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of host memory that the engine holds."""
+        return self._host.nbytes
+
+    # -------------------------------------------------- data
+
+    @contextlib.contextmanager
+    def holding_data(self) -> Iterator[None]:
+        """Inside the block arrays that were sent to the device stay there, for as long as they are given again."""
+        outer, self._held = self._held, {} if self._held is None else self._held
+        try:
+            yield
+        finally:
+            self._held = outer
+
+    def _sent(self, array: np.ndarray | None, dtype: np.dtype, name: str) -> Any:
+        """The array on the device, flat; one number where there is none."""
+        if array is None:
+            return self._nothing[dtype]
+        if self._held is None:
+            return cuda.to_device(array.reshape(-1))
+        key = id(array), name
+        if key not in self._held or self._held[key][0] is not array:
+            for other in [other for other in self._held if other[1] == name and len(self._held) > 2 * len(NAMES)]:
+                del self._held[other]
+            self._held[key] = array, cuda.to_device(array.reshape(-1))
+        return self._held[key][1]
+
+    # -------------------------------------------------- running
+
+    def serial(self, batch: int) -> bool:
+        """Whether steps run on one thread of the host: never."""
+        return False
+
+    def chains(self, batch: int, held: int) -> bool:
+        """Whether `run` takes steps over `batch` rows together with validations over `held` rows."""
+        return False
+
+    def steps_per_run(self, batch: int) -> int:
+        """Most steps of a run."""
+        return MOST_STEPS
+
+    def serve(self, x: np.ndarray) -> np.ndarray | None:
+        """None: `run` does it."""
+        return None
+
+    def open_server(self) -> None:
+        """Nothing is to be prepared."""
+
+    def kernels(
+        self,
+        objective: Objective,
+        backward: bool,
+        optimizer: Optimizer | None,
+        batch: int,
+        layers: Sequence[LayerSpec] = (),
+    ) -> list[tuple[str, Any]]:
+        """The kernels to compile beforehand: none, the device's are compiled at their first launch."""
+        return []
+
+    def run(
+        self, x: np.ndarray | SparseRows, y: np.ndarray | None = None, *, held: "Sample | None" = None, **options: Any
+    ) -> Outcome:
+        """Run steps over batches of rows: what `prepare` takes, done. `held` is None here (see `chains`)."""
+        with self.lock:
+            prepared = self.prepare(x, y, **options)
+            self.stop_flag[0] = 0
+            with HeldBack(self._stop) as signals:
+                prepared.start()
+                return prepared.outcome(signals.take())
+
+    def _stop(self) -> None:
+        self.stop_flag[0] = 1
+
+    def prepare(
+        self,
+        x: np.ndarray | SparseRows,
+        y: np.ndarray | None = None,
+        *,
+        rows: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+        present: np.ndarray | None = None,
+        batch: int,
+        first_step: int = 0,
+        steps: int | None = None,
+        objective: Objective = Objective(),
+        optimizer: Optimizer | None = None,
+        updates: int = 0,
+        penalty_scales: np.ndarray | None = None,
+        gradient: np.ndarray | None = None,
+        given: np.ndarray | None = None,
+        result: np.ndarray | None = None,
+        carried: np.ndarray | None = None,
+        noise: int | None = None,
+        upto: tuple[LayerSpec, ...] | None = None,
+        unfit: np.ndarray | None = None,
+        kept: Sequence[np.ndarray] = (),
+        shuffle: bool = False,
+        seed: int = 0,
+    ) -> "Prepared":
+        """A run of steps over batches of rows; without `steps`, of one pass over the data.
+
+        Whoever isn't alone with the engine holds its lock until the run is over.
+
+        Parameters
+        ----------
+        x : (N, I) C-contiguous, of the engine's dtype
+        y : (N, O) of the dtype, or (N,) int64 labels; None for a prediction
+        rows, weights, present, batch ... : as the CPU engine takes them
+        """
+        if isinstance(x, SparseRows):
+            raise TypeError('sparse rows are not computed with on device="cuda": pass x.toarray(), or use device="cpu"')
+        count = len(x) if rows is None else rows.shape[-1]
+        batch = max(1, min(batch, count))
+        per_epoch = -(-count // batch)
+        steps = per_epoch if steps is None else steps
+        epochs = (first_step + steps - 1) // per_epoch - first_step // per_epoch + 1
+        update = ""
+        if optimizer is not None:
+            update = GIVEN if given is not None else update_mode(self.program, optimizer.late)
+        backward = optimizer is not None or gradient is not None
+        labels = y is not None and y.ndim == 1
+        self._reserve(self._moments, backward)
+        self._send()
+        how = batch, backward, backward and result is not None, noise is not None, update, labels, upto
+        ready = self._ready(how, objective, optimizer, steps, epochs)
+        bound, table = ready.bound, ready.bound.layout.table.copy()
+        data = Data(
+            x=self._sent(x, self.dtype, "x"),
+            y=self._sent(y, np.dtype(np.int64) if labels else self.dtype, "y"),
+            rows=self._sent(rows, np.dtype(np.int64), "rows"),
+            weights=self._sent(weights, self.dtype, "weights"),
+            present=self._sent(present, self.dtype, "present"),
+            targets=_targets(y),
+            result=None if result is None else ready.room("result", result.size),
+            kept=tuple(ready.room(f"kept {i}", place.size) for i, place in enumerate(kept)),
+        )
+        sums = np.zeros((epochs, objective.columns(bound.layout.layers[-1].fan_out)))
+        if carried is not None:
+            sums[0] = carried
+        ready.write(bound.sums, sums)
+        width = self._coefficients(ready, optimizer, updates, steps, penalty_scales, table)
+        group = optimizer.group if optimizer is not None and given is None else 1
+        slots = optimizer.slots if optimizer is not None else self._moments
+        table[lo.GRADIENT] = (slots if group > 1 else 1 + self._moments) * self._numbers
+        table[lo.DISTANCE], table[lo.COEFFICIENTS], table[lo.SUMS] = self._numbers, width, sums.shape[1]
+        table[[lo.FIRST_STEP, lo.PER_EPOCH, lo.BATCH, lo.N]] = first_step, per_epoch, batch, count
+        table[[lo.SHUFFLE, lo.SEED]] = shuffle, seed
+        table[lo.SUBSET], table[lo.SUBSET_EPOCH] = rows is not None, count if rows is not None and rows.ndim == 2 else 0
+        table[[lo.WEIGHTED, lo.MARKED]] = weights is not None, present is not None
+        table[lo.NOISE] = updates if noise is None else noise
+        table[[lo.GROUP, lo.GROUPED]] = group, updates % group
+        table[lo.MEAN_ROWS] = objective.loss is not None and objective.loss.mean_rows
+        table[lo.KEPT] = first_step % per_epoch * batch
+        bound.table.copy_to_device(table)
+        if given is not None:
+            first = int(table[lo.GRADIENT])
+            self._params[first : first + self._numbers].copy_to_device(given)
+        return Prepared(self, ready, data, steps, sums, result, kept, gradient, unfit, int(table[lo.GRADIENT]))
+
+    def _coefficients(
+        self,
+        ready: "_Ready",
+        optimizer: Optimizer | None,
+        updates: int,
+        steps: int,
+        penalty_scales: np.ndarray | None,
+        table: np.ndarray,
+    ) -> int:
+        """Send what each step is multiplied by; returns the numbers of a step."""
+        layout = ready.bound.layout
+        tables = [np.zeros((steps, 0))]
+        ops = table[lo.RUN_FIELDS :].reshape(-1, lo.OP_FIELDS)
+        if optimizer is not None:
+            numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
+            rates = list(dict.fromkeys(layer.rate for layer in layout.layers))
+            tables = [optimizer.coefficients(numbers, rate) for rate in rates]
+            ops[:, lo.RATES] = [rates.index(layer.rate) for layer in layout.layers]
+        if layout.penalised:
+            scales = np.ones(steps) if penalty_scales is None else penalty_scales
+            tables = [np.column_stack([each, scales]) for each in tables]
+        coefficients = np.stack(tables).astype(self.dtype)
+        ops[:, lo.RATES] *= steps * coefficients.shape[2]
+        ready.write(ready.bound.coefficients, coefficients)
+        return coefficients.shape[2]
+
+    def _ready(self, how: Any, objective: Objective, optimizer: Optimizer | None, steps: int, epochs: int) -> "_Ready":
+        """The kind of step, bound to buffers."""
+        batch, backward, input_gradient, noise, update, labels, upto = how
+        rule: Any = None
+        if optimizer is not None:
+            options = bool(optimizer.weight_decay), optimizer.use_ema, optimizer.clipvalue is not None
+            clips = optimizer.clipnorm, optimizer.global_clipnorm
+            rule = optimizer.formula, optimizer.slots, optimizer.group, options, clips
+        rates = len({layer.rate for layer in self.program.layers})
+        key = how, objective, rule
+        found = self._bound.pop(key, None)
+        if found is None or found.epochs < epochs or found.steps < steps * rates:
+            program = self.program if upto is None else Program(upto, self.dtype, self.program.tiles)
+            layout = Layout(
+                program,
+                batch,
+                backward=backward,
+                input_gradient=input_gradient,
+                noise=noise,
+                update=update,
+                labels=labels,
+                tallies=len(objective.tallies),
+            )
+            while len(self._bound) >= MOST_BOUND:
+                self._bound.pop(next(iter(self._bound)))
+            room = max(EPOCHS, pg.round_up(epochs, EPOCHS)), max(EPOCHS, pg.round_up(steps * rates, 256))
+            width = 1 + (optimizer.width if optimizer is not None else 0)
+            columns = objective.columns(layout.layers[-1].fan_out)
+            sums, coefficients = np.zeros(room[0] * columns), np.zeros(room[1] * width, self.dtype)
+            buffers = self._params, cuda.to_device(sums), cuda.to_device(coefficients)
+            found = _Ready(Bound(layout, objective, optimizer, *buffers, self.products), *room)
+        self._bound[key] = found
+        return found
+
+    def apply(self, optimizer: Optimizer, gradient: np.ndarray, updates: int) -> None:
+        """One batch's share of an update, or all of it, from a gradient given in the order of the weights."""
+        with self.lock:
+            if optimizer.group > 1:
+                total, place = self.moments()[-1], updates % optimizer.group
+                np.add(total if place else 0, gradient, out=total)
+                if place < optimizer.group - 1:
+                    return
+                gradient = np.multiply(total, self.dtype.type(1 / optimizer.group))
+            none = np.empty((1, self.program.layers[0].fan_in), self.dtype)
+            self.prepare(none, batch=1, optimizer=optimizer, updates=updates, given=gradient).start()
+
+
+NAMES = "x", "y", "rows", "weights", "present"
+
+
+def _targets(y: np.ndarray | None) -> int:
+    if y is None:
+        return rows.NO_TARGETS
+    return rows.LABELS if y.ndim == 1 else rows.NUMBERS
+
+
+@dataclass
+class _Ready:
+    """A kind of step with its buffers, and the launches of the last data that it ran over."""
+
+    bound: Bound
+    epochs: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        self._rooms: dict[str, Any] = {}
+        self._step: tuple[tuple[int, ...], Data, Step] | None = None
+
+    def room(self, name: str, size: int) -> Any:
+        """A device array of at least so many numbers, for what a run gives."""
+        if name not in self._rooms or self._rooms[name].size < size:
+            self._rooms[name] = cuda.device_array(max(1, size), self.bound.dtype)
+        return self._rooms[name]
+
+    @staticmethod
+    def write(place: Any, values: np.ndarray) -> None:
+        """Put numbers at the beginning of a device array."""
+        if values.size:
+            place[: values.size].copy_to_device(np.ascontiguousarray(values).reshape(-1))
+
+    def step(self, data: Data) -> Step:
+        """The step over these arrays, made once for each of them."""
+        arrays = data.x, data.y, data.rows, data.weights, data.present, data.result, *data.kept
+        key = data.targets, *(id(array) for array in arrays)
+        if self._step is None or self._step[0] != key:
+            self._step = key, data, Launches(self.bound.launches(data))
+        return self._step[2]
+
+
+@dataclass
+class Prepared:
+    """A run that can start, and where what comes of it goes."""
+
+    engine: Engine
+    ready: _Ready
+    data: Data
+    steps: int
+    sums: np.ndarray
+    result: np.ndarray | None
+    kept: Sequence[np.ndarray]
+    gradient: np.ndarray | None
+    unfit: np.ndarray | None
+    gradient_place: int
+
+    def start(self) -> None:
+        """Launch the steps and wait for them."""
+        step, stop = self.ready.step(self.data), self.engine.stop_flag
+        for first in range(0, self.steps, STEPS_AHEAD):
+            if stop[0]:
+                break
+            step.run(0, min(STEPS_AHEAD, self.steps - first))
+        self.table = self.ready.bound.table.copy_to_host()
+        if self.ready.bound.optimizer is not None:
+            self.engine._read = False
+        elif self.ready.bound.layout.backward:
+            self._take(self.engine._params, self.gradient_place, self.gradient)
+        if self.unfit is not None and self.table[lo.UNFIT]:
+            self.unfit[0] = 1
+        self._take(self.ready.bound.sums, 0, self.sums)
+        if self.data.result is not None:
+            self._take(self.data.result, 0, self.result)
+        for source, target in zip(self.data.kept, self.kept, strict=True):
+            self._take(source, 0, target)
+
+    def _take(self, source: Any, first: int, target: np.ndarray | None) -> None:
+        if target is not None and target.size:
+            flat = source[first : first + target.size].copy_to_host()
+            np.copyto(target, flat.reshape(target.shape))
+
+    def outcome(self, interrupt: BaseException | None) -> Outcome:
+        """What was done."""
+        status = DIVERGED.get(int(self.table[lo.STATUS]), "")
+        return Outcome(int(self.table[lo.STEP]), status, self.sums, interrupt)

@@ -1,0 +1,291 @@
+"""The three products of a layer by tiles in shared memory, each with what follows it; and the seam for others.
+
+`Products` is what a step asks for; `Tiles` are our own kernels, which serve everywhere and run in the simulator. Other
+products (see the engine's ``products``) give the same numbers but for rounding.
+
+A block computes a tile of the result, its threads small tiles of it in registers: thread (ty, tx) the rows ty, ty + TY,
+... and columns tx, tx + TX, ..., so that neighbours read and write neighbours. Operands go through two buffers of
+shared memory in turn; the next ones are read while these are multiplied. Every sum runs over its terms in order.
+"""
+
+import functools
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from fastbp import program as pg
+from fastbp.activations import IDENTITY, Activation
+from fastbp.cuda import layout as lo
+from fastbp.cuda import rules
+from fastbp.cuda.device import cuda, inlined, kernel
+from fastbp.cuda.rows import goes_on
+from fastbp.cuda.shapes import Tile
+from fastbp.cuda.step import Launch
+from fastbp.operations import DENSE
+
+if TYPE_CHECKING:
+    from fastbp.cuda.bound import Bound
+
+PAD = 4
+"""Numbers between the rows of a tile in shared memory: threads that write along a column meet other banks."""
+
+
+class Products(Protocol):
+    """The launches of a layer's products; `op` is the number of a product among the ops of the bound step.
+
+    All of the buffers' rows may be computed, whatever the batch has: dZ is 0 in those beyond it.
+    """
+
+    def __init__(self, bound: "Bound") -> None: ...
+
+    def forward(self, op: int) -> list[Launch]:
+        """Z = A W + b where Z is kept, and H, its activation (Z itself for the last op), always."""
+        ...
+
+    def input_gradient(self, op: int) -> list[Launch]:
+        """dA = dZ W', times the derivative of the activation of the op before, whose dZ it becomes."""
+        ...
+
+    def weight_gradients(self, ops: list[int], fused: bool) -> list[Launch]:
+        """A' dZ, and the sums of dZ for the biases, into the gradient (added where ``rows.goes_on`` says so).
+
+        fused : the weights are updated in the same launch instead, and the gradient needn't be written
+        """
+        ...
+
+
+def shared_numbers(tile: Tile) -> int:
+    """Numbers of shared memory that a tile's operands take."""
+    return 2 * tile.depth * (tile.rows + tile.columns + 2 * PAD)
+
+
+@functools.cache
+def _multiply(dtype: np.dtype, tile: Tile, a_along: bool, b_along: bool, ones: bool) -> Any:
+    """The tile's sums, C[m, n] = sum over k of A[m, k] B[k, n], into registers.
+
+    a_along : whether A's neighbours in memory are along k; b_along : whether B's are along n
+    ones : whether A has one more row than there is in memory, of ones
+    """
+    kind: Any = dtype.type
+    rows, columns, depth, high, wide = tile.rows, tile.columns, tile.depth, tile.high, tile.wide
+    threads, across, down = tile.threads, columns // wide, rows // high
+    loads_a, loads_b = rows * depth // threads, columns * depth // threads
+    row_a, row_b = rows + PAD, columns + PAD
+    stage = depth * (row_a + row_b)
+
+    def multiply(sums, share, a, a0, a_m, a_k, b, b0, b_k, b_n, first_m, first_n, m, n, k):
+        next_a, next_b = cuda.local.array(loads_a, dtype), cuda.local.array(loads_b, dtype)
+        left, right = cuda.local.array(high, dtype), cuda.local.array(wide, dtype)
+        thread = cuda.threadIdx.x
+        tx, ty = thread % across, thread // across
+        k0, buffer = 0, 0
+        while k0 < k + depth:
+            if k0 > 0:
+                for e in range(loads_a):
+                    i = thread + e * threads
+                    u, v = (i // depth, i % depth) if a_along else (i % rows, i // rows)
+                    share[buffer + v * row_a + u] = next_a[e]
+                for e in range(loads_b):
+                    i = thread + e * threads
+                    u, v = (i % columns, i // columns) if b_along else (i // depth, i % depth)
+                    share[buffer + depth * row_a + v * row_b + u] = next_b[e]
+                cuda.syncthreads()
+            if k0 < k:
+                for e in range(loads_a):
+                    i = thread + e * threads
+                    u, v = (i // depth, i % depth) if a_along else (i % rows, i // rows)
+                    u, v = first_m + u, k0 + v
+                    value = kind(0)
+                    if v < k:
+                        if u < m:
+                            value = a[a0 + u * a_m + v * a_k]
+                        elif ones and u == m:
+                            value = kind(1)
+                    next_a[e] = value
+                for e in range(loads_b):
+                    i = thread + e * threads
+                    u, v = (i % columns, i // columns) if b_along else (i // depth, i % depth)
+                    u, v = first_n + u, k0 + v
+                    next_b[e] = b[b0 + v * b_k + u * b_n] if u < n and v < k else kind(0)
+            if k0 > 0:
+                for v in range(depth):
+                    for i in range(high):
+                        left[i] = share[buffer + v * row_a + ty + i * down]
+                    for j in range(wide):
+                        right[j] = share[buffer + depth * row_a + v * row_b + tx + j * across]
+                    for i in range(high):
+                        for j in range(wide):
+                            sums[i * wide + j] += left[i] * right[j]
+                buffer = stage - buffer
+            k0 += depth
+
+    return inlined(multiply)
+
+
+@functools.cache
+def forward(dtype: np.dtype, tile: Tile, row: Activation | None) -> Any:
+    """Kernel: Z and H of A and the weights; without an activation (None) Z alone, in the place of H too."""
+    kind: Any = dtype.type
+    multiply = _multiply(dtype, tile, True, True, False)
+    rule = rules.activation(IDENTITY if row is None else row, dtype)
+    high, wide, across, down = tile.high, tile.wide, tile.columns // tile.wide, tile.rows // tile.high
+    count, tile_rows, tile_columns = high * wide, tile.rows, tile.columns
+    activated = row is not None
+
+    def run(t, op, params, work, constants):
+        share = cuda.shared.array(0, dtype)
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        sums = cuda.local.array(count, dtype)
+        for i in range(count):
+            sums[i] = kind(0)
+        m0, n0 = cuda.blockIdx.y * tile_rows, cuda.blockIdx.x * tile_columns
+        m, n, k = t[lo.ROWS], t[op + lo.OUT], t[op + lo.IN]
+        w, ldw = t[op + lo.W], t[op + lo.LDW]
+        multiply(sums, share, work, t[op + lo.A], t[op + lo.LDA], 1, params, w, ldw, 1, m0, n0, m, n, k)
+        tx, ty = cuda.threadIdx.x % across, cuda.threadIdx.x // across
+        z0, h0, ldz, ldh = t[op + lo.Z], t[op + lo.H], t[op + lo.LDZ], t[op + lo.LDH]
+        p = constants[t[op + lo.NUMBERS] + lo.PARAMETER]
+        for j in range(wide):
+            o = n0 + tx + j * across
+            if o < n:
+                bias = params[w + k * ldw + o] if t[op + lo.HAS_BIAS] != 0 else kind(0)
+                for i in range(high):
+                    b = m0 + ty + i * down
+                    if b < m:
+                        z = sums[i * wide + j] + bias
+                        work[z0 + b * ldz + o] = z
+                        if activated:
+                            work[h0 + b * ldh + o] = rule(z, p)
+
+    return kernel(run, threads=tile.threads)
+
+
+@functools.cache
+def input_gradient(dtype: np.dtype, tile: Tile, row: Activation | None) -> Any:
+    """Kernel: dA of dZ and the weights, times the derivative of the activation of the op `before` (None: as it is)."""
+    kind: Any = dtype.type
+    multiply = _multiply(dtype, tile, True, False, False)
+    rule = rules.derivative(IDENTITY if row is None else row, dtype)
+    high, wide, across, down = tile.high, tile.wide, tile.columns // tile.wide, tile.rows // tile.high
+    count, tile_rows, tile_columns = high * wide, tile.rows, tile.columns
+    derived = row is not None
+
+    def run(t, op, before, params, work, constants):
+        share = cuda.shared.array(0, dtype)
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        sums = cuda.local.array(count, dtype)
+        for i in range(count):
+            sums[i] = kind(0)
+        m0, n0 = cuda.blockIdx.y * tile_rows, cuda.blockIdx.x * tile_columns
+        m, n, k = t[lo.ROWS], t[op + lo.IN], t[op + lo.OUT]
+        w, ldw = t[op + lo.W], t[op + lo.LDW]
+        multiply(sums, share, work, t[op + lo.DZ], t[op + lo.LDDZ], 1, params, w, 1, ldw, m0, n0, m, n, k)
+        tx, ty = cuda.threadIdx.x % across, cuda.threadIdx.x // across
+        da, ldda = t[op + lo.DA], t[op + lo.LDDA]
+        for i in range(high):
+            b = m0 + ty + i * down
+            for j in range(wide):
+                c = n0 + tx + j * across
+                if b < m and c < n:
+                    d = sums[i * wide + j]
+                    if derived:
+                        z = work[t[before + lo.Z] + b * t[before + lo.LDZ] + c]
+                        h = work[t[before + lo.H] + b * t[before + lo.LDH] + c]
+                        d = rule(d, z, h, constants[t[before + lo.NUMBERS] + lo.PARAMETER])
+                    work[da + b * ldda + c] = d
+
+    return kernel(run, threads=tile.threads)
+
+
+@functools.cache
+def weight_gradients(dtype: np.dtype, tile: Tile, element: Any) -> Any:
+    """Kernel: the gradients of many layers' weights, a block a tile.
+
+    tasks (3 * blocks,) int64: of each block the op's fields, and the first row and column of its tile
+    element : f(t, op, k, i, g, params, constants, coefficients): what becomes of weight i of row k and its gradient
+    """
+    kind: Any = dtype.type
+    multiply = _multiply(dtype, tile, False, True, True)
+    high, wide, across, down = tile.high, tile.wide, tile.columns // tile.wide, tile.rows // tile.high
+    count = high * wide
+
+    def run(t, tasks, params, work, constants, coefficients):
+        share = cuda.shared.array(0, dtype)
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        sums = cuda.local.array(count, dtype)
+        for i in range(count):
+            sums[i] = kind(0)
+        task = 3 * cuda.blockIdx.x
+        op, m0, n0 = tasks[task], tasks[task + 1], tasks[task + 2]
+        m, n, k = t[op + lo.IN], t[op + lo.OUT], t[lo.ROWS]
+        a, lda, dz, lddz = t[op + lo.A], t[op + lo.LDA], t[op + lo.DZ], t[op + lo.LDDZ]
+        multiply(sums, share, work, a, 1, lda, work, dz, lddz, 1, m0, n0, m, n, k)
+        tx, ty = cuda.threadIdx.x % across, cuda.threadIdx.x // across
+        for i in range(high):
+            row = m0 + ty + i * down
+            for j in range(wide):
+                o = n0 + tx + j * across
+                if row < t[op + lo.LEARNED] and o < n:
+                    place = t[op + lo.W] + row * t[op + lo.LDW] + o
+                    element(t, op, row, place, sums[i * wide + j], params, constants, coefficients)
+
+    return kernel(run, threads=tile.threads)
+
+
+@inlined
+def write(t, op, k, i, g, params, constants, coefficients):
+    """Puts weight i's gradient in its place, or adds it to those of the batches before."""
+    place = t[lo.GRADIENT] + i
+    params[place] = params[place] + g if goes_on(t) else g
+
+
+class Tiles:
+    """Products by our own kernels."""
+
+    def __init__(self, bound: "Bound") -> None:
+        self._bound = bound
+
+    def _launch(self, made: Any, tile: Tile, grid: tuple[int, ...], *arguments: Any) -> Launch:
+        shared = shared_numbers(tile) * self._bound.dtype.itemsize
+        return Launch(made, grid, tile.threads, arguments, shared)
+
+    def forward(self, op: int) -> list[Launch]:
+        """See `Products`."""
+        bound, layer = self._bound, self._bound.layout.layers[op]
+        tile = bound.shapes.tile((bound.layout.batch, layer.fan_out))
+        plain = layer.activation is IDENTITY or not bound.layout.fused[op]
+        made = forward(bound.dtype, tile, None if plain else layer.activation)
+        grid = -(-layer.fan_out // tile.columns), -(-bound.layout.batch // tile.rows)
+        arguments = bound.table, bound.layout.field(op), bound.params, bound.work, bound.constants
+        return [self._launch(made, tile, grid, *arguments)]
+
+    def input_gradient(self, op: int) -> list[Launch]:
+        """See `Products`."""
+        bound, layout = self._bound, self._bound.layout
+        layer, before = layout.layers[op], layout.befores[op]
+        tile = bound.shapes.tile((layout.batch, layer.fan_in))
+        row = layout.layers[before].activation if before >= 0 else IDENTITY
+        made = input_gradient(bound.dtype, tile, None if row is IDENTITY else row)
+        grid = -(-layer.fan_in // tile.columns), -(-layout.batch // tile.rows)
+        fields = layout.field(op), layout.field(max(before, 0))
+        return [self._launch(made, tile, grid, bound.table, *fields, bound.params, bound.work, bound.constants)]
+
+    def weight_gradients(self, ops: list[int], fused: bool) -> list[Launch]:
+        """See `Products`."""
+        bound, layers = self._bound, self._bound.layout.layers
+        ops = [op for op in ops if layers[op].operation is DENSE]
+        if not ops:
+            return []
+        tile = bound.shapes.tile(*((layers[op].learned, layers[op].fan_out) for op in ops))
+        tasks = [
+            (bound.layout.field(op), m0, n0)
+            for op in ops
+            for m0 in range(0, layers[op].learned, tile.rows)
+            for n0 in range(0, layers[op].fan_out, tile.columns)
+        ]
+        made = weight_gradients(bound.dtype, tile, bound.element if fused else write)
+        arguments = bound.table, bound.upload(np.array(tasks, np.int64).ravel()), bound.params, bound.work
+        return [self._launch(made, tile, (len(tasks),), *arguments, bound.constants, bound.coefficients)]

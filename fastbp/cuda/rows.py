@@ -1,0 +1,370 @@
+"""What begins and ends the way of a batch: gathering its rows, the loss, the sums, outputs written out.
+
+`t` is the table of ``layout``; `work` the workspace, `constants` the ops' and the loss's numbers. A block by rows has
+`groups` batch rows of `lanes` threads each.
+"""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from fastbp import program as pg
+from fastbp.activations import IDENTITY, Activation
+from fastbp.cuda import layout as lo
+from fastbp.cuda import rules
+from fastbp.cuda.device import cuda, inlined, kernel
+from fastbp.cuda.shapes import Shapes
+from fastbp.losses import Loss
+from fastbp.tallies import Tally
+
+NO_TARGETS, NUMBERS, LABELS = range(3)
+
+
+@inlined
+def rows_of(t, s):
+    """Rows of the batch of step s of the run: the last one of an epoch may have fewer."""
+    within = (t[lo.FIRST_STEP] + s) % t[lo.PER_EPOCH]
+    return min(t[lo.BATCH], t[lo.N] - within * t[lo.BATCH])
+
+
+@inlined
+def epoch_of(t, s):
+    """Which epoch of the run its step s is in."""
+    return (t[lo.FIRST_STEP] + s) // t[lo.PER_EPOCH] - t[lo.FIRST_STEP] // t[lo.PER_EPOCH]
+
+
+@inlined
+def goes_on(t):
+    """Whether the last step closed adds to the gradient of those before it."""
+    return (t[lo.GROUPED] + t[lo.STEP] - 1) % t[lo.GROUP] != 0
+
+
+@inlined
+def is_due(t):
+    """Whether the last step closed ends with an update."""
+    return (t[lo.GROUPED] + t[lo.STEP]) % t[lo.GROUP] == 0
+
+
+@functools.cache
+def gather(dtype: np.dtype, shapes: Shapes, targets: int) -> Any:
+    """Kernel: inputs (ROWS, I), targets, and what each row counts. Rows beyond the batch repeat its last, and count 0.
+
+    x (N, I), y (N, O) or labels (N,), rows (M,) or (E, M) row numbers, weights (N,), present (N,)
+    """
+    kind: Any = dtype.type
+    lanes, groups = shapes.lanes, shapes.groups
+    mix, shuffled = rules.mix(), rules.shuffled()
+    places_type = np.dtype(np.int64)
+
+    def run(t, work, x, y, rows, weights, present):
+        places = cuda.shared.array(0, places_type)
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        s = t[lo.STEP]
+        group, lane = cuda.threadIdx.x // lanes, cuda.threadIdx.x % lanes
+        b = cuda.blockIdx.x * groups + group
+        count = rows_of(t, s)
+        number = t[lo.FIRST_STEP] + s
+        if lane == 0 and b < t[lo.ROWS]:
+            row = number % t[lo.PER_EPOCH] * t[lo.BATCH] + min(b, count - 1)
+            if t[lo.SHUFFLE] != 0:
+                bits = np.int64(1)
+                while (np.int64(1) << bits) < t[lo.N]:
+                    bits += 1
+                row = shuffled(row, t[lo.N], bits, mix(t[lo.SEED] ^ mix(number // t[lo.PER_EPOCH])))
+            if t[lo.SUBSET] != 0:
+                row = rows[t[lo.SUBSET_EPOCH] * epoch_of(t, s) + row]
+            places[group] = row
+            weight, counted = kind(1), kind(1)
+            if t[lo.WEIGHTED] != 0:
+                weight = weights[row]
+            if t[lo.MARKED] != 0:
+                counted = present[row]
+            if b >= count:
+                weight = counted = kind(0)
+            share = kind(1) / kind(count) if t[lo.MEAN_ROWS] != 0 else kind(1)
+            work[t[lo.SCALE] + b] = share * weight
+            work[t[lo.COUNTS] + b] = counted
+            work[t[lo.COUNTS] + t[lo.ROWS] + b] = counted * weight
+            if targets == LABELS:
+                work[t[lo.TARGET] + b * t[lo.TARGET_LD]] = kind(y[row])
+        cuda.syncthreads()
+        if b < t[lo.ROWS]:
+            row = places[group]
+            columns = t[lo.INDEX_ROW]
+            for c in range(lane, columns, lanes):
+                value = x[row * columns + c]
+                work[t[lo.INPUT] + b * t[lo.INPUT_LD] + c] = value
+                if not math.isfinite(value):
+                    t[lo.UNFIT] = 1
+            if targets == NUMBERS:
+                outputs = t[lo.OUTPUTS]
+                for c in range(lane, outputs, lanes):
+                    work[t[lo.TARGET] + b * t[lo.TARGET_LD] + c] = y[row * outputs + c]
+
+    return kernel(run, threads=shapes.threads)
+
+
+def _nothing(h: Any, z: Any, n: Any, p: Any) -> None:
+    pass
+
+
+@functools.cache
+def _finish(row: Activation | None, dtype: np.dtype) -> Any:
+    """The last activation over a row: f(h, z, n, p)."""
+    if row is None or row is IDENTITY:
+        return inlined(_nothing)
+    rule = rules.activation(row, dtype)
+
+    def coupled(h: Any, z: Any, n: Any, p: Any) -> None:
+        rule(h, z, n)
+
+    def each(h: Any, z: Any, n: Any, p: Any) -> None:
+        for c in range(n):
+            h[c] = rule(z[c], p)
+
+    return inlined(coupled if row.coupled else each)
+
+
+def _kept(dz: Any, z: Any, h: Any, n: Any, p: Any) -> None:
+    pass
+
+
+@functools.cache
+def _finish_back(row: Activation | None, dtype: np.dtype) -> Any:
+    """dL/dh of a row becomes dL/dz: f(dz, z, h, n, p)."""
+    if row is None or row is IDENTITY:
+        return inlined(_kept)
+    rule = rules.derivative(row, dtype)
+
+    def coupled(dz: Any, z: Any, h: Any, n: Any, p: Any) -> None:
+        rule(dz, h, n)
+
+    def each(dz: Any, z: Any, h: Any, n: Any, p: Any) -> None:
+        for c in range(n):
+            dz[c] = rule(dz[c], z[c], h[c], p)
+
+    return inlined(coupled if row.coupled else each)
+
+
+def _unmarked(work: Any, place: Any, rows: Any, a: Any, y: Any, n: Any, numbers: Any) -> None:
+    pass
+
+
+@functools.cache
+def _marking(tallies: tuple[Tally, ...], dtype: np.dtype, labels: bool) -> Any:
+    """What tallies mark of a row, written for all of them: f(work, place, rows, a, y, n, constants)."""
+    if not tallies:
+        return inlined(_unmarked)
+    before, m = _marking(tallies[:-1], dtype, labels), len(tallies) - 1
+    if tallies[-1].loop not in ("classes", "pairs"):
+        return before
+    marks, numbers = rules.tally(tallies[-1], dtype, labels).marks, lo.LOSS_NUMBERS + m * lo.TALLY_NUMBERS
+
+    def marked(work: Any, place: Any, rows: Any, a: Any, y: Any, n: Any, constants: Any) -> None:
+        before(work, place, rows, a, y, n, constants)
+        given, had = marks(a, y, n, constants[numbers:])
+        work[place + 2 * m * rows] = given
+        work[place + (2 * m + 1) * rows] = had
+
+    return inlined(marked)
+
+
+@functools.cache
+def output(
+    dtype: np.dtype,
+    shapes: Shapes,
+    finish: Activation | None,
+    loss: Loss | None,
+    derive: Activation | None,
+    tallies: tuple[Tally, ...],
+) -> Any:
+    """Kernel: of each batch row the last activation, the loss and dZ, and what its tallies mark; a thread a row.
+
+    finish : the last op's activation, where someone wants its outputs
+    derive : the same where the loss gives dL/dh and someone goes back
+    """
+    finished, back = _finish(finish, dtype), _finish_back(derive, dtype)
+    scored = loss is not None
+    labelled = loss is not None and loss.targets == "labels"
+    fused = loss is not None and loss.fused_with is not None
+    rule: Any = None if loss is None else rules.loss(loss, dtype)
+    marked = _marking(tallies, dtype, labelled)
+
+    def run(t, work, constants):
+        b = cuda.grid(1)
+        if t[lo.STATUS] != pg.RUNNING or b >= t[lo.ROWS]:
+            return
+        op, n = t[lo.LAST], t[lo.OUTPUTS]
+        z0, h0 = t[op + lo.Z] + b * t[op + lo.LDZ], t[op + lo.H] + b * t[op + lo.LDH]
+        z, h = work[z0 : z0 + n], work[h0 : h0 + n]
+        p = constants[t[op + lo.NUMBERS]]
+        finished(h, z, n, p)
+        if scored:
+            d0, y0 = t[op + lo.DZ] + b * t[op + lo.LDDZ], t[lo.TARGET] + b * t[lo.TARGET_LD]
+            dz = work[d0 : d0 + n]
+            numbers = constants[t[lo.OPS] * lo.CONSTANTS :]
+            if labelled:
+                y = np.int64(work[y0])
+            else:
+                y = work[y0 : y0 + n]
+            if fused:
+                value = rule(dz, z, y, n, work[t[lo.SCALE] + b], numbers)
+            else:
+                value = rule(dz, h, y, n, work[t[lo.SCALE] + b], numbers)
+            work[t[lo.VALUE] + b] = value
+            back(dz, z, h, n, p)
+            marked(work, t[lo.MARKS] + b, t[lo.ROWS], h, y, n, numbers)
+
+    return kernel(run, threads=shapes.flat)
+
+
+@functools.cache
+def close(dtype: np.dtype, shapes: Shapes, backward: bool) -> Any:
+    """Kernel of one block: adds the batch's loss and penalties to the epoch's, and counts the step.
+
+    Where the loss isn't finite and something is to be trained, the step isn't counted, and all that follows returns.
+    sums (epochs, SUMS) float64, penalties (blocks,) float64, scales: the steps' coefficients, the last of a step's
+    multiplies the penalties
+    """
+    threads = shapes.single
+    double = np.dtype(np.float64)
+
+    def run(t, work, sums, penalties, scales, states):
+        share = cuda.shared.array(0, double)
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        i = cuda.threadIdx.x
+        s, rows = t[lo.STEP], t[lo.ROWS]
+        count = rows_of(t, s)
+        value = 0.0
+        for b in range(i, rows, threads):
+            value += np.float64(work[t[lo.VALUE] + b])
+            if b < count:
+                for k in range(states.size):
+                    value += np.float64(work[states[k] + b])
+        share[i] = value
+        value = 0.0
+        for k in range(i, penalties.size, threads):
+            value += penalties[k]
+        share[threads + i] = value
+        cuda.syncthreads()
+        width = threads // 2
+        while width > 0:
+            if i < width:
+                share[i] += share[i + width]
+                share[threads + i] += share[threads + i + width]
+            cuda.syncthreads()
+            width //= 2
+        if i == 0:
+            if backward and not math.isfinite(share[0]):
+                t[lo.STATUS] = pg.DIVERGED
+            else:
+                total = share[0]
+                if penalties.size > 0:
+                    total += share[threads] * np.float64(scales[(s + 1) * t[lo.COEFFICIENTS] - 1])
+                if t[lo.MEAN_ROWS] != 0:
+                    total *= count
+                sums[epoch_of(t, s) * t[lo.SUMS]] += total
+                t[lo.STEP] = s + 1
+
+    return kernel(run, threads=threads)
+
+
+@functools.cache
+def count_step(dtype: np.dtype) -> Any:
+    """Kernel of one thread: counts a step that looks at no rows."""
+
+    def run(t):
+        t[lo.STEP] += 1
+
+    return kernel(run, threads=1)
+
+
+@functools.cache
+def tally(dtype: np.dtype, shapes: Shapes, row: Tally, labels: bool) -> Any:
+    """Kernel: adds the batch's sums of tally m to the epoch's, a block for each sum; after the step is closed."""
+    term = rules.tally(row, dtype, labels).term
+    threads, weighted = shapes.single, int(row.weighted)
+    double = np.dtype(np.float64)
+
+    def run(t, work, sums, constants, m, place):
+        share = cuda.shared.array(0, double)
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        i, k = cuda.threadIdx.x, cuda.blockIdx.x
+        s, rows, op, n = t[lo.STEP] - 1, t[lo.ROWS], t[lo.LAST], t[lo.OUTPUTS]
+        numbers = constants[t[lo.OPS] * lo.CONSTANTS + lo.LOSS_NUMBERS + m * lo.TALLY_NUMBERS :]
+        marks = t[lo.MARKS] + 2 * m * rows
+        value = 0.0
+        for b in range(i, rows, threads):
+            weight = np.float64(work[t[lo.COUNTS] + weighted * rows + b])
+            if weight != 0.0:
+                h0, y0 = t[op + lo.H] + b * t[op + lo.LDH], t[lo.TARGET] + b * t[lo.TARGET_LD]
+                if labels:
+                    y = np.int64(work[y0])
+                else:
+                    y = work[y0 : y0 + n]
+                given, had = np.int64(work[marks + b]), np.int64(work[marks + rows + b])
+                value += weight * np.float64(term(k, given, had, work[h0 : h0 + n], y, n, numbers))
+        share[i] = value
+        cuda.syncthreads()
+        width = threads // 2
+        while width > 0:
+            if i < width:
+                share[i] += share[i + width]
+            cuda.syncthreads()
+            width //= 2
+        if i == 0:
+            sums[epoch_of(t, s) * t[lo.SUMS] + place + k] += share[0]
+
+    return kernel(run, threads=threads)
+
+
+@functools.cache
+def keep(dtype: np.dtype, shapes: Shapes, labels: bool) -> Any:
+    """Kernel: writes outputs, targets and counts of the batch's rows behind those kept before (rows, 2 O + 1)."""
+    kind: Any = dtype.type
+    lanes, groups = shapes.lanes, shapes.groups
+
+    def run(t, work, kept, weighted):
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        s, op, n = t[lo.STEP] - 1, t[lo.LAST], t[lo.OUTPUTS]
+        b, lane = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes, cuda.threadIdx.x % lanes
+        if b >= rows_of(t, s):
+            return
+        first = (t[lo.FIRST_STEP] % t[lo.PER_EPOCH] + s) * t[lo.BATCH] - t[lo.KEPT]
+        place = (first + b) * (2 * n + 1)
+        h0, y0 = t[op + lo.H] + b * t[op + lo.LDH], t[lo.TARGET] + b * t[lo.TARGET_LD]
+        for c in range(lane, n, lanes):
+            kept[place + c] = work[h0 + c]
+            if labels:
+                kept[place + n + c] = kind(np.int64(work[y0]) == c)
+            else:
+                kept[place + n + c] = work[y0 + c]
+        if lane == 0:
+            kept[place + 2 * n] = work[t[lo.COUNTS] + weighted * t[lo.ROWS] + b]
+
+    return kernel(run, threads=shapes.threads)
+
+
+@functools.cache
+def scatter(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: writes a matrix of the workspace, outputs or the inputs' gradient, to its rows of the result."""
+    lanes, groups = shapes.lanes, shapes.groups
+
+    def run(t, work, result, place, ld, columns):
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        s = t[lo.STEP] - 1
+        b, lane = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes, cuda.threadIdx.x % lanes
+        if b >= rows_of(t, s):
+            return
+        first = (t[lo.FIRST_STEP] % t[lo.PER_EPOCH] + s) * t[lo.BATCH]
+        for c in range(lane, columns, lanes):
+            result[(first + b) * columns + c] = work[place + b * ld + c]
+
+    return kernel(run, threads=shapes.threads)

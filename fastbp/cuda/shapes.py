@@ -1,0 +1,68 @@
+"""How blocks of threads are cut: for a GPU, and small for the simulator, where each thread costs."""
+
+import functools
+from dataclasses import dataclass
+
+from fastbp.cuda.device import simulated
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile of a matrix product: `rows` x `columns` of a block, `high` x `wide` of a thread, sums in runs of `depth`.
+
+    A block's threads load its operands in equal shares: both rows * depth and columns * depth are multiples of them.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    high: int
+    wide: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.rows // self.high * (self.columns // self.wide)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of blocks.
+
+    Attributes
+    ----------
+    lanes, groups : a block that works by rows has `groups` rows of `lanes` threads; one by columns, `lanes` columns
+    flat : threads of a block that goes through numbers one after the other
+    single : threads of the block that adds up a step's sums, a power of 2
+    tiles : of products, the smallest first
+    """
+
+    lanes: int
+    groups: int
+    flat: int
+    single: int
+    tiles: tuple[Tile, ...]
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block by rows or columns."""
+        return self.lanes * self.groups
+
+    def tile(self, *products: tuple[int, int]) -> Tile:
+        """The tile for products of so many rows and columns: the largest that still gives work to most of a GPU."""
+        for tile in reversed(self.tiles[1:]):
+            if sum(-(-rows // tile.rows) * -(-columns // tile.columns) for rows, columns in products) >= BUSY:
+                return tile
+        return self.tiles[0]
+
+
+BUSY = 128
+"""Blocks that keep a large GPU busy."""
+DEVICE = Shapes(32, 8, 256, 256, (Tile(32, 32, 16, 2, 2), Tile(64, 64, 16, 4, 4), Tile(128, 128, 8, 8, 8)))
+SIMULATED = Shapes(2, 2, 2, 4, (Tile(8, 8, 4, 4, 4), Tile(4, 8, 4, 2, 2)))
+
+
+@functools.cache
+def shapes() -> Shapes:
+    """Those of the device in use."""
+    return SIMULATED if simulated() else DEVICE

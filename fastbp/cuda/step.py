@@ -1,0 +1,50 @@
+"""A step as a short list of launches, and who runs it: one launch after the other, or by another way in its place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel: nothing of it changes from step to step.
+
+    Attributes
+    ----------
+    kernel : what ``device.kernel`` made
+    grid : blocks, one number or two
+    block : threads of a block
+    arguments : numbers and device arrays
+    shared : bytes of shared memory
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    block: int
+    arguments: tuple[Any, ...]
+    shared: int = 0
+
+    def __call__(self, stream: Any) -> None:
+        """Put it into the stream."""
+        self.kernel[self.grid, self.block, stream, self.shared](*self.arguments)
+
+
+class Step(Protocol):
+    """A way to run the steps of a bound network; kernels count them, and return at once where something diverged."""
+
+    def run(self, stream: Any, steps: int) -> None:
+        """Put so many steps into the stream."""
+        ...
+
+
+class Launches:
+    """A step as its launches, one after the other."""
+
+    def __init__(self, launches: Sequence[Launch]) -> None:
+        self.launches = list(launches)
+
+    def run(self, stream: Any, steps: int) -> None:
+        """See `Step`."""
+        for _ in range(steps):
+            for launch in self.launches:
+                launch(stream)

@@ -1,0 +1,194 @@
+"""Networks on device="cuda": against the reference, and against the CPU engine, which is."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import ELEMENTWISE, OUTPUT, TOLERANCE, error, inputs, make, targets
+from test_gradients import HIDDEN_AND_LOSS, check
+
+import fastbp as fb
+from fastbp.activations import ACTIVATIONS
+from fastbp.losses import LOSSES
+from fastbp.optimizers import OPTIMIZERS
+
+DTYPES = ["float32", "float64"]
+
+
+@pytest.mark.parametrize("hidden", ELEMENTWISE)
+def test_every_hidden_activation(hidden: str, cuda: bool) -> None:
+    dtype = DTYPES[ELEMENTWISE.index(hidden) % 2]
+    widths, rows = ([70, 90, 33, 4], 300) if cuda else ([3, 9, 5, 4], 11)
+    check(make(widths, hidden, "linear", dtype=dtype, device="cuda"), "mean_squared_error", rows, 20 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss(loss: str, cuda: bool) -> None:
+    dtype = DTYPES[list(LOSSES).index(loss) % 2]
+    hidden = next(hidden for hidden in ("tanh", "gelu", "sigmoid") if (hidden, loss) in HIDDEN_AND_LOSS)
+    widths, rows = ([70, 90, 4], 300) if cuda else ([3, 5, 4], 9)
+    check(
+        make(widths, hidden, OUTPUT.get(loss, "linear"), dtype=dtype, device="cuda"), loss, rows, 20 * TOLERANCE[dtype]
+    )
+
+
+@pytest.mark.parametrize("output", ACTIVATIONS)
+def test_every_output_activation(output: str, cuda: bool) -> None:
+    check(
+        make([6, 8, 3], "tanh", output, dtype="float64", device="cuda"), "mean_squared_error", 300 if cuda else 5, 1e-11
+    )
+
+
+@pytest.mark.parametrize(
+    ("widths", "rows"),
+    [([1, 1], 1), ([1, 1, 1], 7), ([5, 3], 33), ([17, 33, 1], 9), ([16, 16, 16], 8), ([3, 1, 30], 5), ([9, 20, 2], 12)],
+)
+def test_odd_shapes(widths: list[int], rows: int, cuda: bool) -> None:
+    for bias in (True, False):
+        check(make(widths, "tanh", bias=bias, device="cuda"), "mean_squared_error", rows, 2e-4)
+
+
+# ---------------------------------------------------------------- training, beside the CPU
+
+
+def both(build: Callable[[str], fb.Model]) -> tuple[fb.Model, fb.Model]:
+    """The same model for the CPU and for CUDA."""
+    cpu, cuda = build("cpu"), build("cuda")
+    cuda.set_weights(cpu.get_weights())
+    return cpu, cuda
+
+
+def trained_alike(
+    build: Callable[[str], fb.Model],
+    compile_options: dict[str, Any],
+    *,
+    rows: int = 21,
+    batch: int = 8,
+    epochs: int = 2,
+    tolerance: float = 2e-5,
+    **fit: Any,
+) -> tuple[fb.Model, fb.Model]:
+    """Trains the model on both engines and holds histories, weights and predictions against each other."""
+    models = both(build)
+    loss = compile_options.get("loss", "mean_squared_error")
+    x = inputs(rows, models[0].input_width or 0)
+    y = targets(loss if isinstance(loss, str) else loss.name, rows, models[0].output_width)
+    histories = []
+    for model in models:
+        model.compile(**{"loss": "mean_squared_error", "optimizer": "sgd", **compile_options})
+        histories.append(model.fit(x, y, batch_size=batch, epochs=epochs, verbose=0, **fit).history)
+    assert histories[0].keys() == histories[1].keys()
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][name], values, rtol=20 * tolerance, atol=tolerance, err_msg=name)
+    for name, a, b in zip(models[0].named_weights(), models[1].get_weights(), models[0].get_weights(), strict=True):
+        assert error(a, b) < tolerance, name
+    assert error(models[1].predict(x), models[0].predict(x)) < 10 * tolerance
+    return models
+
+
+def network(hidden: str = "tanh", output: str = "linear", **options: Any) -> Callable[[str], fb.Model]:
+    return lambda device: make([5, 6, 3], hidden, output, device=device, **options)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer(name: str, cuda: bool) -> None:
+    if name != "lbfgs":
+        trained_alike(network(dtype="float64"), {"optimizer": name}, tolerance=1e-9)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        fb.SGD(0.1, momentum=0.9, nesterov=True),
+        fb.Adam(0.01, clipnorm=0.05),
+        fb.Adam(0.01, global_clipnorm=0.05),
+        fb.Adam(0.01, clipvalue=0.01, weight_decay=0.1),
+        fb.SGD(0.1, gradient_accumulation_steps=2),
+        fb.Adam(0.01, gradient_accumulation_steps=3, global_clipnorm=0.1),
+        fb.Adam(fb.schedules.CosineDecay(0.01, 5), use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=2),
+        fb.RMSprop(0.01, momentum=0.5, centered=True),
+    ],
+    ids=lambda optimizer: repr(optimizer)[:60],
+)
+def test_options_of_optimizers(optimizer: fb.optimizers.Optimizer, cuda: bool) -> None:
+    trained_alike(network(), {"optimizer": optimizer})
+
+
+@pytest.mark.parametrize(
+    ("loss", "metrics"),
+    [
+        ("sparse_categorical_crossentropy", ["accuracy", "confusion_matrix", "auc"]),
+        ("categorical_crossentropy", ["accuracy", "f1_score"]),
+        ("binary_crossentropy", ["accuracy", "precision", "recall"]),
+        ("mean_squared_error", ["mae", "r2_score"]),
+    ],
+)
+def test_metrics(loss: str, metrics: list[str], cuda: bool) -> None:
+    output = OUTPUT.get(loss, "linear")
+    weights = np.random.default_rng(3).integers(0, 3, 21).astype(float)
+    known = [name for name in metrics if name in fb.metrics.METRICS or name == "accuracy"]
+    options = {"loss": loss, "metrics": known, "weighted_metrics": known[:1]}
+    trained_alike(network(output=output), options, sample_weight=weights, validation_split=0.3)
+
+
+def test_the_same_bits_twice(cuda: bool) -> None:
+    models = [make([5, 6, 3], "gelu", device="cuda", seed=3) for _ in range(2)]
+    x, y = inputs(21, 5), targets("mean_squared_error", 21, 3)
+    for model in models:
+        model.compile("adam", "mse")
+        model.fit(x, y, batch_size=8, epochs=2, verbose=0)
+    for a, b in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(models[0].predict(x[:3]), models[0].predict(x)[:3])
+
+
+def test_a_loss_that_diverges_leaves_the_last_snapshot(cuda: bool) -> None:
+    model = make([5, 6, 3], "tanh", device="cuda")
+    before = model.get_weights()
+    model.compile(fb.SGD(1e30), "mse")
+    with pytest.raises(fb.DivergenceError):
+        model.fit(inputs(21, 5), targets("mean_squared_error", 21, 3), batch_size=4, epochs=3, verbose=0)
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_model_travels_between_devices(cuda: bool, tmp_path: Path) -> None:
+    model = make([5, 6, 3], "tanh", device="cuda")
+    x, y = inputs(21, 5), targets("mean_squared_error", 21, 3)
+    model.compile("adam", "mse")
+    model.fit(x, y, batch_size=8, verbose=0)
+    model.save(tmp_path / "model.fastbp")
+    loaded = [fb.load_model(tmp_path / "model.fastbp", device=device) for device in ("cpu", "cuda")]
+    pickled = pickle.loads(pickle.dumps(model))
+    assert [one.device for one in (*loaded, pickled)] == ["cpu", "cuda", "cuda"]
+    for one in (model, *loaded, pickled):
+        one.fit(x, y, batch_size=8, verbose=0)
+    for one in (*loaded, pickled):
+        for a, b in zip(one.get_weights(), model.get_weights(), strict=True):
+            assert error(a, b) < 1e-6
+
+
+def test_gradients_can_be_taken_and_given(cuda: bool) -> None:
+    models = both(network())
+    x, y = inputs(9, 5), targets("mean_squared_error", 9, 3)
+    for model in models:
+        model.compile(fb.Adam(0.01, global_clipnorm=0.1, gradient_accumulation_steps=2), "mse")
+        for _ in range(3):
+            model.apply_gradients(model.gradients(x, y))
+    for a, b in zip(models[1].get_weights(), models[0].get_weights(), strict=True):
+        assert error(a, b) < 1e-5
+
+
+def test_which_device_is_there() -> None:
+    with pytest.raises(ValueError, match="device must be 'cpu', 'cuda' or 'auto', got 'gpu'"):
+        fb.Model([fb.Dense(1)], device="gpu")
+    with pytest.raises(ValueError, match="bfloat16"):
+        fb.Model([fb.Dense(1)], device="cuda", dtype="bfloat16")
+    small = make([3, 2], device="auto")
+    assert small.device == "cpu"
+    lines: list[str] = []
+    small.summary(print_fn=lines.append)
+    assert "few for a GPU" in lines[0]
