@@ -23,6 +23,12 @@ from fastbp.optimizers import Optimizer
 
 PART = 4096
 """Numbers of a task of `weights`."""
+JOINING = {
+    "join": (ops.join, ops.join_back),
+    "concatenate": (ops.concatenate, ops.concatenate_back),
+    "arrange": (ops.arrange, ops.arrange_back),
+}
+"""Kernels of operations that put columns together."""
 WHOLE_ROWS = {"layer_normalization": True, "rms_normalization": False}
 """Normalisations of a row, and whether they take its mean away."""
 
@@ -162,8 +168,11 @@ class Bound:
         normal = self.table, field, self.params, self.work, self.constants
         if name in FORMULAS:
             yield self._by_rows(ops.noise(dtype, sizes, name, False), index, layer.fan_out)
-        elif name == "join":
-            yield self._by_rows(ops.join(dtype, sizes), index, layer.fan_out)
+        elif name in JOINING:
+            yield self._by_rows(JOINING[name][0](dtype, sizes), index, layer.fan_out)
+        elif name == "embedding":
+            made = ops.embed(dtype, sizes)
+            yield Launch(made, self._row_grid, sizes.threads, (self.table, field, self.params, self.work))
         elif name == "activity_regularization":
             arguments = self.table, field, 0, layer.fan_out, self.work, self.constants
             yield self._flat(ops.activity(dtype, sizes), self.layout.batch, *arguments)
@@ -186,8 +195,8 @@ class Bound:
         normal = self.table, field, self.params, self.work, self.constants
         if name in FORMULAS:
             yield self._by_rows(ops.noise(dtype, sizes, name, True), index, layer.fan_out, back=True)
-        elif name == "join":
-            yield self._by_rows(ops.join_back(dtype, sizes), index, layer.fan_out, back=True)
+        elif name in JOINING:
+            yield self._by_rows(JOINING[name][1](dtype, sizes), index, layer.fan_in, back=True)
         elif name == "fork":
             yield self._by_rows(ops.fork_back(dtype, sizes), index, layer.fan_out, back=True)
         elif name == "activity_regularization":
@@ -272,11 +281,25 @@ class Bound:
                 made = normalization.learn_by_batch(self.dtype, self.shapes)
                 arguments = self.table, Layout.field(index), self.work, self.params, self.constants
                 yield self._flat(made, layout.layers[index].fan_out, *arguments, int(self.optimizer is not None))
+            elif layout.layers[index].operation is operations.EMBEDDING:
+                yield from self._embedding_gradient(index)
             else:
                 yield self._sums_back(index, True)
+        if self.optimizer is None and self._penalised:
+            tasks = self._tasks([index for index in layout.penalised if index in layout.learning])
+            own = self.upload(tasks.ravel()), self.params, self.constants, self.coefficients
+            made = weights.penalise(self.dtype, self.shapes)
+            yield Launch(made, (len(tasks),), self.shapes.flat, (self.table, *own))
         if self.optimizer is not None:
             yield from self._late_update() if self._late else self._update(others)
             yield from self._constraints()
+
+    def _embedding_gradient(self, index: int) -> Iterator[Launch]:
+        sizes, layer, field = self.shapes, self.layout.layers[index], Layout.field(index)
+        blocks = max(1, min(1024, layer.parameters // sizes.flat))
+        yield Launch(ops.clear_gradient(self.dtype, sizes), (blocks,), sizes.flat, (self.table, field, self.params))
+        arguments = self.table, field, self.params, self.work
+        yield Launch(ops.embed_gradient(self.dtype, sizes), self._row_grid, sizes.threads, arguments)
 
     def _late_update(self) -> Iterator[Launch]:
         yield from self._update(self.layout.learning)
@@ -309,7 +332,7 @@ class Bound:
             if bound is not None:
                 made = weights.constrain(self.dtype, self.shapes, bound)
                 arguments = self.table, Layout.field(index), self.params, self.constants
-                yield self._flat(made, self.layout.layers[index].fan_out, *arguments)
+                yield self._flat(made, self.layout.layers[index].neurons, *arguments)
 
     def _given(self) -> Launch:
         return Launch(rows.count_step(self.dtype), (1,), 1, (self.table,))

@@ -372,7 +372,7 @@ class Engine:
         """Send what each step is multiplied by; returns the numbers of a step."""
         layout = ready.bound.layout
         tables = [np.zeros((steps, 0))]
-        ops = table[lo.RUN_FIELDS :].reshape(-1, lo.OP_FIELDS)
+        ops = table[lo.RUN_FIELDS :][: len(layout.layers) * lo.OP_FIELDS].reshape(-1, lo.OP_FIELDS)
         if optimizer is not None:
             numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
             rates = list(dict.fromkeys(layer.rate for layer in layout.layers))

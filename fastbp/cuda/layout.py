@@ -12,9 +12,9 @@ import numpy as np
 from fastbp import program as pg
 from fastbp.activations import IDENTITY
 from fastbp.graph import Graph
-from fastbp.operations import ACTIVITY, DENSE, FORK, JOIN
+from fastbp.operations import ACTIVITY, ARRANGE, DENSE, FORK
 from fastbp.optimizers import Optimizer
-from fastbp.program import ROW_MULTIPLE, Program, round_up
+from fastbp.program import ROW_MULTIPLE, LayerSpec, Program, round_up
 
 # ---- fields of a run, the beginning of the table
 (
@@ -83,8 +83,10 @@ RUN_FIELDS = 35
     RATES,  # from a step's coefficients to its own
     HAS_GAMMA,
     HAS_BETA,
-) = range(25)
-OP_FIELDS = 25
+    NEURONS,  # columns of its weights
+    PICKS,  # where its ``LayerSpec.picks`` stand in the table, and behind them, of each of its inputs, who picks it
+) = range(27)
+OP_FIELDS = 27
 
 # ---- an op's constants
 PARAMETER, PENALTY, CONSTRAINT, OWN = 0, 1, 5, 8
@@ -108,6 +110,18 @@ def ld_of(width: int) -> int:
     return round_up(width, ROW_MULTIPLE)
 
 
+def _picks(layer: LayerSpec) -> np.ndarray:
+    """An op's picks, and of each of its inputs the place that it goes to, -1 where it goes nowhere."""
+    picks = np.array(layer.picks, np.int64)
+    if layer.operation is not ARRANGE:
+        return picks
+    taken = np.full(layer.fan_in, -1)
+    for place, column in enumerate(picks):
+        if column >= 0:
+            taken[column] = place
+    return np.concatenate([picks, taken])
+
+
 class Layout(Graph):
     """Where a step over `batch` rows finds and leaves its numbers.
 
@@ -120,7 +134,7 @@ class Layout(Graph):
 
     Attributes
     ----------
-    table : (RUN_FIELDS + ops * OP_FIELDS,) int64, what doesn't change from run to run
+    table : (RUN_FIELDS + ops * OP_FIELDS + picks,) int64, what doesn't change from run to run
     size : numbers of the workspace
     befores : of each op, the one whose dZ its dA is, -1 where there is none
     fused : of each op, whether its product's kernel applies the activation
@@ -142,8 +156,11 @@ class Layout(Graph):
         super().__init__(program, backward, input_gradient, noise or backward, update)
         self.batch, self.size = batch, 0
         count = len(self.layers)
-        self.table = np.zeros(RUN_FIELDS + count * OP_FIELDS, np.int64)
-        self.rows = self.table[RUN_FIELDS:].reshape(count, OP_FIELDS)
+        picks = [_picks(layer) for layer in self.layers]
+        end = RUN_FIELDS + count * OP_FIELDS
+        self.table = np.concatenate([np.zeros(end, np.int64), *picks])
+        self.rows = self.table[RUN_FIELDS:end].reshape(count, OP_FIELDS)
+        self.rows[:, PICKS] = end + np.cumsum([0, *(len(each) for each in picks)])[:-1]
         self.fused = [layer.operation is DENSE for layer in self.layers]
         self.fused[-1] = False  # the loss may take what is before the last activation
         self.befores = [-1] * count
@@ -195,11 +212,15 @@ class Layout(Graph):
             op, source, place = self.rows[index], self.sources[index], self.places[index]
             op[[IN, OUT, HAS_BIAS]] = layer.fan_in, layer.fan_out, layer.bias
             op[[LEARNED, KERNEL, KEY]] = layer.learned, layer.kernel, layer.key
-            op[W], op[LDW] = program.offsets[place] // size, program.panel_width(layer.fan_out)
+            op[W], op[LDW], op[NEURONS] = (
+                program.offsets[place] // size,
+                program.panel_width(layer.neurons),
+                layer.neurons,
+            )
             op[HAS_GAMMA], op[HAS_BETA] = "gamma" in layer.rows, "beta" in layer.rows
             op[NUMBERS] = index * CONSTANTS
             op[[A, LDA]] = inputs if source < 0 else self.rows[source, [H, LDH]]
-            if layer.operation is JOIN:
+            if layer.operation.second:
                 skip = self.skips[index]
                 op[[SKIP, LDSKIP]] = inputs if skip < 0 else self.rows[skip, [H, LDH]]
             if self.owner(index) != index:

@@ -13,7 +13,7 @@ from fastbp.activations import Activation
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
 from fastbp.cuda.device import cuda, inlined, kernel
-from fastbp.cuda.rows import rows_of
+from fastbp.cuda.rows import goes_on, rows_of
 from fastbp.cuda.shapes import Shapes
 
 
@@ -111,6 +111,136 @@ def fork_back(dtype: np.dtype, shapes: Shapes) -> Any:
         work[place] = work[place] + work[t[op + lo.SKIP] + b * t[op + lo.LDSKIP] + c]
 
     return by_rows(shapes, each)
+
+
+@functools.cache
+def concatenate(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: Z = SKIP beside A (Huang et al., "Densely connected convolutional networks", 2017)."""
+
+    def each(t, op, s, b, c, work, constants):
+        border = t[op + lo.OUT] - t[op + lo.IN]
+        if c < border:
+            value = work[t[op + lo.SKIP] + b * t[op + lo.LDSKIP] + c]
+        else:
+            value = work[t[op + lo.A] + b * t[op + lo.LDA] + c - border]
+        work[t[op + lo.Z] + b * t[op + lo.LDZ] + c] = value
+
+    return by_rows(shapes, each)
+
+
+@functools.cache
+def concatenate_back(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: dA is the later part of dZ; the other path reads the first part itself."""
+
+    def each(t, op, s, b, c, work, constants):
+        border = t[op + lo.OUT] - t[op + lo.IN]
+        work[t[op + lo.DA] + b * t[op + lo.LDDA] + c] = work[t[op + lo.DZ] + b * t[op + lo.LDDZ] + c + border]
+
+    return by_rows(shapes, each)
+
+
+@functools.cache
+def arrange(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: column o of Z is the column of A that is picked; what is picked -1 stays as it is."""
+
+    def each(t, op, s, b, c, work, constants):
+        i = t[t[op + lo.PICKS] + c]
+        if i >= 0:
+            work[t[op + lo.Z] + b * t[op + lo.LDZ] + c] = work[t[op + lo.A] + b * t[op + lo.LDA] + i]
+
+    return by_rows(shapes, each)
+
+
+@functools.cache
+def arrange_back(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: dA from dZ; 0 in columns that went nowhere."""
+    kind: Any = dtype.type
+
+    def each(t, op, s, b, c, work, constants):
+        o = t[t[op + lo.PICKS] + t[op + lo.OUT] + c]
+        value = work[t[op + lo.DZ] + b * t[op + lo.LDDZ] + o] if o >= 0 else kind(0)
+        work[t[op + lo.DA] + b * t[op + lo.LDDA] + c] = value
+
+    return by_rows(shapes, each)
+
+
+@inlined
+def code_of(t, op, b, work):
+    """The row of the op's matrix that batch row b names; -1 where it names none."""
+    value = work[t[op + lo.SKIP] + b * t[op + lo.LDSKIP] + t[t[op + lo.PICKS]]]
+    if value >= 0 and value < t[op + lo.KERNEL]:
+        code = np.int64(value)
+        if code == value:
+            return code
+    return np.int64(-1)
+
+
+@functools.cache
+def embed(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: the rows of the matrix that a column names, into their columns; row 0, and UNFIT, for what names none."""
+    lanes, groups = shapes.lanes, shapes.groups
+
+    def run(t, op, params, work):
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        b = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes
+        if b < t[lo.ROWS]:
+            code = code_of(t, op, b, work)
+            if code < 0:
+                t[lo.UNFIT] = 1
+                code = np.int64(0)
+            z0 = t[op + lo.Z] + b * t[op + lo.LDZ] + t[t[op + lo.PICKS] + 1]
+            w0 = t[op + lo.W] + code * t[op + lo.LDW]
+            for d in range(cuda.threadIdx.x % lanes, t[op + lo.NEURONS], lanes):
+                work[z0 + d] = params[w0 + d]
+
+    return kernel(run, threads=shapes.threads)
+
+
+@functools.cache
+def clear_gradient(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: the op's gradient is 0, unless this step adds to it."""
+    kind: Any = dtype.type
+
+    def run(t, op, params):
+        if t[lo.STATUS] != pg.RUNNING or goes_on(t):
+            return
+        first = t[lo.GRADIENT] + t[op + lo.W]
+        for i in range(cuda.grid(1), t[op + lo.LEARNED] * t[op + lo.LDW], cuda.gridsize(1)):
+            params[first + i] = kind(0)
+
+    return kernel(run, threads=shapes.flat)
+
+
+@functools.cache
+def embed_gradient(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: adds to row c of the gradient the sum of dZ over the batch's rows with c, in their order.
+
+    The first row with a number sums for all of them.
+    """
+    kind: Any = dtype.type
+    lanes, groups = shapes.lanes, shapes.groups
+
+    def run(t, op, params, work):
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        b, count = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes, rows_of(t, t[lo.STEP] - 1)
+        if b >= count:
+            return
+        code = code_of(t, op, b, work)
+        for other in range(b):
+            if code_of(t, op, other, work) == code:
+                return
+        d0 = t[op + lo.DZ] + t[t[op + lo.PICKS] + 1]
+        g0 = t[lo.GRADIENT] + t[op + lo.W] + max(code, 0) * t[op + lo.LDW]
+        for d in range(cuda.threadIdx.x % lanes, t[op + lo.NEURONS], lanes):
+            value = kind(0)
+            for other in range(b, count):
+                if code_of(t, op, other, work) == code:
+                    value += work[d0 + other * t[op + lo.LDDZ] + d]
+            params[g0 + d] += value
+
+    return kernel(run, threads=shapes.threads)
 
 
 @functools.cache

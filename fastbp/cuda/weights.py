@@ -73,6 +73,24 @@ def _whole(dtype: np.dtype, group: int, penalised: bool) -> Any:
 
 
 @functools.cache
+def penalise(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: adds the penalties' gradients to one that was written out for a user."""
+    threads, whole = shapes.flat, _whole(dtype, 1, True)
+
+    def run(t, tasks, params, constants, coefficients):
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        task = TASK * cuda.blockIdx.x
+        op, part, first, end = tasks[task], tasks[task + 1], tasks[task + 2], tasks[task + 3]
+        row = (t[lo.STEP] - 1) * t[lo.COEFFICIENTS]
+        h = coefficients[row : row + t[lo.COEFFICIENTS]]
+        for i in range(first + cuda.threadIdx.x, end, threads):
+            params[t[lo.GRADIENT] + i] = whole(t, op, part, i, params, constants, h)
+
+    return kernel(run, threads=threads)
+
+
+@functools.cache
 def squares(dtype: np.dtype, shapes: Shapes, group: int, penalised: bool) -> Any:
     """Kernel: the sum of the squares of each task's gradient into partial (blocks,) float64."""
     threads, double = shapes.single, np.dtype(np.float64)
@@ -161,7 +179,7 @@ def constrain(dtype: np.dtype, shapes: Shapes, row: Constraint) -> Any:
 
     def run(t, op, params, constants):
         o = cuda.grid(1)
-        if t[lo.STATUS] != pg.RUNNING or not is_due(t) or o >= t[op + lo.OUT]:
+        if t[lo.STATUS] != pg.RUNNING or not is_due(t) or o >= t[op + lo.NEURONS]:
             return
         own = t[op + lo.NUMBERS] + lo.CONSTRAINT
         p = constants[own : own + 3]
