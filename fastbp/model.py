@@ -425,13 +425,13 @@ class Model(Stack):
                 self._reset_optimizer()
             raise error
         kept = tuple(rows[: len(sample)] for rows in kept)
-        return _listed(scores.values(outcome.sums[0], len(sample), kept))
+        return scoring.listed(scores.values(outcome.sums[0], len(sample), kept))
 
     def test_on_batch(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float | list[float]:
         """The loss over the rows given, or [loss, *metrics]; the model stays as it is."""
         sample = self._sample(x, y, sample_weight, task="test_on_batch")
         self._compiled("test_on_batch")
-        return _listed(evaluated(self, [sample], len(sample)))
+        return scoring.listed(evaluated(self, [sample], len(sample)))
 
     def gradients(
         self, x: ArrayLike, y: ArrayLike, inputs: bool = False, *, sample_weight: ArrayLike | None = None
@@ -526,7 +526,7 @@ class Model(Stack):
         values = evaluated(self, samples, batch, watching)
         if resolve_verbose(verbose):
             print("  ".join(shown(values)), file=sys.stderr)
-        return dict(zip(values, scoring.plain(values.values()), strict=True)) if return_dict else _listed(values)
+        return dict(zip(values, scoring.plain(values.values()), strict=True)) if return_dict else scoring.listed(values)
 
     def predict(
         self,
@@ -694,9 +694,3 @@ Sequential = Model
 def load_model(path: str | os.PathLike[str], *, threads: int | None = None, device: str = "cpu") -> Model:
     """The model that ``model.save(path)`` wrote."""
     return Model.load(path, threads=threads, device=device)
-
-
-def _listed(values: dict[str, Array]) -> Any:
-    """The values in order, a single one alone."""
-    found = scoring.plain(values.values())
-    return found if len(found) > 1 else found[0]

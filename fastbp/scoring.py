@@ -127,3 +127,9 @@ def by_epoch(values: Array) -> list[Any]:
 def plain(values: Iterable[Array]) -> list[Any]:
     """Numbers as floats, arrays as they are."""
     return [float(value) if np.ndim(value) == 0 else np.array(value) for value in values]
+
+
+def listed(values: dict[str, Array]) -> Any:
+    """The values in order, a single one alone."""
+    found = plain(values.values())
+    return found if len(found) > 1 else found[0]
