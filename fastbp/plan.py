@@ -170,12 +170,15 @@ class Plan(Graph):
         turning = [program.half or layer.fan_out % tiles.lanes == 0 for layer in layers]
         if any(layer.operation is not DENSE for layer in layers):
             turning = [False] * len(layers)
+        beyond = tiles.lanes if any(layer.matrix for layer in layers) else 0  # embeddings read dZ by squares
         turns = [layer.fan_out for layer, turn in zip(layers, turning, strict=True) if turn]
         places = [self._reserve(max(turns)) for _ in turns[:2]]
         dz, da = [pg.DZ, pg.DZ_PANEL], [pg.DA, pg.DA_PANEL]
 
         def place(index: int) -> tuple[int, int]:
-            return places[index % len(places)] if turning[index] else self._reserve(layers[index].fan_out)
+            if turning[index]:
+                return places[index % len(places)]
+            return self._reserve(layers[index].fan_out + beyond)
 
         table[-1, dz] = place(len(layers) - 1)
         for index in range(len(layers) - 1, -1, -1):
