@@ -25,16 +25,16 @@ WIDTH = 10
 def custom() -> tuple[list[Any], list[Any]]:
     """Functions of one's own: activations and losses."""
 
-    def gaussian(z):
-        return np.exp(-z * z)
+    def wavelet(z):
+        return np.exp(-z * z) * np.cos(z)
 
     def logarithmic(y, a):
-        return np.log1p(np.abs(y - a)) + np.where(y > 0, np.maximum(a, 0), 0.25)
+        return np.log1p(np.abs(y - a)) + np.where(y > 0, np.maximum(a, 0), 0.25) + np.sin(a)
 
     def of_rows(y, a):
         return np.sqrt(1 + np.mean((y - a) ** 2, axis=-1))
 
-    return [fb.activations.custom(gaussian)], [fb.losses.custom(logarithmic), fb.losses.custom(of_rows)]
+    return [fb.activations.custom(wavelet)], [fb.losses.custom(logarithmic), fb.losses.custom(of_rows)]
 
 
 def variants(name: str) -> list[Any]:

@@ -18,6 +18,16 @@ from fastbp.optimizers import OPTIMIZERS
 DTYPES = ["float32", "float64"]
 
 
+@pytest.fixture(params=["many launches", "one block"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks launch by launch, and by one block of threads where that can be."""
+    if request.param == "many launches":
+        pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
+        from fastbp.cuda import narrow
+
+        monkeypatch.setattr(narrow, "MOST_WORK", 0)
+
+
 @pytest.mark.parametrize("hidden", ELEMENTWISE)
 def test_every_hidden_activation(hidden: str, cuda: bool) -> None:
     dtype = DTYPES[ELEMENTWISE.index(hidden) % 2]

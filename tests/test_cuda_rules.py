@@ -1,5 +1,6 @@
 """The tables' formulas as functions of kernels: what they give in the simulator, and that they compile for GPUs."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import reference_layers
 from helpers import OUTPUT, error, python, targets
 
 import fastbp as fb
-from fastbp import _math, noise_formulas
+from fastbp import _math, _vector, noise_formulas
 from fastbp.activations import ACTIVATIONS
 from fastbp.constraints import CONSTRAINTS, MinMaxNorm
 from fastbp.losses import LOSSES
@@ -21,7 +22,7 @@ from fastbp.tallies import TALLIES
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
 from cuda_rules_kernel import custom, variants
 
-from fastbp.cuda import rules
+from fastbp.cuda import rules, scalars
 from fastbp.cuda.device import cuda, kernel
 from fastbp.cuda.scalars import made, scalar
 
@@ -123,10 +124,10 @@ def test_functions_of_ones_own(dtype: str) -> None:
     kind = np.dtype(dtype)
     (activation,), losses = custom()
     z = Z[2:7].astype(dtype)
-    close([rules.activation(activation, kind)(each, kind.type(0)) for each in z], np.exp(-z * z), dtype)
+    close([rules.activation(activation, kind)(each, kind.type(0)) for each in z], np.exp(-z * z) * np.cos(z), dtype)
     derivative = rules.derivative(activation, kind)
     dz = [derivative(kind.type(1), each, each, kind.type(0)) for each in z]
-    close(dz, -2 * z * np.exp(-z * z), dtype)
+    close(dz, -np.exp(-z * z) * (2 * z * np.cos(z) + np.sin(z)), dtype)
     y, a = z[::-1].copy(), z
     values = []
     for loss in losses:
@@ -145,7 +146,7 @@ def plain_loss(loss: Any, y: np.ndarray, a: np.ndarray) -> float:
     """The value of the custom losses for a row."""
     if loss.coupled:
         return float(np.sqrt(1 + np.mean((y - a) ** 2)))
-    return float(np.mean(np.log1p(np.abs(y - a)) + np.where(y > 0, np.maximum(a, 0), 0.25)))
+    return float(np.mean(np.log1p(np.abs(y - a)) + np.where(y > 0, np.maximum(a, 0), 0.25) + np.sin(a)))
 
 
 @DTYPES
@@ -347,6 +348,29 @@ def test_rewritten_formulas_keep_their_type() -> None:
     assert type(got) is np.float32 and got == 32
     twice = made("def twice(x):\n    return 2.0 * once(x)\n", kind, once=scalar(passes, kind, ("x",)))
     assert callable(twice)
+
+
+@DTYPES
+def test_what_stands_for_functions_that_cuda_computes_otherwise(dtype: str) -> None:
+    kind = np.dtype(dtype)
+    names = {"fma": _vector.fma, "erfc": math_erfc}
+    single, x = dtype == "float32", np.linspace(-30, 30, 401).astype(dtype)
+    for offset, sign, wanted in ((0.0, 1.0, np.sin), (0.5, -1.0, np.cos)):
+        wave = made(scalars._wave(single, offset, sign), kind, **names)
+        close([wave(each) for each in x], wanted(x.astype(np.float64)), dtype)
+    turns = np.linspace(0, 1, 101).astype(dtype)
+    cosine = made(scalars._cosine_of_turns(single), kind, **names)
+    close([cosine(each) for each in turns], np.cos(2 * np.pi * turns.astype(np.float64)), dtype)
+    cdf = made(scalars.NORMAL_CDF, kind, **names)
+    close([kind.type(cdf(each)) for each in x], reference.normal_cdf(x.astype(np.float64)), dtype)
+
+
+def math_erfc(x):
+    """A function that is made for kernels already."""
+    return np.float64(math.erfc(x))
+
+
+math_erfc.rewritten = True
 
 
 def test_a_formula_of_unknown_functions_is_refused() -> None:

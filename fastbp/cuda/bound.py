@@ -68,6 +68,7 @@ class Bound:
     sums : (epochs, SUMS) float64, the epochs of a run
     coefficients : room for those of a run's steps
     table, constants, work : see ``layout``
+    rule : the optimizer's, None where nothing is trained
     element : what the products' kernels do with each gradient, where updates are fused with them
     """
 
@@ -96,7 +97,7 @@ class Bound:
         penalised = bool(layout.penalised) and layout.backward
         rule = None if self.optimizer is None else rules.update(self.optimizer, self.dtype)
         self.element = None if rule is None else weights.fused(self.dtype, rule, penalised)
-        self._rule, self._penalised = rule, penalised
+        self.rule, self._penalised = rule, penalised
         self._products = self.make_products(self)
         scored = loss is not None
         self._penalties = self._tasks(layout.penalised) if scored or layout.backward else np.empty((0, weights.TASK))
@@ -322,7 +323,7 @@ class Bound:
             yield Launch(made, (len(tasks),), self.shapes.single, arguments, 8 * self.shapes.single)
             made = weights.factors(self.dtype, self.shapes, together)
             yield Launch(made, (1,), 1, (self.table, table, partial, most, scales))
-        made = weights.update(self.dtype, self.shapes, self._rule, *how, clipped)
+        made = weights.update(self.dtype, self.shapes, self.rule, *how, clipped)
         arguments = self.table, table, self.params, self.constants, self.coefficients, scales
         yield Launch(made, (len(tasks),), self.shapes.flat, arguments)
 

@@ -107,6 +107,35 @@ def inlined(function: Callable[..., Any]) -> Any:
     return function if simulated() else _module().jit(function, **INLINED)
 
 
+PLAIN_SHARED = 48 << 10
+"""Bytes of shared memory that a launch may ask for without more."""
+
+
+@functools.cache
+def shared_bytes() -> int:
+    """Most bytes of shared memory that `launch` gives a block."""
+    if simulated() or package() != "numba_cuda":
+        return PLAIN_SHARED
+    return int(_module().get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+
+
+def launch(function: Any, grid: Any, block: int, stream: Any, shared: int, *arguments: Any) -> None:
+    """Launch a kernel; one that takes more than 48 KB of shared memory is allowed to, which numba-cuda leaves out."""
+    if shared > PLAIN_SHARED and not simulated():
+        _allow(function, tuple(map(function.typeof_pyval, arguments)), shared)
+    function[grid, block, stream, shared](*arguments)
+
+
+def _allow(function: Any, signature: tuple[Any, ...], shared: int) -> None:
+    allowed = function.__dict__.setdefault("shared_allowed", {})
+    if allowed.get(signature, 0) < shared:
+        driver: Any = importlib.import_module("numba.cuda.cudadrv.driver")
+        entry = function.compile(signature)._codelibrary.get_cufunc()
+        attribute = driver.binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        driver.driver.cuKernelSetAttribute(attribute, shared, entry.handle, entry.device.id)
+        allowed[signature] = shared
+
+
 def compile_ptx(
     function: Any, signature: tuple[Any, ...], capability: tuple[int, int], threads: int | None = None, blocks: int = 1
 ) -> str:

@@ -11,12 +11,12 @@ import numpy as np
 from fastbp import program as pg
 from fastbp._signals import HeldBack
 from fastbp.cuda import layout as lo
-from fastbp.cuda import products, rows, weights
+from fastbp.cuda import products, rows, ways, weights
 from fastbp.cuda.bound import Bound, Data
 from fastbp.cuda.device import cuda
 from fastbp.cuda.layout import Layout, Rows
 from fastbp.cuda.shapes import shapes
-from fastbp.cuda.step import Launches, Step
+from fastbp.cuda.step import Step
 from fastbp.graph import GIVEN, update_mode
 from fastbp.objective import DIVERGED, Objective, Outcome
 from fastbp.optimizers import Optimizer
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 4096
 """Most steps of a run: room for their coefficients stands ready on the device."""
-STEPS_AHEAD = 64
-"""Steps that are put into the stream before the stop flag is looked at again."""
 MOST_BOUND = 4
 """Kinds of step whose buffers are kept."""
 EPOCHS = 16
@@ -471,7 +469,7 @@ class _Ready:
         arrays = data.x, data.y, data.rows, data.weights, data.present, data.result, *data.kept
         key = data.targets, *(id(array) for array in arrays)
         if self._step is None or self._step[0] != key:
-            self._step = key, data, Launches(self.bound.launches(data))
+            self._step = key, data, ways.step_of(self.bound, data)
         return self._step[2]
 
 
@@ -493,10 +491,11 @@ class Prepared:
     def start(self) -> None:
         """Launch the steps and wait for them."""
         step, stop = self.ready.step(self.data), self.engine.stop_flag
-        for first in range(0, self.steps, STEPS_AHEAD):
+        ahead = ways.steps_ahead(step)
+        for first in range(0, self.steps, ahead):
             if stop[0]:
                 break
-            step.run(0, min(STEPS_AHEAD, self.steps - first))
+            step.run(0, min(ahead, self.steps - first))
         self.table = self.ready.bound.table.copy_to_host()
         if self.ready.bound.optimizer is not None:
             self.engine._read = False

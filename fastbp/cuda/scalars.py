@@ -61,12 +61,34 @@ def normal_cdf(x):
 """
 
 
-def _cosine_of_turns(series: tuple[float, ...]) -> str:
-    steps = "".join(f"    v = fma(v, q, {c!r})\n" for c in series[1:])
+def _series(coefficients: tuple[float, ...]) -> str:
+    """v of q, as code."""
+    return f"    v = {coefficients[0]!r}\n" + "".join(f"    v = fma(v, q, {c!r})\n" for c in coefficients[1:])
+
+
+def _cosine_of_turns(single: bool) -> str:
+    series = _series(_math._SIN32 if single else _math._SIN64)
     return (
-        f"def cosine_of_turns(x):\n    y = (x - 0.5) * {math.pi!r}\n    q = y * y\n    v = {series[0]!r}\n{steps}"
+        f"def cosine_of_turns(x):\n    y = (x - 0.5) * {math.pi!r}\n    q = y * y\n{series}"
         "    sine = y * v\n    return 2.0 * sine * sine - 1.0\n"
     )
+
+
+def _wave(single: bool, offset: float, sign: float) -> str:
+    """The sine (of offset 0) or minus it (of 0.5) of x = (n + offset) pi + y, as `_math` has it: CUDA's own reduces
+    angles of any size, by way of memory."""
+    series, rounding = (_math._SIN32, _math._ROUND32) if single else (_math._SIN64, _math._ROUND64)
+    high, middle, low = _math._PI32 if single else _math._PI64
+    return f"""
+def wave(x):
+    n = (x * {1.0 / math.pi!r} - {offset} + {rounding}) - {rounding}
+    odd = abs(n - 2.0 * ((n * 0.5 + {rounding}) - {rounding}))
+    turns = n + {offset}
+    y = fma(turns, {-low!r}, fma(turns, {-middle!r}, fma(turns, {-high!r}, x)))
+    q = y * y
+{_series(series)}
+    return {sign} * y * v * (1.0 - 2.0 * odd)
+"""
 
 
 def _function(source: str, names: dict[str, Any]) -> Callable[..., Any]:
@@ -94,6 +116,8 @@ def _primitives(kind: Any) -> dict[Any, Callable[..., Any]]:
             _math.tanh: np.tanh,
             _math.sin: np.sin,
             _math.cos: np.cos,
+            _math.sin: np.sin,
+            _math.cos: np.cos,
             _math.normal_cdf: lambda x: kind(_math.normal_cdf(float(x))),
             _math.cosine_of_turns: lambda x: kind(_math.cosine_of_turns(float(x))),
             _vector.where: _where,
@@ -117,8 +141,14 @@ def _primitives(kind: Any) -> dict[Any, Callable[..., Any]]:
         _erfc: inlined(_of_math("erfc")),
         abs: abs,
     }
-    series = _math._SIN32 if kind is np.float32 else _math._SIN64
-    for original, source in ((_math.normal_cdf, NORMAL_CDF), (_math.cosine_of_turns, _cosine_of_turns(series))):
+    single = kind is np.float32
+    sources = {
+        _math.normal_cdf: NORMAL_CDF,
+        _math.cosine_of_turns: _cosine_of_turns(single),
+        _math.sin: _wave(single, 0.0, 1.0),
+        _math.cos: _wave(single, 0.5, -1.0),
+    }
+    for original, source in sources.items():
         names = {"fma": _vector.fma, "erfc": _erfc}
         found[original] = inlined(_rewritten(_function(source, names), kind, found, frozenset()))
     return found

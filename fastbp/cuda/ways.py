@@ -1,0 +1,22 @@
+"""Which way a step goes: the one place where the ways meet."""
+
+from typing import TYPE_CHECKING
+
+from fastbp.cuda import narrow
+from fastbp.cuda.step import Launches, Step
+
+if TYPE_CHECKING:
+    from fastbp.cuda.bound import Bound, Data
+
+STEPS_AHEAD = 64
+"""Steps of several launches that are put into the stream before the stop flag is looked at again."""
+
+
+def step_of(bound: "Bound", data: "Data") -> Step:
+    """The way that a step of a bound network goes: all of it by one block where it is small, else launch by launch."""
+    return Launches(bound.launches(data)) if narrow.reason(bound, data) else narrow.Narrow(bound, data)
+
+
+def steps_ahead(step: Step) -> int:
+    """Steps that are put into the stream before the stop flag is looked at again."""
+    return narrow.STEPS_AHEAD if isinstance(step, narrow.Narrow) else STEPS_AHEAD

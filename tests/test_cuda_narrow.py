@@ -1,0 +1,279 @@
+"""Small networks by one block of threads: against the same networks launch by launch, and what the code is made of."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import error, inputs, make, python, targets
+
+import fastbp as fb
+from fastbp.activations import ACTIVATIONS
+
+pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
+from fastbp.cuda import narrow, ways
+from fastbp.cuda.narrow_code import GROUPS, Shared, tile
+
+ROWS = 23
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ways that steps of training went."""
+    found: list[str] = []
+    step_of = ways.step_of
+
+    def watched(bound: Any, data: Any) -> Any:
+        step = step_of(bound, data)
+        if bound.optimizer is not None:
+            found.append(type(step).__name__)
+        return step
+
+    monkeypatch.setattr(ways, "step_of", watched)
+    return found
+
+
+def train(model: fb.Model, loss: Any, optimizer: Any, *, epochs: int = 3, batch: int = 7, **options: Any) -> Any:
+    """The history of a fit, and weights and moments after it."""
+    name = fb.losses.get(loss).name
+    x, y = inputs(ROWS, model.input_width or 0), targets(name, ROWS, model.output_width)
+    compiled = {key: options.pop(key) for key in ("metrics", "weighted_metrics") if key in options}
+    model.compile(optimizer, loss, **compiled)
+    history = model.fit(x, y, batch_size=batch, epochs=epochs, verbose=0, **options).history
+    return history, [*model.get_weights(), *(each.copy() for each in model._engine.moments())]
+
+
+def alike(got: Any, wanted: Any, tolerance: float = 1e-5) -> None:
+    assert got[0].keys() == wanted[0].keys()
+    for name, values in wanted[0].items():
+        np.testing.assert_allclose(got[0][name], values, rtol=20 * tolerance, atol=tolerance, err_msg=name)
+    for a, b in zip(got[1], wanted[1], strict=True):
+        assert error(a, b) < tolerance
+
+
+NETWORKS: dict[str, tuple[list[int], str, str, Any, Any, dict[str, Any]]] = {
+    "tiny": ([20, 10, 1], "tanh", "sigmoid", "binary_crossentropy", fb.Adam(0.01), {"metrics": ["accuracy"]}),
+    "one layer": ([3, 2], "tanh", "linear", "mse", fb.SGD(0.1, momentum=0.9, nesterov=True), {}),
+    "deep": ([4, 5, 1, 6, 3], "gelu", "softmax", "sparse_categorical_crossentropy", fb.RMSprop(0.01), {}),
+    "wide": ([5, 37, 2], "relu", "linear", "huber", fb.Adam(0.01, amsgrad=True, clipvalue=0.01), {"metrics": ["mae"]}),
+    "classes": (
+        [6, 8, 4],
+        "silu",
+        "softmax",
+        "sparse_categorical_crossentropy",
+        "nadam",
+        {"metrics": ["accuracy", "confusion_matrix", "f1_score"], "weighted_metrics": ["accuracy"]},
+    ),
+    "targets": ([4, 6, 3], "elu", "linear", "mse", fb.AdamW(0.01), {"metrics": ["r2_score", "mae"]}),
+    "not fused": ([4, 6, 3], "selu", "softmax", "kl_divergence", fb.Lion(0.01), {}),
+    "averaged": ([4, 6, 2], "tanh", "linear", "mse", fb.Adam(0.01, use_ema=True, ema_overwrite_frequency=2), {}),
+    "scheduled": ([4, 6, 2], "softplus", "exponential", "poisson", fb.SGD(fb.schedules.CosineDecay(0.1, 9)), {}),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_block_trains_like_many_launches(
+    name: str, dtype: str, cuda: bool, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths, hidden, output, loss, optimizer, options = NETWORKS[name]
+    if "weighted_metrics" in options:
+        options = {**options, "sample_weight": np.random.default_rng(3).integers(0, 3, ROWS).astype(float)}
+    build = lambda: make(widths, hidden, output, dtype=dtype, device="cuda", seed=4)  # noqa: E731
+    found = train(build(), loss, optimizer, **options)
+    assert set(taken) == {"Narrow"}
+    monkeypatch.setattr(narrow, "MOST_WORK", 0)
+    alike(found, train(build(), loss, optimizer, **options), 1e-5 if dtype == "float32" else 1e-11)
+    assert taken[-1] == "Launches"
+
+
+def regularised(**options: Any) -> fb.Model:
+    """Penalties of kernels and biases, rates of layers, a frozen one, no biases."""
+    strong = fb.regularizers.L1L2(0.01, 0.02)
+    layers = [
+        fb.Dense(6, activation="tanh", kernel_regularizer=strong, bias_regularizer=fb.regularizers.L2(0.1)),
+        fb.Dense(5, activation="relu", lr_multiplier=0.5),
+        fb.Dense(4, activation="tanh", trainable=False),
+        fb.Dense(2, use_bias=False, kernel_regularizer=strong),
+    ]
+    return fb.Model(layers, device="cuda", seed=3, **options)
+
+
+@pytest.mark.parametrize("frozen_first", [False, True])
+def test_what_layers_say_of_their_weights(
+    frozen_first: bool, cuda: bool, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for most in (narrow.MOST_WORK, 0):
+        monkeypatch.setattr(narrow, "MOST_WORK", most)
+        model = regularised()
+        model.build(4)
+        model.layers[0].trainable = not frozen_first
+        found.append(train(model, "mse", fb.Adam(0.02)))
+    alike(*found)
+    assert taken[0] == "Narrow" and taken[-1] == "Launches"
+
+
+def test_neither_threads_nor_launches_change_the_bits(cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the same twice."""
+    found = []
+    for threads, ahead in ((6, 2048), (6, 2048), (6, 5), (3, 2048), (13, 1)):
+        monkeypatch.setattr(narrow, "SIMULATED_THREADS", threads)
+        monkeypatch.setattr(narrow, "STEPS_AHEAD", ahead)
+        model = make([5, 9, 3], "gelu", "softmax", device="cuda", seed=4)
+        found.append(train(model, "sparse_categorical_crossentropy", "adam", metrics=["accuracy", "f1_score"]))
+    for history, arrays in found[1:]:
+        assert history == found[0][0]
+        for a, b in zip(arrays, found[0][1], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_loss_that_diverges_ends_the_launch(cuda: bool, taken: list[str]) -> None:
+    model = make([5, 6, 3], "tanh", device="cuda")
+    before = model.get_weights()
+    x, y = inputs(ROWS, 5), targets("mean_squared_error", ROWS, 3)
+    model.compile(fb.SGD(0.0001), "mse")
+    with pytest.raises(fb.DivergenceError) as caught:
+        y[-1] = np.finfo(np.float32).max
+        model.fit(x, y, batch_size=7, epochs=2, shuffle=False, verbose=0)
+    assert (caught.value.epoch, caught.value.step) == (1, 4)
+    assert taken == ["Narrow"]
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_rows_that_are_chosen_weighted_and_masked(
+    cuda: bool, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Subsets of rows, targets that are NaN, an epoch's end in the middle of a launch."""
+    found = []
+    for most in (narrow.MOST_WORK, 0):
+        monkeypatch.setattr(narrow, "MOST_WORK", most)
+        model = make([4, 5, 2], "tanh", device="cuda", seed=1)
+        x, y = inputs(ROWS, 4), targets("mean_squared_error", ROWS, 2)
+        y[3, 0] = y[9] = np.nan
+        model.compile("sgd", "mse", metrics=["mae"], mask_nan=True)
+        weights = np.random.default_rng(3).uniform(0, 2, ROWS)
+        history = model.fit(x, y, batch_size=4, epochs=5, sample_weight=weights, validation_split=0.2, verbose=0)
+        found.append((history.history, model.get_weights()))
+    alike(*found)
+    assert taken[0] == "Narrow" and taken[-1] == "Launches"
+
+
+REASONS: dict[str, tuple[str, Any, Any, str]] = {
+    "norms": ("tanh", fb.SGD(0.1, clipnorm=1.0), {}, "Launches"),
+    "groups": ("tanh", fb.SGD(0.1, gradient_accumulation_steps=2), {}, "Launches"),
+    "constraints": ("tanh", "sgd", {"kernel_constraint": "non_neg"}, "Launches"),
+    "a frozen layer's constraint": ("tanh", "sgd", {"kernel_constraint": "non_neg", "trainable": False}, "Narrow"),
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_what_one_block_does_not_do(name: str, cuda: bool, taken: list[str]) -> None:
+    hidden, optimizer, options, way = REASONS[name]
+    model = fb.Model([fb.Dense(5, activation=hidden, **options), fb.Dense(2)], device="cuda")
+    model.build(4)
+    train(model, "mse", optimizer, epochs=1)
+    assert taken == [way]
+
+
+def test_other_layers_and_sizes_go_launch_by_launch(
+    cuda: bool, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [
+        fb.Model([fb.Dense(4), fb.Dropout(0.2), fb.Dense(2)], device="cuda"),
+        fb.Model([fb.Dense(narrow.WIDEST + 1), fb.Dense(2)], device="cuda"),
+        fb.Model([*(fb.Dense(2) for _ in range(narrow.MOST_LAYERS)), fb.Dense(2)], device="cuda"),
+    ]
+    for model in models:
+        model.build(3)
+        train(model, "mse", "sgd", epochs=1)
+    monkeypatch.setattr(narrow.device, "shared_bytes", lambda: 4096)
+    train(make([20, 10, 1], device="cuda"), "mse", "adam", epochs=1)
+    assert taken == ["Launches"] * 4
+
+
+def test_every_activation_stands_in_the_code() -> None:
+    """Hidden ones but softmax; what reads z has it."""
+    for name, row in ACTIVATIONS.items():
+        if not row.coupled:
+            at = Shared(_net(hidden=name))
+            assert (at.z[1] != at.h[1]) == row.keeps_z
+            assert at.ld % 2 == 1 and at.bytes % 16 == 0
+
+
+def _net(hidden: str = "relu", **options: Any) -> Any:
+    """A network as the code sees it."""
+    row = fb.activations.get(hidden)
+    fields: dict[str, Any] = {
+        "dtype": np.dtype(np.float32),
+        "batch": 32,
+        "widths": (20, 10, 1),
+        "biased": (True, True),
+        "places": ((0, 12), (256, 4)),
+        "activations": (row, fb.activations.IDENTITY),
+        "learning": (0, 1),
+        "lowest": 1,
+        "penalised": (),
+        "slots": 2,
+        "numbers": 8,
+        "update": None,
+        "loss": fb.MeanSquaredError(),
+        "tallies": (),
+        "labels": False,
+        "threads": 256,
+    }
+    return narrow.Network(**{**fields, **options})
+
+
+def test_the_memory_of_a_small_network() -> None:
+    net = _net()
+    assert net.work == 6 * 32 * (20 * 10 + 10)
+    assert Shared(net).bytes < 16 << 10
+    assert Shared(_net(dtype=np.dtype(np.float64))).bytes > Shared(net).bytes
+    assert Shared(net).partial == 1 and GROUPS == 32
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "threads", "wanted"),
+    [(32, 10, 256, (1, 2)), (32, 1, 256, (1, 1)), (32, 64, 512, (2, 4)), (256, 64, 256, (4, 4)), (7, 3, 2, (4, 4))],
+)
+def test_tiles_leave_work_to_all(rows: int, columns: int, threads: int, wanted: tuple[int, int]) -> None:
+    assert tile(rows, columns, threads) == wanted
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_kernels_of_small_networks_compile_for_gpus(precision: str) -> None:
+    """Nothing of a thread's own lands in local memory, and nothing is called."""
+    code = f"""
+import os
+del os.environ["NUMBA_ENABLE_CUDASIM"]
+import numpy as np
+from numba import types
+import fastbp as fb
+from fastbp.cuda import narrow, rules
+from fastbp.cuda.device import compile_ptx
+from fastbp.tallies import TALLIES
+from test_cuda_narrow import _net
+
+dtype = np.dtype("{precision}")
+number = types.{precision}[::1]
+whole = types.int64[::1]
+optimizer = fb.Adam(0.01, weight_decay=0.1)
+names = "categorical accuracy", "hits of classes", "targets"
+losses = fb.SparseCategoricalCrossentropy(), fb.MeanSquaredError()
+for loss, capabilities in zip(losses, (((7, 5), (9, 0)), ((10, 0),))):
+    labels = loss.targets == "labels"
+    net = _net(
+        hidden="gelu", dtype=dtype, widths=(8, 6, 3), places=((0, 8), (72, 4)), loss=loss, labels=labels,
+        tallies=tuple(TALLIES[name] for name in names[: 2 if labels else 3]), penalised=(0, 1),
+        numbers=optimizer.width + 1, update=rules.update(optimizer, dtype),
+    )
+    made, shared = narrow.written(net)
+    for capability in capabilities:
+        arrays = number, number, number, types.float64[::1], number, whole if labels else number, whole, number, number
+        code = compile_ptx(made, (types.int64, whole, whole, *arrays), capability, threads=net.threads)
+        assert f".target sm_{{capability[0]}}{{capability[1]}}" in code
+        assert "ld.local" not in code and "call" not in code and "ld.shared" in code
+print("compiled")
+"""
+    assert python(code).strip() == "compiled"
