@@ -42,6 +42,7 @@ class _Reader:
     file: CsvFile
     skip: bool
     texts: dict[int, bool]
+    remedy: str
     skipped: list[tuple[int, str]] = field(default_factory=list)
 
     def complain(self, line: int, text: str) -> None:
@@ -83,9 +84,7 @@ class _Reader:
                 continue
             out[row] = np.nan
             if cell.strip().lower() not in GAPS:
-                hint = self.file.hint(
-                    cell, "correct it; if the column's numbers name categories, list it in --categorical"
-                )
+                hint = self.file.hint(cell, self.remedy)
                 bad.setdefault(row, f", column {name!r}: {cell.strip()!r} is not a finite number: {hint}")
             elif not gaps:
                 bad.setdefault(row, f", column {name!r} is empty: there is nothing to learn: fill it or drop the line")
@@ -132,7 +131,10 @@ def read(
     ------
     ValueError : a line of other width, text among numbers, no target, no row left
     """
-    reader = _Reader(file, skip, {} if texts is None else {j: j in texts for j in features})
+    remedy = "correct it, or use --skip-bad-rows"
+    if texts is None:
+        remedy += "; if the column's numbers name categories, list it in --categorical"
+    reader = _Reader(file, skip, {} if texts is None else {j: j in texts for j in features}, remedy)
     reader.texts |= dict.fromkeys(categorical, True)
     parts: dict[int, list[Array]] = {j: [] for j in [*features, *([] if target is None else [target])]}
     names: list[str] = []

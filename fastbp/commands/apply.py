@@ -29,14 +29,15 @@ def evaluate(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     """Predict the target of each row."""
     say = Voice(args)
+    if args.out is None:
+        say.stream = sys.stderr  # stdout carries the answers
     if args.out is not None:
         shared.check_writable(args.out, force=args.force)
         if Path(args.out).suffix not in _WRITERS:
             raise ValueError(f"--out {args.out}: its format is told by its ending, one of {', '.join(_WRITERS)}")
     model, table = shared.load_model(args.model, args.threads)
     data = shared.load_for(table, args, None)
-    if args.out is not None or args.json:
-        shared.report_skipped(data, say)
+    shared.report_skipped(data, say)
     outputs = model.predict(table.inputs(data.x, model.dtype))
     answers = table.answers(outputs)
     kept = {} if data.ids is None or not table.ids else {table.ids: list(data.ids)}
