@@ -78,6 +78,13 @@ def parser() -> argparse.ArgumentParser:
     )
     for sub in (predict, export):
         _forcing(sub)
+    for sub in (train, evaluate, predict):
+        sub.add_argument(
+            "--device",
+            choices=["cpu", "cuda", "auto"],
+            default="cpu",
+            help="cuda: an NVIDIA GPU; auto: that, where there is one and the network is large (default: cpu)",
+        )
     for sub in (evaluate, predict):
         sub.add_argument("--threads", type=_whole, metavar="N", help="(default: all cores this process may use)")
 

@@ -72,11 +72,16 @@ def picked(device: str, specs: Sequence[LayerSpec], compute_dtype: str) -> tuple
 def engine(model: "Model", specs: Sequence[LayerSpec]) -> "Engine":
     """An engine with fresh buffers for the model's network, on the device that it asks for and is told."""
     model.device, model._device_reason = picked(model.device, specs, model.compute_dtype)
-    if model.device == "cpu":
-        return CPUEngine(specs, model.dtype, model.threads, half=model.compute_dtype == "bfloat16")
+    return made(model.device, specs, model.dtype, model.threads, half=model.compute_dtype == "bfloat16")
+
+
+def made(device: str, specs: Sequence[LayerSpec], dtype: np.dtype, threads: int, half: bool = False) -> "Engine":
+    """An engine with fresh buffers on a device that was picked."""
+    if device == "cpu":
+        return CPUEngine(specs, dtype, threads, half=half)
     from fastbp.cuda.engine import Engine as CUDAEngine
 
-    return CUDAEngine(specs, model.dtype)
+    return CUDAEngine(specs, dtype)
 
 
 def network(device: str, specs: Sequence[LayerSpec], dtype: np.dtype, half: bool) -> Program:

@@ -856,3 +856,29 @@ def test_a_training_whose_reader_goes_away_is_saved():
     child.stdout.close()
     assert child.wait(timeout=60) == 141
     assert fb.load_model("kept.fastbp").meta["training"]["epochs"] >= 2
+
+
+# ---------------------------------------------------------------- devices
+
+
+def test_a_device_is_trained_and_predicted_on(run, cuda):
+    Path("f.csv").write_text(flowers(30))
+    small = ("--hidden", 3, "--epochs", 1, "--batch-size", 12)
+    code, out, err = run("train", "f.csv", *small, "--device", "cuda", "--folds", 2, "--out", "f.fastbp", "--json")
+    assert code == 0, err
+    assert json.loads(out)["device"] == "cuda" and len(json.loads(out)["folds"]) == 2
+    answers = [run("predict", "f.fastbp", "f.csv", "--device", device) for device in ("cuda", "cpu")]
+    assert [code for code, _, _ in answers] == [0, 0]
+    on_cuda, on_cpu = (pd.read_csv(io.StringIO(out)) for _, out, _ in answers)
+    np.testing.assert_allclose(on_cuda["probability"], on_cpu["probability"], atol=1e-5)
+    code, out, _ = run("train", "f.csv", *small, "--device", "auto", "--json")
+    assert (code, json.loads(out)["device"]) == (0, "cpu")  # so few parameters
+
+
+def test_a_device_that_is_not_there_is_said_before_anything_is_read(run, monkeypatch):
+    def absent():
+        raise ImportError("CUDA needs numba-cuda: pip install 'fastbp[cuda13]'")
+
+    monkeypatch.setattr("fastbp.cuda.presence.require", absent)
+    code, out, err = run("train", "nothing.csv", "--device", "cuda")
+    assert (code, out) == (2, "") and err == "fastbp: error: CUDA needs numba-cuda: pip install 'fastbp[cuda13]'\n"

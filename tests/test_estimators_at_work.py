@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import fastbp as fb
+from fastbp.cpu.engine import Engine
 from fastbp.estimators import MLPClassifier, MLPRegressor, network
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -185,9 +186,8 @@ def test_a_first_fit_says_that_it_compiles(solver: str, monkeypatch: pytest.Monk
         asked.append(([name for name, _ in needed], shown))
 
     monkeypatch.setattr(network, "compile_kernels", remember)
-    monkeypatch.setattr("fastbp.cpu.engine.worker_kernel.cache_clear", lambda: None, raising=False)
-    original = network.Engine.kernels
-    monkeypatch.setattr(network.Engine, "kernels", lambda *given: [*original(*given), ("another", NotReady())])
+    original = Engine.kernels
+    monkeypatch.setattr(Engine, "kernels", lambda *given: [*original(*given), ("another", NotReady())])
     MLPRegressor(solver=solver, verbose=solver == "adam", **{**SMALL, "max_iter": 1}).fit(XR, YR)
     ((names, shown),) = asked
     assert {"training loop", "half_squared_error", "another"} <= set(names)

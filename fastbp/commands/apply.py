@@ -17,7 +17,7 @@ from fastbp.commands import shared
 def evaluate(args: argparse.Namespace) -> int:
     """Score a saved model on a table."""
     say = Voice(args)
-    model, table = shared.load_model(args.model, args.threads)
+    model, table = shared.load_model(args.model, args.threads, args.device)
     data = shared.read_for(table, args)
     shared.report_skipped(data, say)
     score = table.score(model.predict(table.inputs(data.x, model.dtype)), shared.target_of(data))
@@ -35,7 +35,7 @@ def predict(args: argparse.Namespace) -> int:
         shared.check_writable(args.out, force=args.force)
         if Path(args.out).suffix not in _WRITERS:
             raise ValueError(f"--out {args.out}: its format is told by its ending, one of {', '.join(_WRITERS)}")
-    model, table = shared.load_model(args.model, args.threads)
+    model, table = shared.load_model(args.model, args.threads, args.device)
     data = shared.load_for(table, args, None)
     shared.report_skipped(data, say)
     outputs = model.predict(table.inputs(data.x, model.dtype))

@@ -39,7 +39,8 @@ def network(args: argparse.Namespace, outputs: int | None) -> "Model":
     else:
         layers.append(fb.Dense(outputs, activation="softmax"))
         loss, metrics = "sparse_categorical_crossentropy", ["accuracy"]
-    model = fb.Model(layers, dtype=args.dtype, seed=args.seed, threads=args.threads)
+    device = getattr(args, "device", "cpu")
+    model = fb.Model(layers, dtype=args.dtype, seed=args.seed, threads=args.threads, device=device)
     model.compile(optimizer=optimizer, loss=loss, metrics=metrics)
     return model
 
@@ -148,11 +149,11 @@ def load_for(table: Preparation, args: argparse.Namespace, target: str | None) -
     return kept
 
 
-def load_model(path: str, threads: int | None = None) -> tuple["Model", Preparation]:
+def load_model(path: str, threads: int | None = None, device: str = "cpu") -> tuple["Model", Preparation]:
     """A saved model and what prepares its tables, which must fit each other."""
     import fastbp as fb
 
-    model = fb.load_model(path, threads=threads)
+    model = fb.load_model(path, threads=threads, device=device)
     table = Preparation.from_meta(model.meta, path)
     widths = (len(table.encoder.feature_names_out_), 1 if table.classes is None else len(table.classes))
     if widths != (model.input_width, model.output_width):

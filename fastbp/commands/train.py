@@ -51,6 +51,7 @@ def train(args: argparse.Namespace) -> int:
         "classes": data.classes,
         "hidden": args.hidden,
         "parameters": model.count_params(),
+        "device": model.device,
     }
 
     stop, score = None, None
@@ -106,6 +107,10 @@ def _check_options(args: argparse.Namespace) -> None:
             raise ModuleNotFoundError(
                 "--plot and --report need matplotlib: pip install 'fastbp[plot]'", name="matplotlib"
             ) from None
+    if args.device == "cuda":
+        from fastbp import devices
+
+        devices.checked(args.device, args.dtype)
     args.number = np.float64 if args.dtype == "float64" else np.float32
 
 

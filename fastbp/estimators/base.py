@@ -13,8 +13,9 @@ from sklearn.utils import check_array, check_random_state, check_X_y
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastbp.data import as_matrix
+from fastbp.devices import checked
 from fastbp.estimators.course import Course
-from fastbp.estimators.network import Network, Samples, crowd, staged
+from fastbp.estimators.network import Network, Samples, crowd
 from fastbp.estimators.parameters import STOCHASTIC
 from fastbp.estimators.shape import dropped, hidden_rows, sizes_of
 from fastbp.frames import columns_of
@@ -60,6 +61,7 @@ class BasePerceptron(Course):
         sizes = sizes_of(self.hidden_layer_sizes)
         if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        checked(self.device, "")
         fresh = not self._has_weights or not (self.warm_start or incremental)
         watched = {"X": X, "y": y, "metadata": {} if sample_weight is None else {"sample_weight": sample_weight}}
         X, y, of_classes = self._encoded(X, y, incremental, fresh)
@@ -82,16 +84,17 @@ class BasePerceptron(Course):
             network = self._ready()
             self._check_shape([X.shape[1], *sizes, outputs], network)
             self._lists_given = None
-            data = Samples(staged(X, network.dtype), _cast(y, network.dtype), _product(given, of_classes))
+            data = Samples(network.staged(X), _cast(y, network.dtype), _product(given, of_classes))
             train = np.arange(len(data))
             if self.early_stopping and self.solver != "lbfgs" and held is None:
                 train, held = self._split(X, y, given, random)
             if held is not None:
-                held = Samples(staged(held.x, network.dtype), _cast(held.y, network.dtype), held.weight)
-            if self.solver == "lbfgs":
-                self._fit_lbfgs(network, data, watched)
-            else:
-                self._fit_stochastic(network, data, train, held, incremental, random, watched)
+                held = Samples(network.staged(held.x), _cast(held.y, network.dtype), held.weight)
+            with network.engine.holding_data():
+                if self.solver == "lbfgs":
+                    self._fit_lbfgs(network, data, watched)
+                else:
+                    self._fit_stochastic(network, data, train, held, incremental, random, watched)
         if not network.engine.finite():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
@@ -189,7 +192,8 @@ class BasePerceptron(Course):
         check_is_fitted(self)
         network = self._ready()
         layers = network.shape.layers(network.units[1:])
-        model = Model(layers, dtype=network.dtype.name, threads=self.threads, name=type(self).__name__)
+        own: dict[str, Any] = {"threads": self.threads, "device": network.device, "name": type(self).__name__}
+        model = Model(layers, dtype=network.dtype.name, **own)
         model.build(network.units[0])
         model.set_weights(network.engine.program.take(network.engine.weights))
         loss = self._criterion()

@@ -112,7 +112,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         callbacks: Any = None,
-        device: str = "auto",
+        device: str = "cpu",
         dtype: Any = None,
         threads: int | None = None,
     ) -> None:

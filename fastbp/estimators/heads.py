@@ -30,8 +30,7 @@ def crossentropies(dz: Any, z: Any, y: Any, n: int, weight: Any, p: Any) -> Any:
         dz[c] = peak + log(norm)
     whole = peak
     value = peak * 0.0
-    for i in range(n):
-        c = n - 1 - i
+    for c in range(n - 1, -1, -1):
         ends = y[c] > 3.5
         target = where(ends, y[c] - 4.0, y[c])
         target = where(target > 1.5, target - 2.0, target)

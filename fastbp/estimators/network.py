@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp import devices
 from fastbp.bars import watched
 from fastbp.compilation import compile_kernels
-from fastbp.cpu.engine import Engine
 from fastbp.estimators import shuffles
 from fastbp.estimators.rates import StepRule
 from fastbp.estimators.shape import Shape
@@ -39,7 +39,7 @@ class Samples:
 
     Attributes
     ----------
-    x : (N, I) of the network's dtype, as `staged` returns it
+    x : (N, I) of the network's dtype, as `Network.staged` returns it
     y : (N, O) of the same dtype, or (N,) int64 class numbers
     weight : (N,) float64 weights of the rows, None where they count alike
     """
@@ -60,20 +60,19 @@ class Network:
     lists : the weights; float32 if the first array is, else float64
     shape : what stands between the products
     alpha : ``alpha / 2`` times the sum of the squared weights, biases left out, is the penalty before it is divided
+    device : "cpu", "cuda" or "auto", as `Model` takes it
     """
 
-    def __init__(self, lists: Lists, shape: Shape, alpha: float) -> None:
+    def __init__(self, lists: Lists, shape: Shape, alpha: float, device: str = "cpu") -> None:
         kernels, biases, norms = ([np.asarray(array) for array in arrays] for arrays in lists)
         _check_chain(kernels, biases, norms, shape)
         dtype = type_of(kernels)
         penalty = (0.0, alpha / 2, 0.0, 0.0)
         specs = lower(shape.layers(c.shape[1] for c in kernels), kernels[0].shape[0]).specs
-        self.shape, self.alpha = shape, alpha
-        self.engine = Engine(
-            [replace(spec, penalty=penalty) if spec.operation is DENSE else spec for spec in specs],
-            dtype,
-            threads=1,  # until `crowd` gives it more
-        )
+        self.shape, self.alpha, self.asked = shape, alpha, device
+        specs = [replace(spec, penalty=penalty) if spec.operation is DENSE else spec for spec in specs]
+        self.device, _ = devices.picked(device, specs, dtype.name)
+        self.engine = devices.made(self.device, specs, dtype, threads=1)  # until `crowd` gives it more
         self.put((kernels, biases, norms))
 
     @property
@@ -122,6 +121,16 @@ class Network:
             self.engine.program.put(moment, arrays)
 
     # -------------------------------------------------- running
+
+    def staged(self, x: Any) -> Array | SparseRows:
+        """Checked rows as kernels read them: dense, or sparse where fewer than one number in `DENSE_ABOVE` isn't 0."""
+        if isinstance(x, SparseRows):
+            return x
+        if is_sparse(x):
+            if self.device == "cpu" and x.nnz * DENSE_ABOVE < x.shape[0] * x.shape[1]:
+                return as_sparse(x, self.dtype, "X")
+            x = x.toarray()
+        return np.require(x, self.dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
     def compile(self, objective: Objective, rule: StepRule | None, batch: int, shown: bool) -> None:
         """Make the kernels of a training ready, and say so where someone watches; fits that run at once wait for it."""
@@ -209,19 +218,8 @@ class Network:
     def predict(self, x: Any) -> Array:
         """Outputs (N, O) for rows (N, I) of numbers, dense or sparse."""
         result = np.empty((x.shape[0], self.units[-1]), self.dtype)
-        self.engine.run(staged(x, self.dtype), batch=PREDICTION_ROWS, result=result).completed()
+        self.engine.run(self.staged(x), batch=PREDICTION_ROWS, result=result).completed()
         return result
-
-
-def staged(x: Any, dtype: np.dtype[Any]) -> Array | SparseRows:
-    """Checked rows as kernels read them: dense, or sparse where fewer than one number in `DENSE_ABOVE` isn't 0."""
-    if isinstance(x, SparseRows):
-        return x
-    if is_sparse(x):
-        if x.nnz * DENSE_ABOVE < x.shape[0] * x.shape[1]:
-            return as_sparse(x, dtype, "X")
-        x = x.toarray()
-    return np.require(x, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
 def type_of(coefs: Sequence[Any]) -> np.dtype[Any]:

@@ -9,6 +9,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from fastbp.activations import ACTIVATIONS, Activation
 from fastbp.callbacks import Callback
+from fastbp.devices import DEVICES
 from fastbp.estimators.watching import CallbackSupportMixin
 from fastbp.schedules import Schedule
 
@@ -56,7 +57,7 @@ class Parameters(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
         "clipnorm": [_from(0, "neither"), None],
         "global_clipnorm": [_from(0, "neither"), None],
         "callbacks": [Callback, list, tuple, None],
-        "device": [StrOptions({"auto", "cpu"})],
+        "device": [StrOptions(set(DEVICES))],
         "dtype": [StrOptions({"float32", "float64"}), Options(type, {np.float32, np.float64}), None],
         "threads": [_from(1, kind=Integral), None],
     }

@@ -5,6 +5,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastbp import activations
+from fastbp.devices import there
 from fastbp.estimators.network import Lists, Network
 from fastbp.estimators.parameters import Parameters
 from fastbp.estimators.rates import Rates
@@ -83,8 +84,8 @@ class Weights(Parameters):
 
     def _ready(self) -> Network:
         """The network, with the weights that the lists hold where they were handed out."""
-        asked, known = (self._shape(), self.alpha), self._network
-        same = known is not None and (known.shape, known.alpha) == asked
+        asked, known = (self._shape(), self.alpha, there(self.device)), self._network
+        same = known is not None and (known.shape, known.alpha, known.asked) == asked
         if known is not None and same and self._lists_given is None:
             return known
         lists = self._lists()

@@ -36,7 +36,8 @@ clipvalue, clipnorm, global_clipnorm : beyond scikit-learn: the gradient of a st
     number, or scaled down to this norm, of each array or of all of them; None (default) for not; one can be given
 callbacks : beyond scikit-learn: ``fastbp.callbacks``, called after each epoch with "loss", and with `early_stopping`
     the held-out rows' "val_accuracy" or "val_r2"; their ``model.estimator`` is the estimator
-device : beyond scikit-learn: what computes: "auto" (default) or "cpu"
+device : beyond scikit-learn: "cpu" (default), "cuda" for an NVIDIA GPU, or "auto": the GPU where there is one and the
+    network is large
 dtype : beyond scikit-learn: "float32" or "float64"; None for the type of X, and float64 with "lbfgs"
 threads : beyond scikit-learn: most threads; None for those the process may use, shared by fits that run at once"""
 
