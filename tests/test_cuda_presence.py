@@ -73,6 +73,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "package", lambda: "")
     monkeypatch.setattr(device, "simulated", lambda: False)
     monkeypatch.setattr(device, "_module", device._module.__wrapped__)
+    monkeypatch.setattr(presence, "product_library", lambda: "")
     with pytest.raises(ImportError, match=r"device='cuda': CUDA needs numba-cuda: pip install 'fastbp\[cuda13\]'"):
         presence.require()
     assert presence.report() == {"problem": presence.problem(), "package": "", "products": ""}
