@@ -4,6 +4,7 @@ A block by rows has `groups` batch rows of `lanes` threads each. `op` is where t
 """
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -168,9 +169,9 @@ def arrange_back(dtype: np.dtype, shapes: Shapes) -> Any:
 def code_of(t, op, b, work):
     """The row of the op's matrix that batch row b names; -1 where it names none."""
     value = work[t[op + lo.SKIP] + b * t[op + lo.LDSKIP] + t[t[op + lo.PICKS]]]
-    if value >= 0 and value < t[op + lo.KERNEL]:
+    if math.isfinite(value) and math.floor(value) == value:
         code = np.int64(value)
-        if code == value:
+        if code >= 0 and code < t[op + lo.KERNEL]:
             return code
     return np.int64(-1)
 

@@ -26,6 +26,8 @@ from fastbp.operations import DENSE
 if TYPE_CHECKING:
     from fastbp.cuda.bound import Bound
 
+PARTS = 2
+"""A thread's sums go through shared memory in two parts: `_passing` names both."""
 PAD = 4
 """Numbers between the rows of a tile in shared memory: threads that write along a column meet other banks."""
 
@@ -55,8 +57,8 @@ class Products(Protocol):
 
 
 def shared_numbers(tile: Tile) -> int:
-    """Numbers of shared memory that a tile's operands take."""
-    return 2 * tile.depth * (tile.rows + tile.columns + 2 * PAD)
+    """Numbers of shared memory that a tile's operands take, and after them half of the tile."""
+    return max(2 * tile.depth * (tile.rows + tile.columns + 2 * PAD), tile.rows * tile.columns // PARTS)
 
 
 @functools.cache
@@ -123,11 +125,35 @@ def _multiply(dtype: np.dtype, tile: Tile, a_along: bool, b_along: bool, ones: b
 
 
 @functools.cache
+def _passing(tile: Tile) -> Any:
+    """A thread's sum number e, for a loop over them: registers can't be picked by a number, shared memory can.
+
+    What follows a sum is too long to be written out for each, and where it isn't, sums would go to slow local memory.
+    """
+    wide, threads, rows = tile.wide, tile.threads, tile.high // PARTS
+    part = rows * wide
+
+    def passing(sums, share, e):
+        thread = cuda.threadIdx.x
+        if e == 0:
+            for q in range(rows):
+                for j in range(wide):
+                    share[(q * wide + j) * threads + thread] = sums[q * wide + j]
+        if e == part:
+            for q in range(rows):
+                for j in range(wide):
+                    share[(q * wide + j) * threads + thread] = sums[(rows + q) * wide + j]
+        return share[e % part * threads + thread]
+
+    return inlined(passing)
+
+
+@functools.cache
 def forward(dtype: np.dtype, tile: Tile, row: Activation | None) -> Any:
     """Kernel: Z and H of A and the weights; without an activation (None) Z alone, in the place of H too."""
     kind: Any = dtype.type
     multiply = _multiply(dtype, tile, True, True, False)
-    rule = rules.activation(IDENTITY if row is None else row, dtype)
+    rule, passing = rules.activation(IDENTITY if row is None else row, dtype), _passing(tile)
     high, wide, across, down = tile.high, tile.wide, tile.columns // tile.wide, tile.rows // tile.high
     count, tile_rows, tile_columns = high * wide, tile.rows, tile.columns
     activated = row is not None
@@ -146,17 +172,16 @@ def forward(dtype: np.dtype, tile: Tile, row: Activation | None) -> Any:
         tx, ty = cuda.threadIdx.x % across, cuda.threadIdx.x // across
         z0, h0, ldz, ldh = t[op + lo.Z], t[op + lo.H], t[op + lo.LDZ], t[op + lo.LDH]
         p = constants[t[op + lo.NUMBERS] + lo.PARAMETER]
-        for j in range(wide):
-            o = n0 + tx + j * across
-            if o < n:
-                bias = params[w + k * ldw + o] if t[op + lo.HAS_BIAS] != 0 else kind(0)
-                for i in range(high):
-                    b = m0 + ty + i * down
-                    if b < m:
-                        z = sums[i * wide + j] + bias
-                        work[z0 + b * ldz + o] = z
-                        if activated:
-                            work[h0 + b * ldh + o] = rule(z, p)
+        cuda.syncthreads()
+        for e in range(count):
+            z = passing(sums, share, e)
+            b, o = m0 + ty + e // wide * down, n0 + tx + e % wide * across
+            if b < m and o < n:
+                if t[op + lo.HAS_BIAS] != 0:
+                    z += params[w + k * ldw + o]
+                work[z0 + b * ldz + o] = z
+                if activated:
+                    work[h0 + b * ldh + o] = rule(z, p)
 
     return kernel(run, threads=tile.threads)
 
@@ -166,7 +191,7 @@ def input_gradient(dtype: np.dtype, tile: Tile, row: Activation | None) -> Any:
     """Kernel: dA of dZ and the weights, times the derivative of the activation of the op `before` (None: as it is)."""
     kind: Any = dtype.type
     multiply = _multiply(dtype, tile, True, False, False)
-    rule = rules.derivative(IDENTITY if row is None else row, dtype)
+    rule, passing = rules.derivative(IDENTITY if row is None else row, dtype), _passing(tile)
     high, wide, across, down = tile.high, tile.wide, tile.columns // tile.wide, tile.rows // tile.high
     count, tile_rows, tile_columns = high * wide, tile.rows, tile.columns
     derived = row is not None
@@ -184,17 +209,16 @@ def input_gradient(dtype: np.dtype, tile: Tile, row: Activation | None) -> Any:
         multiply(sums, share, work, t[op + lo.DZ], t[op + lo.LDDZ], 1, params, w, 1, ldw, m0, n0, m, n, k)
         tx, ty = cuda.threadIdx.x % across, cuda.threadIdx.x // across
         da, ldda = t[op + lo.DA], t[op + lo.LDDA]
-        for i in range(high):
-            b = m0 + ty + i * down
-            for j in range(wide):
-                c = n0 + tx + j * across
-                if b < m and c < n:
-                    d = sums[i * wide + j]
-                    if derived:
-                        z = work[t[before + lo.Z] + b * t[before + lo.LDZ] + c]
-                        h = work[t[before + lo.H] + b * t[before + lo.LDH] + c]
-                        d = rule(d, z, h, constants[t[before + lo.NUMBERS] + lo.PARAMETER])
-                    work[da + b * ldda + c] = d
+        cuda.syncthreads()
+        for e in range(count):
+            d = passing(sums, share, e)
+            b, c = m0 + ty + e // wide * down, n0 + tx + e % wide * across
+            if b < m and c < n:
+                if derived:
+                    z = work[t[before + lo.Z] + b * t[before + lo.LDZ] + c]
+                    h = work[t[before + lo.H] + b * t[before + lo.LDH] + c]
+                    d = rule(d, z, h, constants[t[before + lo.NUMBERS] + lo.PARAMETER])
+                work[da + b * ldda + c] = d
 
     return kernel(run, threads=tile.threads)
 
@@ -207,7 +231,7 @@ def weight_gradients(dtype: np.dtype, tile: Tile, element: Any) -> Any:
     element : f(t, op, k, i, g, params, constants, coefficients): what becomes of weight i of row k and its gradient
     """
     kind: Any = dtype.type
-    multiply = _multiply(dtype, tile, False, True, True)
+    multiply, passing = _multiply(dtype, tile, False, True, True), _passing(tile)
     high, wide, across, down = tile.high, tile.wide, tile.columns // tile.wide, tile.rows // tile.high
     count = high * wide
 
@@ -224,13 +248,12 @@ def weight_gradients(dtype: np.dtype, tile: Tile, element: Any) -> Any:
         a, lda, dz, lddz = t[op + lo.A], t[op + lo.LDA], t[op + lo.DZ], t[op + lo.LDDZ]
         multiply(sums, share, work, a, 1, lda, work, dz, lddz, 1, m0, n0, m, n, k)
         tx, ty = cuda.threadIdx.x % across, cuda.threadIdx.x // across
-        for i in range(high):
-            row = m0 + ty + i * down
-            for j in range(wide):
-                o = n0 + tx + j * across
-                if row < t[op + lo.LEARNED] and o < n:
-                    place = t[op + lo.W] + row * t[op + lo.LDW] + o
-                    element(t, op, row, place, sums[i * wide + j], params, constants, coefficients)
+        cuda.syncthreads()
+        for e in range(count):
+            g = passing(sums, share, e)
+            row, o = m0 + ty + e // wide * down, n0 + tx + e % wide * across
+            if row < t[op + lo.LEARNED] and o < n:
+                element(t, op, row, t[op + lo.W] + row * t[op + lo.LDW] + o, g, params, constants, coefficients)
 
     return kernel(run, threads=tile.threads)
 
@@ -255,7 +278,7 @@ class Tiles:
     def forward(self, op: int) -> list[Launch]:
         """See `Products`."""
         bound, layer = self._bound, self._bound.layout.layers[op]
-        tile = bound.shapes.tile((bound.layout.batch, layer.fan_out))
+        tile = bound.shapes.tile(bound.dtype.itemsize, (bound.layout.batch, layer.fan_out))
         plain = layer.activation is IDENTITY or not bound.layout.fused[op]
         made = forward(bound.dtype, tile, None if plain else layer.activation)
         grid = -(-layer.fan_out // tile.columns), -(-bound.layout.batch // tile.rows)
@@ -266,7 +289,7 @@ class Tiles:
         """See `Products`."""
         bound, layout = self._bound, self._bound.layout
         layer, before = layout.layers[op], layout.befores[op]
-        tile = bound.shapes.tile((layout.batch, layer.fan_in))
+        tile = bound.shapes.tile(bound.dtype.itemsize, (layout.batch, layer.fan_in))
         row = layout.layers[before].activation if before >= 0 else IDENTITY
         made = input_gradient(bound.dtype, tile, None if row is IDENTITY else row)
         grid = -(-layer.fan_in // tile.columns), -(-layout.batch // tile.rows)
@@ -279,7 +302,7 @@ class Tiles:
         ops = [op for op in ops if layers[op].operation is DENSE]
         if not ops:
             return []
-        tile = bound.shapes.tile(*((layers[op].learned, layers[op].fan_out) for op in ops))
+        tile = bound.shapes.tile(bound.dtype.itemsize, *((layers[op].learned, layers[op].fan_out) for op in ops))
         tasks = [
             (bound.layout.field(op), m0, n0)
             for op in ops

@@ -35,6 +35,7 @@ class Shapes:
     flat : threads of a block that goes through numbers one after the other
     single : threads of the block that adds up a step's sums, a power of 2
     tiles : of products, the smallest first
+    busy : blocks that keep the device busy
     """
 
     lanes: int
@@ -42,24 +43,26 @@ class Shapes:
     flat: int
     single: int
     tiles: tuple[Tile, ...]
+    busy: int
 
     @property
     def threads(self) -> int:
         """Threads of a block by rows or columns."""
         return self.lanes * self.groups
 
-    def tile(self, *products: tuple[int, int]) -> Tile:
-        """The tile for products of so many rows and columns: the largest that still gives work to most of a GPU."""
-        for tile in reversed(self.tiles[1:]):
-            if sum(-(-rows // tile.rows) * -(-columns // tile.columns) for rows, columns in products) >= BUSY:
+    def tile(self, itemsize: int, *products: tuple[int, int]) -> Tile:
+        """The tile for products of so many rows and columns: the largest that still gives work to most of a GPU.
+
+        The largest of all is for float32: sums in float64 would take too many registers and too much shared memory.
+        """
+        for tile in reversed(self.tiles[1 : None if itemsize == 4 else -1]):
+            if sum(-(-rows // tile.rows) * -(-columns // tile.columns) for rows, columns in products) >= self.busy:
                 return tile
         return self.tiles[0]
 
 
-BUSY = 128
-"""Blocks that keep a large GPU busy."""
-DEVICE = Shapes(32, 8, 256, 256, (Tile(32, 32, 16, 2, 2), Tile(64, 64, 16, 4, 4), Tile(128, 128, 8, 8, 8)))
-SIMULATED = Shapes(2, 2, 2, 4, (Tile(8, 8, 4, 4, 4), Tile(4, 8, 4, 2, 2)))
+DEVICE = Shapes(32, 8, 256, 256, (Tile(32, 32, 16, 2, 2), Tile(64, 64, 16, 4, 4), Tile(128, 128, 8, 8, 8)), 128)
+SIMULATED = Shapes(2, 2, 2, 4, (Tile(4, 8, 4, 2, 2), Tile(8, 8, 4, 4, 4)), 2)
 
 
 @functools.cache

@@ -1,0 +1,112 @@
+"""Every kernel of the CUDA engine, as launches of steps that are made without a GPU, compiled to PTX.
+
+    python tests/launches.py 9 0
+
+compiles them for sm_90 and prints a line for each: its name and what its code holds.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numba
+import numpy as np
+
+import fastbp as fb
+from fastbp.cuda import bound, device, layout, products, rows
+from fastbp.cuda.shapes import DEVICE
+from fastbp.cuda.step import Launch
+from fastbp.layers import lower
+from fastbp.objective import Objective
+from fastbp.program import Program
+from fastbp.tallies import TALLIES
+
+
+def launches(
+    layers: list[Any],
+    loss: Any,
+    optimizer: Any,
+    tallies: list[Any],
+    *,
+    batch: int = 100,
+    width: int = 100,
+    update: str = "",
+    backward: bool = True,
+    dtype: str = "float32",
+) -> list[Launch]:
+    """The launches of a step, over arrays of the host: only their types matter."""
+    program = Program(lower(layers, width).specs, np.dtype(dtype), layout.Rows())
+    labels = loss is not None and loss.targets == "labels"
+    plan = layout.Layout(
+        program,
+        batch,
+        backward=backward,
+        input_gradient=backward,
+        noise=backward,
+        update=update,
+        labels=labels,
+        tallies=len(tallies),
+    )
+    numbers, whole = np.zeros(8, dtype), np.zeros(8, np.int64)
+    buffers = numbers, np.zeros(8), numbers, products.Tiles, DEVICE
+    step = bound.Bound(plan, Objective(loss, tuple(tallies)), optimizer, *buffers)
+    kept = tuple(numbers for tally in tallies if tally.loop == "kept")
+    targets = rows.LABELS if labels else rows.NUMBERS
+    data = bound.Data(numbers, whole if labels else numbers, whole, numbers, numbers, targets, numbers, kept)
+    return step.launches(data)
+
+
+def steps() -> Iterator[list[Launch]]:
+    """Steps that together have every kernel."""
+    of_labels = [tally for tally in TALLIES.values() if tally.loop != "targets"]
+    everything = [
+        fb.Embedding({0: (9, 4)}, embeddings_constraint="max_norm"),
+        fb.Dense(40, "relu", kernel_regularizer="l2"),
+        fb.Dropout(0.5),
+        fb.AlphaDropout(0.1),
+        fb.BatchNormalization(),
+        fb.LayerNormalization(),
+        fb.Residual([fb.Dense(10, "gelu")]),
+        fb.Concatenate([fb.Dense(10)], "tanh"),
+        fb.ActivityRegularization(l2=0.1),
+        fb.GaussianNoise(0.1),
+        fb.GaussianDropout(0.1),
+        fb.RMSNormalization(),
+        fb.Dense(10, "softmax"),
+    ]
+    cross_entropy, error = (fb.losses.get(name) for name in ("sparse_categorical_crossentropy", "mse"))
+    yield launches(everything, cross_entropy, fb.Adam(), of_labels, update="tiles")
+    yield launches(everything, cross_entropy, None, [])
+    yield launches(everything, None, None, [], backward=False)
+    late = fb.SGD(momentum=0.9, global_clipnorm=1.0, gradient_accumulation_steps=2)
+    yield launches([fb.Dense(3, "silu"), fb.Dense(2)], error, late, [TALLIES["targets"]], update="late")
+    yield launches([fb.Dense(3)], error, fb.SGD(clipnorm=1.0), [], update="given")
+    for batch, width in ((1000, 1000), (4000, 4000)):  # the larger tiles
+        yield launches([fb.Dense(width, "gelu"), fb.Dense(1)], error, fb.SGD(), [], batch=batch, width=width)
+    yield launches([fb.Dense(9, "gelu"), fb.Dense(1)], error, fb.Adam(), [], dtype="float64")
+
+
+def type_of(argument: Any) -> Any:
+    """How a kernel is compiled for an argument."""
+    if isinstance(argument, np.ndarray):
+        return numba.typeof(argument)
+    return numba.types.float64 if isinstance(argument, float) else numba.types.int64
+
+
+def main(capability: tuple[int, int]) -> None:
+    """Compiles them all."""
+    bound.cuda = SimpleNamespace(to_device=np.ascontiguousarray)
+    seen = {(launch.kernel, tuple(map(type_of, launch.arguments))): launch for step in steps() for launch in step}
+    for (kernel, signature), launch in seen.items():
+        code = device.compile_ptx(kernel, signature, capability, launch.block)
+        assert f".target sm_{capability[0]}{capability[1]}" in code
+        name = f"{kernel.py_func.__module__}.{kernel.py_func.__qualname__}".removesuffix(".<locals>.run")
+        held = [part for part in ("local", "f64", "atom", "call") if re.search(rf"\.{part}\b|\b{part}\.", code)]
+        doubles = sum(numba.types.float64 in (part, getattr(part, "dtype", None)) for part in signature)
+        print(name, "double" if doubles else "single", *held)
+
+
+if __name__ == "__main__":
+    main((int(sys.argv[1]), int(sys.argv[2])))

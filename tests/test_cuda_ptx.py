@@ -1,0 +1,25 @@
+"""Every kernel of the CUDA engine compiles for GPUs that aren't here."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
+
+
+@pytest.mark.parametrize("capability", ["7 5", "9 0", "10 0"])
+def test_every_kernel_compiles(capability: str) -> None:
+    """Sums stay in registers, nothing is called, no atomics, and float32 kernels hold no float64 arithmetic."""
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command = [sys.executable, str(ROOT / "tests" / "launches.py"), *capability.split()]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len({name for name, *_ in lines}) > 25
+    for name, numbers, *held in lines:
+        assert not {"local", "atom", "call"} & set(held), (name, held)
+        assert "f64" not in held or numbers == "double", name
