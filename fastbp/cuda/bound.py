@@ -55,6 +55,18 @@ class Data:
     kept: tuple[Any, ...] = ()
 
 
+def constants_of(layout: Layout, objective: Objective) -> np.ndarray:
+    """The numbers of the ops, of the loss and of the tallies."""
+    numbers, loss = np.zeros(lo.LOSS_NUMBERS + lo.TALLY_NUMBERS * max(1, len(objective.tallies))), objective.loss
+    if loss is not None:
+        own = rules.loss_numbers(loss, layout.layers[-1].fan_out, layout.program.dtype)
+        numbers[: len(own)] = own
+    for m, tally in enumerate(objective.tallies):
+        first = lo.LOSS_NUMBERS + m * lo.TALLY_NUMBERS
+        numbers[first : first + len(tally.values)] = tally.values
+    return np.concatenate([layout.constants, numbers]).astype(layout.program.dtype)
+
+
 @dataclass
 class Bound:
     """A layout with its buffers, and the way that a step takes.
@@ -86,14 +98,7 @@ class Bound:
         self.dtype = layout.program.dtype
         self.table = cuda.to_device(layout.table)
         self.work = cuda.to_device(np.zeros(max(1, layout.size), self.dtype))
-        numbers = np.zeros(lo.LOSS_NUMBERS + lo.TALLY_NUMBERS * max(1, len(self.objective.tallies)))
-        if loss is not None:
-            own = rules.loss_numbers(loss, layout.layers[-1].fan_out, self.dtype)
-            numbers[: len(own)] = own
-        for m, tally in enumerate(self.objective.tallies):
-            first = lo.LOSS_NUMBERS + m * lo.TALLY_NUMBERS
-            numbers[first : first + len(tally.values)] = tally.values
-        self.constants = cuda.to_device(np.concatenate([layout.constants, numbers]).astype(self.dtype))
+        self.constants = cuda.to_device(constants_of(layout, self.objective))
         penalised = bool(layout.penalised) and layout.backward
         rule = None if self.optimizer is None else rules.update(self.optimizer, self.dtype)
         self.element = None if rule is None else weights.fused(self.dtype, rule, penalised)

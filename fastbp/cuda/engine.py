@@ -1,8 +1,9 @@
 """The CUDA engine: owns the buffers of one network on a device, and launches runs of steps there."""
 
 import contextlib
+import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -321,29 +322,23 @@ class Engine:
         backward = optimizer is not None or gradient is not None
         labels = y is not None and y.ndim == 1
         self._reserve(self._moments, backward)
-        self._send()
         how = batch, backward, backward and result is not None, noise is not None, update, labels, upto
         ready = self._ready(how, objective, optimizer, steps, epochs)
-        bound, table = ready.bound, ready.bound.layout.table.copy()
-        data = Data(
-            x=self._sent(x, self.dtype, "x"),
-            y=self._sent(y, np.dtype(np.int64) if labels else self.dtype, "y"),
-            rows=self._sent(rows, np.dtype(np.int64), "rows"),
-            weights=self._sent(weights, self.dtype, "weights"),
-            present=self._sent(present, self.dtype, "present"),
-            targets=_targets(y),
-            result=None if result is None else ready.room("result", result.size),
-            kept=tuple(ready.room(f"kept {i}", place.size) for i, place in enumerate(kept)),
-        )
-        sums = np.zeros((epochs, objective.columns(bound.layout.layers[-1].fan_out)))
+        layout, table = ready.layout, ready.layout.table.copy()
+        sums = np.zeros((epochs, objective.columns(layout.layers[-1].fan_out)))
         if carried is not None:
             sums[0] = carried
-        ready.write(bound.sums, sums)
-        width = self._coefficients(ready, optimizer, updates, steps, penalty_scales, table)
+        rates = tuple(layer.rate for layer in layout.layers)
+        scales = np.ones(steps) if penalty_scales is None and layout.penalised else penalty_scales
+        coefficients, places = _coefficients(
+            optimizer, updates, steps, rates, scales if layout.penalised else None, self.dtype
+        )
+        ops = table[lo.RUN_FIELDS :][: len(layout.layers) * lo.OP_FIELDS].reshape(-1, lo.OP_FIELDS)
+        ops[:, lo.RATES] = np.array(places) * (steps * coefficients.shape[2])
         group = optimizer.group if optimizer is not None and given is None else 1
         slots = optimizer.slots if optimizer is not None else self._moments
         table[lo.GRADIENT] = (slots if group > 1 else 1 + self._moments) * self._numbers
-        table[lo.DISTANCE], table[lo.COEFFICIENTS], table[lo.SUMS] = self._numbers, width, sums.shape[1]
+        table[[lo.DISTANCE, lo.COEFFICIENTS, lo.SUMS]] = self._numbers, coefficients.shape[2], sums.shape[1]
         table[[lo.FIRST_STEP, lo.PER_EPOCH, lo.BATCH, lo.N]] = first_step, per_epoch, batch, count
         table[[lo.SHUFFLE, lo.SEED]] = shuffle, seed
         table[lo.SUBSET], table[lo.SUBSET_EPOCH] = rows is not None, count if rows is not None and rows.ndim == 2 else 0
@@ -352,37 +347,8 @@ class Engine:
         table[[lo.GROUP, lo.GROUPED]] = group, updates % group
         table[lo.MEAN_ROWS] = objective.loss is not None and objective.loss.mean_rows
         table[lo.KEPT] = first_step % per_epoch * batch
-        bound.table.copy_to_device(table)
-        if given is not None:
-            first = int(table[lo.GRADIENT])
-            self._params[first : first + self._numbers].copy_to_device(given)
-        return Prepared(self, ready, data, steps, sums, result, kept, gradient, unfit, int(table[lo.GRADIENT]))
-
-    def _coefficients(
-        self,
-        ready: "_Ready",
-        optimizer: Optimizer | None,
-        updates: int,
-        steps: int,
-        penalty_scales: np.ndarray | None,
-        table: np.ndarray,
-    ) -> int:
-        """Send what each step is multiplied by; returns the numbers of a step."""
-        layout = ready.bound.layout
-        tables = [np.zeros((steps, 0))]
-        ops = table[lo.RUN_FIELDS :][: len(layout.layers) * lo.OP_FIELDS].reshape(-1, lo.OP_FIELDS)
-        if optimizer is not None:
-            numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
-            rates = list(dict.fromkeys(layer.rate for layer in layout.layers))
-            tables = [optimizer.coefficients(numbers, rate) for rate in rates]
-            ops[:, lo.RATES] = [rates.index(layer.rate) for layer in layout.layers]
-        if layout.penalised:
-            scales = np.ones(steps) if penalty_scales is None else penalty_scales
-            tables = [np.column_stack([each, scales]) for each in tables]
-        coefficients = np.stack(tables).astype(self.dtype)
-        ops[:, lo.RATES] *= steps * coefficients.shape[2]
-        ready.write(ready.bound.coefficients, coefficients)
-        return coefficients.shape[2]
+        arrays = x, y, rows, weights, present
+        return Prepared(self, ready, arrays, steps, table, sums, coefficients, result, kept, gradient, given, unfit)
 
     def _ready(self, how: Any, objective: Objective, optimizer: Optimizer | None, steps: int, epochs: int) -> "_Ready":
         """The kind of step, bound to buffers."""
@@ -412,9 +378,13 @@ class Engine:
             room = max(EPOCHS, pg.round_up(epochs, EPOCHS)), max(EPOCHS, pg.round_up(steps * rates, 256))
             width = 1 + (optimizer.width if optimizer is not None else 0)
             columns = objective.columns(layout.layers[-1].fan_out)
-            sums, coefficients = np.zeros(room[0] * columns), np.zeros(room[1] * width, self.dtype)
-            buffers = self._params, cuda.to_device(sums), cuda.to_device(coefficients)
-            found = _Ready(Bound(layout, objective, optimizer, *buffers, self.products), *room)
+
+            def bind() -> Bound:
+                sums, coefficients = np.zeros(room[0] * columns), np.zeros(room[1] * width, self.dtype)
+                buffers = self._params, cuda.to_device(sums), cuda.to_device(coefficients)
+                return Bound(layout, objective, optimizer, *buffers, self.products)
+
+            found = _Ready(layout, objective, optimizer, bind, *room)
         self._bound[key] = found
         return found
 
@@ -434,6 +404,26 @@ class Engine:
 NAMES = "x", "y", "rows", "weights", "present"
 
 
+def _coefficients(
+    optimizer: Optimizer | None,
+    updates: int,
+    steps: int,
+    rates: tuple[float, ...],
+    penalty_scales: np.ndarray | None,
+    dtype: np.dtype,
+) -> tuple[np.ndarray, list[int]]:
+    """What each step is multiplied by, (different rates, steps, numbers), and which rate each op has."""
+    different = list(dict.fromkeys(rates))
+    tables = [np.zeros((steps, 0))]
+    if optimizer is not None:
+        numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
+        tables = [optimizer.coefficients(numbers, rate) for rate in different]
+    if penalty_scales is not None:
+        tables = [np.column_stack([each, penalty_scales]) for each in tables]
+    places = [different.index(rate) if optimizer is not None else 0 for rate in rates]
+    return np.stack(tables).astype(dtype), places
+
+
 def _targets(y: np.ndarray | None) -> int:
     if y is None:
         return rows.NO_TARGETS
@@ -442,15 +432,23 @@ def _targets(y: np.ndarray | None) -> int:
 
 @dataclass
 class _Ready:
-    """A kind of step with its buffers, and the launches of the last data that it ran over."""
+    """A kind of step, with its buffers once it is bound, and the launches of the last data that it ran over."""
 
-    bound: Bound
+    layout: Layout
+    objective: Objective
+    optimizer: Optimizer | None
+    bind: Callable[[], Bound]
     epochs: int
     steps: int
 
     def __post_init__(self) -> None:
         self._rooms: dict[str, Any] = {}
         self._step: tuple[tuple[int, ...], Data, Step] | None = None
+
+    @functools.cached_property
+    def bound(self) -> Bound:
+        """The step with its buffers, made when it is first launched."""
+        return self.bind()
 
     def room(self, name: str, size: int) -> Any:
         """A device array of at least so many numbers, for what a run gives."""
@@ -475,39 +473,95 @@ class _Ready:
 
 @dataclass
 class Prepared:
-    """A run that can start, and where what comes of it goes."""
+    """A run that can start: all that it needs, on the host, and where what comes of it goes.
+
+    Attributes
+    ----------
+    engine : whose run it is
+    ready : the kind of step
+    arrays : x, y, rows, weights and present, None where there is none
+    steps : how many
+    table, sums, coefficients : see ``bound``; what the run leaves in the first two stands there when it is over
+    result, kept, gradient, unfit : see ``Engine.prepare``
+    given : the gradient that is used instead of one that is summed
+    """
 
     engine: Engine
     ready: _Ready
-    data: Data
+    arrays: tuple[Any, ...]
     steps: int
+    table: np.ndarray
     sums: np.ndarray
+    coefficients: np.ndarray
     result: np.ndarray | None
     kept: Sequence[np.ndarray]
     gradient: np.ndarray | None
+    given: np.ndarray | None
     unfit: np.ndarray | None
-    gradient_place: int
+
+    @property
+    def targets(self) -> int:
+        """What y is."""
+        return _targets(self.arrays[1])
+
+    def _data(self) -> Data:
+        """The arrays on the device."""
+        engine, ready, labels = self.engine, self.ready, self.targets == rows.LABELS
+        kinds = engine.dtype, np.dtype(np.int64) if labels else engine.dtype, np.dtype(np.int64)
+        sent = [
+            engine._sent(array, kind, name)
+            for array, kind, name in zip(self.arrays, (*kinds, engine.dtype, engine.dtype), NAMES, strict=True)
+        ]
+        result = None if self.result is None else ready.room("result", self.result.size)
+        kept = tuple(ready.room(f"kept {i}", place.size) for i, place in enumerate(self.kept))
+        x, y, chosen, weights, present = sent
+        return Data(x, y, chosen, weights, present, self.targets, result, kept)
 
     def start(self) -> None:
         """Launch the steps and wait for them."""
-        step, stop = self.ready.step(self.data), self.engine.stop_flag
+        engine, ready, bound = self.engine, self.ready, self.ready.bound
+        engine._send()
+        data, place = self._data(), int(self.table[lo.GRADIENT])
+        for where, what in ((bound.sums, self.sums), (bound.coefficients, self.coefficients)):
+            ready.write(where, what)
+        bound.table.copy_to_device(self.table)
+        if self.given is not None:
+            engine._params[place : place + engine._numbers].copy_to_device(self.given)
+        step, stop = ready.step(data), engine.stop_flag
         ahead = ways.steps_ahead(step)
         for first in range(0, self.steps, ahead):
             if stop[0]:
                 break
             step.run(0, min(ahead, self.steps - first))
-        self.table = self.ready.bound.table.copy_to_host()
-        if self.ready.bound.optimizer is not None:
-            self.engine._read = False
-        elif self.ready.bound.layout.backward:
-            self._take(self.engine._params, self.gradient_place, self.gradient)
+        self.table = bound.table.copy_to_host()
+        if ready.optimizer is not None:
+            engine._read = False
+        elif ready.layout.backward:
+            self._take(engine._params, place, self.gradient)
+        self._note_unfit()
+        self._take(bound.sums, 0, self.sums)
+        if data.result is not None:
+            self._take(data.result, 0, self.result)
+        for source, target in zip(data.kept, self.kept, strict=True):
+            self._take(source, 0, target)
+
+    def _note_unfit(self) -> None:
         if self.unfit is not None and self.table[lo.UNFIT]:
             self.unfit[0] = 1
-        self._take(self.ready.bound.sums, 0, self.sums)
-        if self.data.result is not None:
-            self._take(self.data.result, 0, self.result)
-        for source, target in zip(self.data.kept, self.kept, strict=True):
-            self._take(source, 0, target)
+
+    def take(self, params: np.ndarray, table: np.ndarray, sums: np.ndarray) -> None:
+        """Take over what a run of this network elsewhere on the device left."""
+        engine = self.engine
+        engine._host[: len(params)] = params
+        engine._written = engine._read = True
+        self.table = table
+        self.sums[:] = sums.reshape(self.sums.shape)
+        self._note_unfit()
+
+    def params(self) -> np.ndarray:
+        """Weights and moments, flat, on the host."""
+        self.engine._fetch()
+        return self.engine._host[: (1 + self.engine._moments) * self.engine._numbers]
 
     def _take(self, source: Any, first: int, target: np.ndarray | None) -> None:
         if target is not None and target.size:

@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp.cuda import device, rows
+from fastbp.cuda import device, rows, rules
 from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, kernel, simulated
-from fastbp.cuda.narrow_code import FIRSTS, Network, Writer
+from fastbp.cuda.narrow_code import FIRSTS, Network, Shared, Writer
+from fastbp.graph import GIVEN
 from fastbp.operations import DENSE
 
 if TYPE_CHECKING:
     from fastbp.cuda.bound import Bound, Data
+    from fastbp.cuda.layout import Layout
+    from fastbp.objective import Objective
+    from fastbp.optimizers import Optimizer
 
 THREADS = 256
+MANY_THREADS, MANY_BLOCKS = 128, 8
+"""Of a block among many, and how many of them are to share a multiprocessor: the compiler then uses 64 registers a
+thread, some of what all threads know waits in local memory, and 1,056 networks train at once on an H200."""
 SIMULATED_THREADS = 6
 WIDEST = 128
 MOST_LAYERS = 8
@@ -32,14 +39,16 @@ STEPS_AHEAD = 2048
 """Steps of a launch: a few milliseconds of a tiny network."""
 
 
-def reason(bound: "Bound", data: "Data") -> str:
-    """Why a step can't be taken by one block of threads; "" where it can."""
-    layout, objective, optimizer = bound.layout, bound.objective, bound.optimizer
+def reason(layout: "Layout", objective: "Objective", optimizer: "Optimizer | None", targets: int, keeps: bool) -> str:
+    """Why a step can't be taken by one block of threads; "" where it can.
+
+    targets : what y is, see ``rows.gather``; keeps : whether the run gives outputs or a gradient of the inputs
+    """
     if optimizer is None or not layout.backward or objective.loss is None:
         return "nothing is trained"
-    if data.result is not None or data.kept:
+    if keeps:
         return "outputs are kept"
-    if optimizer.late or optimizer.group > 1:
+    if optimizer.late or optimizer.group > 1 or layout.update == GIVEN:
         return "the update needs the whole gradient first"
     for index, layer in enumerate(layout.layers):
         if layer.operation is not DENSE or layout.sources[index] != index - 1:
@@ -50,28 +59,27 @@ def reason(bound: "Bound", data: "Data") -> str:
             return "a layer is too wide"
     if len(layout.layers) > MOST_LAYERS:
         return "there are too many layers"
-    net = network(bound, data, threads())
+    net = network(layout, objective, optimizer, targets, threads())
     if net.sums > MOST_SUMS:
         return "there are too many sums"
     if net.work > MOST_WORK:
         return "there is too much to compute for one multiprocessor"
-    if written(net)[1] > device.shared_bytes():
+    if Shared(net).bytes > device.shared_bytes():
         return "the network doesn't fit into a multiprocessor's memory"
     return ""
 
 
-def threads() -> int:
-    """Threads of a block."""
-    return SIMULATED_THREADS if simulated() else THREADS
+def threads(many: bool = False) -> int:
+    """Threads of a block that is alone, or one of many."""
+    return SIMULATED_THREADS if simulated() else MANY_THREADS if many else THREADS
 
 
-def network(bound: "Bound", data: "Data", threads: int) -> Network:
-    """What the code of a bound step's kernel depends on."""
-    layout, optimizer = bound.layout, bound.optimizer
-    assert optimizer is not None and bound.objective.loss is not None
-    first = layout.layers[0]
+def network(layout: "Layout", objective: "Objective", optimizer: "Optimizer", targets: int, threads: int) -> Network:
+    """What the code of a step's kernel depends on."""
+    assert objective.loss is not None
+    first, dtype = layout.layers[0], layout.program.dtype
     return Network(
-        dtype=bound.dtype,
+        dtype=dtype,
         batch=layout.batch,
         widths=(first.fan_in, *(layer.fan_out for layer in layout.layers)),
         biased=tuple(layer.bias for layer in layout.layers),
@@ -82,28 +90,30 @@ def network(bound: "Bound", data: "Data", threads: int) -> Network:
         penalised=tuple(index for index in layout.penalised if index in layout.learning),
         slots=optimizer.slots,
         numbers=optimizer.width + bool(layout.penalised),
-        update=bound.rule,
-        loss=bound.objective.loss,
-        tallies=bound.objective.tallies,
-        labels=data.targets == rows.LABELS,
+        update=rules.update(optimizer, dtype),
+        loss=objective.loss,
+        tallies=objective.tallies,
+        labels=targets == rows.LABELS,
         threads=threads,
     )
 
 
 @functools.lru_cache(maxsize=64)
-def written(net: Network) -> tuple[Any, int]:
-    """The kernel of a network, and the bytes of shared memory that it takes."""
+def written(net: Network, blocks: int = 1) -> tuple[Any, int]:
+    """The kernel of a network, and the bytes of shared memory that it takes; `blocks` are to share a multiprocessor."""
     writer = Writer(net)
     names = writer.names
     exec(compile(writer.source(), "<the kernel of a small network>", "exec"), names)
-    return kernel(names["train"], threads=net.threads), writer.at.bytes
+    return kernel(names["train"], threads=net.threads, blocks=blocks), writer.at.bytes
 
 
 class Narrow:
     """Steps of one network, all in one launch (see ``step.Step``)."""
 
     def __init__(self, bound: "Bound", data: "Data") -> None:
-        net = network(bound, data, threads())
+        optimizer = bound.optimizer
+        assert optimizer is not None
+        net = network(bound.layout, bound.objective, optimizer, data.targets, threads())
         self._kernel, self._shared = written(net)
         self._threads = net.threads
         bases = np.zeros(len(FIRSTS), np.int64)

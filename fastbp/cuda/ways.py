@@ -14,7 +14,10 @@ STEPS_AHEAD = 64
 
 def step_of(bound: "Bound", data: "Data") -> Step:
     """The way that a step of a bound network goes: all of it by one block where it is small, else launch by launch."""
-    return Launches(bound.launches(data)) if narrow.reason(bound, data) else narrow.Narrow(bound, data)
+    keeps = data.result is not None or bool(data.kept)
+    if narrow.reason(bound.layout, bound.objective, bound.optimizer, data.targets, keeps):
+        return Launches(bound.launches(data))
+    return narrow.Narrow(bound, data)
 
 
 def steps_ahead(step: Step) -> int:
