@@ -239,6 +239,8 @@ def unknown(kind: str, name: object, names: Iterable[str]) -> ValueError:
     lower = {entry.lower(): entry for entry in valid}
     near = difflib.get_close_matches(str(name).lower(), lower, n=1)
     hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
+    if isinstance(name, type):
+        hint = f" It is a class: give an object of it, {name.__name__}()."
     return ValueError(f"unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}")
 
 

@@ -494,6 +494,7 @@ class ReduceLROnPlateau(_Monitor):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._clear()
+        self.model.learning_rate = self.model.learning_rate  # refuses a schedule now, not epochs later
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:

@@ -223,7 +223,7 @@ class Stream:
         self._make, self.once = make, once
         self._read = 0
         self._iterator = iter(make())
-        first = next(self._iterator, None)
+        first = self._next()
         if first is None:
             raise StreamError("x is an iterator that gives no batch")
         self._first: list[Rows] = [self._checked(first, None)]
@@ -241,8 +241,16 @@ class Stream:
             yield self._first.pop()
         elif not self.once:
             self._read, self._iterator = 0, iter(self._make())
-        for item in self._iterator:
+        while (item := self._next()) is not None:
             yield self._checked(item, self.width)
+
+    def _next(self) -> Any:
+        """What the iterator gives next, None where it ends; what it raises says at which batch."""
+        try:
+            return next(self._iterator, None)
+        except Exception as error:
+            error.add_note(f"raised by the iterator for batch {self._read + 1}; what was learned before it stays")
+            raise
 
     def _checked(self, item: Any, width: int | None) -> Rows:
         """A batch's parts.

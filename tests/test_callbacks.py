@@ -455,3 +455,11 @@ def test_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(ImportError, match=r"pip install 'fastbp\[mlflow\]'"):
         MLflow()
+
+
+def test_a_plateau_and_a_schedule_are_refused_before_the_first_epoch() -> None:
+    model = fb.Model([fb.Dense(1)])
+    model.compile(fb.SGD(fb.schedules.CosineDecay(0.1, 10)), "mse")
+    with pytest.raises(TypeError, match=r"the optimizer follows CosineDecay.*so its rate can't be set"):
+        model.fit(np.ones((4, 1)), np.ones(4), callbacks=ReduceLROnPlateau("loss"), verbose=0)
+    assert model._updates == 0

@@ -198,6 +198,7 @@ def test_nan_is_no_category() -> None:
         (lambda: fb.Embedding({0: 4}, {1: "zeros"}), ValueError, r"names column 1; the columns are \[0\]"),
         (lambda: fb.Embedding({0: 4}, embeddings_regularizer="l3"), ValueError, r"unknown embeddings_regularizer"),
         (lambda: fb.Model([fb.Embedding({5: 4}), fb.Dense(1)]).build(5), ValueError, r"columns 0 to 4"),
+        (lambda: fb.Model([fb.Embedding({5: 4}), fb.Dense(1)]).predict(np.ones((2, 5))), ValueError, r"columns 0 to 4"),
         (lambda: fb.Model([fb.Dense(3), fb.Embedding({0: 4})]).build(5), ValueError, r"it must be the first layer"),
         (
             lambda: fb.Model([fb.Normalization(0.0, 1.0), fb.Embedding({1: 4})]).build(5),

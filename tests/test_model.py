@@ -402,7 +402,11 @@ def test_wrong_layers_and_models(wrong: Callable[[], Any], error: type[Exception
         ),
         ("linear", {"loss": fb.Huber}, r"loss=Huber makes a loss: call it, fb\.Huber\(\)"),
         ("linear", {"loss": "mse", "optimizer": "adma"}, r"unknown optimizer 'adma'. Did you mean 'adam'\?.*sgd"),
-        ("linear", {"loss": "mse", "optimizer": fb.Adam}, r"unknown optimizer <class .*Valid names: "),
+        (
+            "linear",
+            {"loss": "mse", "optimizer": fb.Adam},
+            r"unknown optimizer <class .*It is a class: give an object of it, Adam\(\)\.",
+        ),
         (
             "linear",
             {"loss": "mse", "metrics": ["acuracy"]},

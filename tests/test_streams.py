@@ -301,6 +301,17 @@ def test_a_batch_that_does_not_fit_is_named(
         model.evaluate(stream)
 
 
+def test_what_an_iterator_raises_says_at_which_batch() -> None:
+    def failing() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield X[:9], Y[:9]
+        yield X[:9], Y[:9]
+        raise KeyError("the third")
+
+    with pytest.raises(KeyError, match="the third") as caught:
+        model_for().fit(failing(), verbose=0)
+    assert any("batch 3; what was learned before it stays" in note for note in caught.value.__notes__)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -128,8 +128,11 @@ class Embedding(Layer):
                     f"Normalization changes column {changed[0]}, whose category numbers {self!r} wants: give it the "
                     "other columns, Normalization(columns=[...])"
                 )
-        if (last := max(self.columns)) >= network.width:
-            raise ValueError(f"{self!r} wants column {last}; the inputs have columns 0 to {network.width - 1}")
+        self._check_width(network.width)
+
+    def _check_width(self, width: int) -> None:
+        if (last := max(self.columns)) >= width:
+            raise ValueError(f"{self!r} wants column {last}; the inputs have columns 0 to {width - 1}")
 
     def initial(self, rng: np.random.Generator, fan_in: int) -> list[Iterator[Piece]]:
         return [
@@ -138,6 +141,7 @@ class Embedding(Layer):
         ]
 
     def check_inputs(self, rows: NDArray[Any], name: str) -> None:
+        self._check_width(rows.shape[1])
         for column, (categories, _) in self.columns.items():
             step = max(1, PIECE // rows.shape[1])
             for first in range(0, len(rows), step):
