@@ -140,3 +140,9 @@ def test_examples_run_as_scripts(
     lines = capsys.readouterr().out.splitlines()
     assert lines
     assert not any("nan" in line for line in lines)
+
+
+def test_embeddings() -> None:
+    model, scores = example("embeddings").main()
+    assert scores[0] > 0.9
+    assert [type(layer).__name__ for layer in model.layers] == ["Embedding", "Dense", "Dense", "Dense"]
