@@ -4,7 +4,7 @@ The coefficients of many steps are computed at once on the host, schedules and b
 weight decay, the average of the weights, clipping and accumulated gradients are options of all rules.
 
 A rule moves each element by its own numbers, so that a tile is updated while it is in cache. Adafactor (Shazeer and
-Stern 2018) isn't one: its second moment is made of sums over a matrix' rows and columns, its step of means over all of it.
+Stern 2018) isn't one: its second moment is made of sums over a matrix' rows and columns, its step of means over all.
 """
 
 import functools
