@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastbp import device_arrays
+from fastbp.device_arrays import OnDevice
 from fastbp.frames import columns_of, foreign, from_arrow, one_block
 from fastbp.sparse import SparseRows, as_sparse, is_sparse, staged_bytes
 
@@ -35,14 +37,14 @@ class Sample:
 
     Attributes
     ----------
-    x : (N, I), as `as_matrix` returns it, sparse perhaps
+    x : (N, I), as `as_matrix` returns it, sparse perhaps, or on a GPU
     y : (N, O) or (N,), as `as_targets` returns it; None without targets
     rows : (M,) int64, which of the rows they are, in this order, repeats allowed; None for all N
     weights : (N,) of the inputs' dtype, what each row's loss is multiplied by; None for 1
     present : (N,) of the inputs' dtype, 0 where a row has no target and so counts in no metric; None for 1
     """
 
-    x: NDArray[Any] | SparseRows
+    x: Any
     y: NDArray[Any] | None = None
     rows: NDArray[np.int64] | None = None
     weights: NDArray[Any] | None = None
@@ -70,6 +72,8 @@ class Sample:
             arrays = arrays | dict(zip(("x", "columns", "values"), self.x.parts, strict=True))
         digest = blake2b(digest_size=16)
         for array in arrays.values():
+            if isinstance(array, OnDevice):
+                array = device_arrays.on_host(array.owner)
             if array is not None:
                 step = 1 if array.nbytes <= KNOWN_BYTES else -(-len(array) // KNOWN_ROWS)
                 digest.update(np.ascontiguousarray(array[::step]).data)
@@ -109,8 +113,14 @@ class _Table(NamedTuple):
 
 
 def as_matrix(
-    x: Any, dtype: DTypeLike, *, name: str = "x", width: int | None = None, finite: bool = True
-) -> NDArray[Any] | SparseRows:
+    x: Any,
+    dtype: DTypeLike,
+    *,
+    name: str = "x",
+    width: int | None = None,
+    finite: bool = True,
+    device: str = "cpu",
+) -> Any:
     """Return `x` as the matrix the kernels read.
 
     Parameters
@@ -126,17 +136,21 @@ def as_matrix(
         The number of columns wanted; any number by default.
     finite : bool, default True
         Whether values are looked at where nothing is copied; False where the kernels do that (in a prediction).
+    device : "cpu" or "cuda"
+        Where the kernels run.
 
     Returns
     -------
     ndarray of shape (N, I)
         C-contiguous, aligned, native byte order, every value finite. It is `x` itself when that already fits.
-        Of a sparse matrix `SparseRows`.
+        Of a sparse matrix `SparseRows`. Of an array on a GPU, where kernels run there and it fits, `OnDevice`: its
+        values are for kernels to look at; one that doesn't fit goes through main memory.
 
     Raises
     ------
     TypeError
-        If `x` holds no real numbers: text, None, complex values, dates, other objects.
+        If `x` holds no real numbers: text, None, complex values, dates, other objects; or is on a GPU, where the
+        kernels don't run there.
     ValueError
         If `x` has no rows or no columns, other than two dimensions, another width, NaN or infinity, or a value too
         large for `dtype`.
@@ -144,6 +158,15 @@ def as_matrix(
     if is_sparse(x):
         _check_matrix_shape(x.shape, name, width)
         return as_sparse(x, dtype, name)
+    if (there := device_arrays.found(x, name)) is not None:
+        if device == "cpu":
+            raise TypeError(
+                f"{name} is on a GPU, and the model on the CPU: pass a copy in main memory ({name}.cpu() of PyTorch, "
+                f"{name}.get() of CuPy), or make the model with device='cuda'"
+            )
+        _check_matrix_shape(there.shape, name, width)
+        if there.dtype == dtype and there.plain:
+            return there
     table = _table(x, name)
     _check_matrix_shape(table.shape, name, width)
     return _stage(table, np.dtype(dtype), name, look=finite)
@@ -168,6 +191,8 @@ def staging_bytes(x: Any, dtype: np.dtype[Any]) -> int:
     if is_sparse(x):
         return staged_bytes(x, dtype)
     if isinstance(x, np.ndarray) and x.dtype == dtype and x.flags.c_contiguous and x.flags.aligned:
+        return 0
+    if (there := device_arrays.found(x)) is not None and there.dtype == dtype and there.plain:
         return 0
     return math.prod(x.shape) * dtype.itemsize
 
@@ -350,7 +375,11 @@ def _frame(x: Any, names: list[str], columns: list[Any], name: str, missing: boo
 
 
 def _array(x: Any, name: str, missing: bool = False) -> NDArray[Any]:
-    """Return `x` as an array of whatever type, what is missing as NaN if it may be; or say what it is."""
+    """Return `x` as an array of whatever type, what is missing as NaN if it may be; or say what it is.
+
+    An array on a GPU comes to main memory.
+    """
+    x = device_arrays.on_host(x, name)
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         masked = np.count_nonzero(np.ma.getmaskarray(x))
         raise ValueError(

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp import memory
+from fastbp._checks import DTYPES
 from fastbp.cpu.engine import Engine as CPUEngine
+from fastbp.device_arrays import OnDevice
 from fastbp.memory import Needs
+from fastbp.operations import DENSE
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec, Program
 
@@ -19,27 +22,40 @@ if TYPE_CHECKING:
     Engine = CPUEngine | CUDAEngine
 
 DEVICES = "cpu", "cuda", "auto"
-AUTO_PARAMETERS = 100_000
-"""Networks of fewer parameters stay on the CPU where the device is "auto"."""
+PRECISIONS = "float32", "tf32", "bfloat16"
+"""What the factors of products may be rounded to, where the numbers are float32."""
+AUTO_ROWS, AUTO_WORK = 128, 1e7
+"""Where the device is "auto", a network whose step over so many rows takes less operations stays on the CPU.
+
+An estimate, not yet measured on a device: a GPU's step takes some 25 us whatever the network, because a step is a chain
+of launches, and two cores compute 5 to 10 million operations in that time (the README's race: 200 to 400 GFLOP/s)."""
 
 
-def checked(device: str, compute_dtype: str) -> str:
-    """The device that a user asked for, if it is there; of "auto" nothing is asked yet.
+def checked(device: str, dtype: str, precision: str | None = None) -> tuple[str, str]:
+    """What products are computed in, and the device that a user asked for, if it is there; "auto" is settled later.
 
     Raises
     ------
-    ValueError : no such device, or a type of number that it doesn't compute with
+    ValueError : no such device or precision, or one that another choice excludes
     ImportError, RuntimeError : "cuda" without the package, a GPU or a driver that fits
     """
+    if dtype not in (*DTYPES, "tf32"):
+        raise ValueError(f"dtype must be {', '.join(map(repr, DTYPES[:-1]))} or {DTYPES[-1]!r}, got {dtype!r}")
     if device not in DEVICES:
         raise ValueError(f"device must be {', '.join(map(repr, DEVICES[:-1]))} or {DEVICES[-1]!r}, got {device!r}")
+    if precision is not None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be {', '.join(map(repr, PRECISIONS))} or None, got {precision!r}")
+        if dtype not in ("float32", precision):
+            raise ValueError(f"precision={precision!r} is about float32 numbers, not dtype={dtype!r}: give one of them")
+        if precision == "tf32" and device == "cpu":
+            raise ValueError('TF32 is computed with on a GPU only: pass device="cuda" (or "auto"), or no precision')
+        dtype = precision
     if device == "cuda":
-        if compute_dtype == "bfloat16":
-            raise ValueError('dtype="bfloat16" is computed with on the CPU only: pass device="cpu" or another dtype')
         from fastbp.cuda import presence
 
         presence.require()
-    return device
+    return dtype, device
 
 
 def there(device: str) -> str:
@@ -53,35 +69,54 @@ def there(device: str) -> str:
     return device
 
 
-def picked(device: str, specs: Sequence[LayerSpec], compute_dtype: str) -> tuple[str, str]:
+def picked(device: str, specs: Sequence[LayerSpec]) -> tuple[str, str]:
     """Where a network is trained, and why "auto" chose that ("" where it was told)."""
     if device != "auto":
         return device, ""
-    if compute_dtype == "bfloat16":
-        return "cpu", "bfloat16 is computed with on the CPU only"
-    count = sum(spec.parameters for spec in specs)
-    if count < AUTO_PARAMETERS:
-        return "cpu", f"{count:,} parameters are few for a GPU"
+    products = [2 * spec.fan_in * spec.fan_out for spec in specs if spec.operation is DENSE]
+    work = AUTO_ROWS * (3 * sum(products) - sum(products[:1]))
+    said = f"a step over {AUTO_ROWS} rows takes {work / 1e6:,.3g} million operations"
+    if work < AUTO_WORK:
+        return "cpu", f"{said}, and below {AUTO_WORK / 1e6:,.0f} a GPU is expected to lose: an estimate, not measured"
     from fastbp.cuda import presence
 
     if problem := presence.problem():
         return "cpu", problem
-    return "cuda", f"{count:,} parameters"
+    return "cuda", said
 
 
 def engine(model: "Model", specs: Sequence[LayerSpec]) -> "Engine":
     """An engine with fresh buffers for the model's network, on the device that it asks for and is told."""
-    model.device, model._device_reason = picked(model.device, specs, model.compute_dtype)
-    return made(model.device, specs, model.dtype, model.threads, half=model.compute_dtype == "bfloat16")
+    model.device, model._device_reason = picked(model.device, specs)
+    if model.device == "cpu" and model.compute_dtype == "tf32":  # a model that was on a GPU
+        model.compute_dtype = "float32"
+    return made(model.device, specs, model.dtype, model.threads, model.compute_dtype)
 
 
-def made(device: str, specs: Sequence[LayerSpec], dtype: np.dtype, threads: int, half: bool = False) -> "Engine":
-    """An engine with fresh buffers on a device that was picked."""
+def made(device: str, specs: Sequence[LayerSpec], dtype: np.dtype, threads: int, computed: str = "float32") -> "Engine":
+    """An engine with fresh buffers on a device that was picked; products are computed in what `computed` names."""
     if device == "cpu":
-        return CPUEngine(specs, dtype, threads, half=half)
+        return CPUEngine(specs, dtype, threads, half=computed == "bfloat16")
+    from fastbp.cuda import wide
     from fastbp.cuda.engine import Engine as CUDAEngine
 
-    return CUDAEngine(specs, dtype)
+    engine = CUDAEngine(specs, dtype)
+    engine.products = wide.chooser(computed if dtype == np.float32 else dtype.name)
+    return engine
+
+
+def seen(rows: Any, name: str) -> Any:
+    """Rows that ``data.as_matrix`` gave; on a GPU their values are looked at there.
+
+    Raises
+    ------
+    ValueError : NaN or infinity
+    """
+    if isinstance(rows, OnDevice):
+        from fastbp.cuda import arrays
+
+        arrays.check_finite(rows, name)
+    return rows
 
 
 def network(device: str, specs: Sequence[LayerSpec], dtype: np.dtype, half: bool) -> Program:

@@ -93,7 +93,7 @@ class Fit:
         self.history = model.history = History(options.epochs, feed.steps)
         dtype, threads, flops = model.compute_dtype, engine.threads, engine.program.flops_per_row
         self.progress = Progress(
-            options.verbose, self.epochs, feed.rows(1, 0), feed.steps, lambda: peak(dtype, threads), flops
+            options.verbose, self.epochs, feed.rows(1, 0), feed.steps, lambda: peak(dtype, threads, model.device), flops
         )
         # the kernels validate after every epoch themselves, if nobody looks at the batches of it
         watched = self.callbacks.watches_tests or not feed.spans_epochs or self.scores.keeps
@@ -416,8 +416,10 @@ def evaluated(
 _peaks: dict[tuple[str, int], float] = {}
 
 
-def peak(dtype: str, threads: int) -> float:
-    """The machine's peak in GFLOP/s, measured once per process."""
+def peak(dtype: str, threads: int, device: str = "cpu") -> float:
+    """The machine's peak in GFLOP/s, measured once per process; 0 for a GPU, whose peak nobody measures."""
+    if device != "cpu":
+        return 0.0
     if (dtype, threads) not in _peaks:
         _peaks[dtype, threads] = peak_gflops(dtype, threads)
     return _peaks[dtype, threads]

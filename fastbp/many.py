@@ -383,8 +383,8 @@ class _Progress(Progress):
 
     def __init__(self, verbose: int, jobs: Sequence[_Job], threads: int) -> None:
         rows, work = sum(job.rows for job in jobs), sum(job.work for job in jobs)
-        dtype = jobs[0].model.compute_dtype
-        super().__init__(verbose, 1, rows, rows, lambda: peak(dtype, threads), work // rows)
+        dtype, device = jobs[0].model.compute_dtype, jobs[0].model.device
+        super().__init__(verbose, 1, rows, rows, lambda: peak(dtype, threads, device), work // rows)
         self.jobs, self._finished, self._last = jobs, 0, perf_counter()
         self._describe()
 

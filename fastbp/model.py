@@ -23,7 +23,7 @@ from fastbp import (
     streaming,
     summary,
 )
-from fastbp._checks import DTYPES, whole
+from fastbp._checks import whole
 from fastbp._jit import default_threads
 from fastbp._signals import HeldBack
 from fastbp.bars import watched
@@ -63,6 +63,7 @@ class Model(Stack):
     seed : of the initial weights and the shuffles; the same seed gives the same bits for any number of threads
     threads : most threads to use; by default those the process may have (affinity, cgroup quota, OMP_NUM_THREADS)
     device : "cpu" (default), "cuda" for an NVIDIA GPU, or "auto": the GPU where there is one and the network is large
+    precision : "tf32" or "bfloat16": what factors of products are rounded to, for tensor cores; "bfloat16" is the dtype
     name : shown in the summary
 
     Attributes
@@ -92,22 +93,20 @@ class Model(Stack):
         seed: int = 0,
         threads: int | None = None,
         device: str = "cpu",
+        precision: str | None = None,
         name: str = "model",
     ) -> None:
         dtype = getattr(dtype, "__name__", str(dtype))  # np.float32 is a name too
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be {', '.join(map(repr, DTYPES[:-1]))} or {DTYPES[-1]!r}, got {dtype!r}")
         if threads is not None:
             whole("threads", threads)
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
-        self.compute_dtype, self.device = dtype, devices.checked(device, dtype)
-        self.dtype = np.dtype("float32" if dtype == "bfloat16" else dtype)
+        self.compute_dtype, self.device = devices.checked(device, dtype, precision)
+        self.dtype = np.dtype("float64" if dtype == "float64" else "float32")
         self.seed, self.threads, self.name = int(seed), threads or default_threads(), name
         self.history: History | None = None
         self.meta: dict[str, Any] = {}
-        self._device_reason = ""
-        self.stop_training = False
+        self._device_reason, self.stop_training = "", False
         self._engine: devices.Engine | None = None
         self._optimizer: Optimizer | None = None
         self._loss: Loss | None = None
@@ -251,22 +250,22 @@ class Model(Stack):
             self._compiled(task)
         assert self._loss is not None
         loss = self._loss
-        rows = data.as_matrix(x, self.dtype, name=names[0], width=self._input)
+        rows = data.as_matrix(x, self.dtype, name=names[0], width=self._input, device=self.device)
         width, count = self.output_width, len(rows)
         self.check_inputs(rows, self.compute_dtype, names[0])
         targets = data.as_targets(y, loss.targets, width, self.dtype, rows=count, name=names[1], missing=loss.mask_nan)
         weights = None if weights is None else sample_weights(weights, count, self.dtype, name=names[2])
         self.build(rows.shape[1])
-        return Sample(rows, targets, weights=weights)
+        return Sample(devices.seen(rows, names[0]), targets, weights=weights)
 
     def _inputs(self, x: Any, task: str, finite: bool = True) -> Array | sparse.SparseRows:
         if self._engine is None and self._input is None and not self.layers:
             raise RuntimeError(f"{task}: the model has no layers")
-        rows = data.as_matrix(x, self.dtype, width=self._input, finite=finite)
+        rows = data.as_matrix(x, self.dtype, width=self._input, finite=finite, device=self.device)
         if finite or isinstance(rows, sparse.SparseRows):  # else the kernels look, and whoever calls asks again
             self.check_inputs(rows, self.compute_dtype)
         self.build(rows.shape[1])
-        return rows
+        return devices.seen(rows, "x") if finite else rows
 
     def _ready(
         self,
@@ -549,7 +548,7 @@ class Model(Stack):
         noise : whether Dropout and its kin draw as in training, each call anew, which makes repeated predictions
             samples (Gal and Ghahramani, "Dropout as a Bayesian approximation", 2016); batch normalisation keeps its
             moving statistics
-        out : takes the outputs, a memory map's too
+        out : takes the outputs, a memory map's too, or (``device="cuda"``) an array on the GPU, of CuPy or PyTorch
 
         Returns
         -------
@@ -572,7 +571,7 @@ class Model(Stack):
         if unfit[0]:
             self._inputs(x, "predict")  # raises, and says where
         engine.open_server()
-        return result
+        return result if out is None else out
 
     # -------------------------------------------------- weights
 

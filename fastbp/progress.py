@@ -30,7 +30,7 @@ class Progress:
     ----------
     verbose : 0, 1 or 2
     epochs, rows, steps : of the fit, of the data, and of an epoch, None where that is unknown
-    peak : gives the machine's peak in GFLOP/s; asked only when something is shown
+    peak : gives the machine's peak in GFLOP/s, 0 where it isn't known; asked only when something is shown
     flops_per_row : of a training step
     """
 
@@ -93,6 +93,8 @@ class Progress:
     def _text(self, rows: int, seconds: float) -> str:
         values = shown(self._values)
         rate = rows / max(seconds, 1e-9)
-        speed = [f"{rate:,.0f} samples/s", f"{rate * self.flops_per_row / self._peak:.0%} of peak"]
+        speed = [f"{rate:,.0f} samples/s"]
+        if self._peak:
+            speed.append(f"{rate * self.flops_per_row / self._peak:.0%} of peak")
         late = [f"{self._waiting:.0%} waiting for data"] if self._waiting >= 0.005 else []
         return "  ".join(values + speed + late)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import data
+from fastbp import data, device_arrays
 from fastbp.data import Sample
 from fastbp.feeds import Feed
 from fastbp.objective import EVALUATION_ROWS, Objective
@@ -168,14 +168,22 @@ def predicted(model: "Model", source: Source, batch: int, out: Array | None) -> 
     return np.concatenate(parts) if out is None else out[:done]
 
 
-def outputs_for(model: "Model", rows: int | None, out: Array | None) -> Array:
-    """The array that predictions are written to: the one given, if it fits.
+def outputs_for(model: "Model", rows: int | None, out: Any) -> Any:
+    """The array that predictions are written to: the one given, if it fits; on a GPU as `OnDevice`.
 
     Raises
     ------
-    ValueError : an array of another shape or type
+    ValueError : an array of another shape or type, or on a GPU where the model isn't
     """
     shape = (rows, model.output_width)
+    if (there := device_arrays.found(out, "out")) is not None:
+        if there.shape != shape or there.dtype != model.dtype or not (there.plain and there.writable):
+            raise ValueError(
+                f"out has shape {there.shape} and type {there.dtype}; wanted a C-ordered {shape} of {model.dtype}"
+            )
+        if model.device != "cuda":
+            raise ValueError("out is on a GPU, and the model on the CPU: pass an array in main memory")
+        return there
     if out is None:
         return np.empty((rows or 0, model.output_width), model.dtype)
     flags = out.flags

@@ -86,7 +86,7 @@ def check_fit(model: "Model", x: Any, batch: int, validates: bool) -> None:
         return
     half, engine = model.compute_dtype == "bfloat16", model._engine
     specs = model._network(width).specs
-    device, _ = devices.picked(model.device, specs, model.compute_dtype)
+    device, _ = devices.picked(model.device, specs)
     program = engine.program if engine is not None else devices.network(device, specs, model.dtype, half)
     staged, batch = data.staging_bytes(x, model.dtype), min(batch, shape[0])
     if memory.small(program, batch, optimizer, staged):

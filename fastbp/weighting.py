@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastbp import data
 from fastbp.data import Sample
+from fastbp.device_arrays import on_host
 from fastbp.losses import Loss
 
 Array = NDArray[Any]
@@ -37,6 +38,7 @@ def sample_weights(
     TypeError : no numbers
     ValueError : another shape, a weight that is negative, NaN or infinite, or no weight above 0
     """
+    weights = on_host(weights, name)
     found = np.shape(weights)
     if found not in ((rows,), (rows, 1)):
         raise ValueError(f"{name} has shape {found}; wanted one weight for each row, shape ({rows},)")

@@ -195,10 +195,49 @@ def test_gradients_can_be_taken_and_given(cuda: bool) -> None:
 def test_which_device_is_there() -> None:
     with pytest.raises(ValueError, match="device must be 'cpu', 'cuda' or 'auto', got 'gpu'"):
         fb.Model([fb.Dense(1)], device="gpu")
-    with pytest.raises(ValueError, match="bfloat16"):
-        fb.Model([fb.Dense(1)], device="cuda", dtype="bfloat16")
     small = make([3, 2], device="auto")
     assert small.device == "cpu"
     lines: list[str] = []
     small.summary(print_fn=lines.append)
-    assert "few for a GPU" in lines[0]
+    assert "a step over 128 rows takes 0.00307 million operations, and below 10 a GPU is expected to lose" in lines[0]
+    assert "an estimate, not measured" in lines[0]
+    assert make([784, 64, 10], device="auto").device == "cuda"  # the simulator stands for a GPU
+
+
+def test_precisions_of_products(tmp_path: Path) -> None:
+    for options, wanted in (
+        ({"precision": "tf32"}, ("tf32", "float32")),
+        ({"precision": "bfloat16"}, ("bfloat16", "float32")),
+        ({"dtype": "bfloat16"}, ("bfloat16", "float32")),
+        ({"dtype": "float64"}, ("float64", "float64")),
+        ({"precision": "float32"}, ("float32", "float32")),
+    ):
+        model = make([5, 6, 3], "tanh", device="cuda", **options)
+        assert (model.compute_dtype, model.dtype.name) == wanted
+        assert model.predict(np.ones((2, 5))).dtype == model.dtype
+    model = make([5, 6, 3], "tanh", device="cuda", precision="tf32")
+    model.save(tmp_path / "model.fastbp")
+    again = [fb.load_model(tmp_path / "model.fastbp", device=device) for device in ("cuda", "cpu")]
+    assert [one.compute_dtype for one in again] == ["tf32", "float32"]
+    np.testing.assert_allclose(again[1].predict(np.ones((2, 5))), model.predict(np.ones((2, 5))), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"precision": "tf32"}, "TF32 is computed with on a GPU only: pass device="),
+        ({"precision": "half"}, "precision must be 'float32', 'tf32', 'bfloat16' or None, got 'half'"),
+        ({"precision": "tf32", "dtype": "float64"}, "precision='tf32' is about float32 numbers, not dtype='float64'"),
+    ],
+)
+def test_precisions_that_make_no_sense_are_refused(options: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        fb.Model([fb.Dense(1)], **options)
+
+
+def test_progress_on_a_gpu_shows_no_share_of_the_cpus_peak(capsys: pytest.CaptureFixture[str]) -> None:
+    model = make([5, 6, 3], "tanh", device="cuda", precision="tf32")
+    model.compile("sgd", "mse")
+    model.fit(inputs(8, 5), inputs(8, 3), verbose=2)
+    said = capsys.readouterr().err
+    assert "samples/s" in said and "peak" not in said

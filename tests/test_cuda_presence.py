@@ -9,6 +9,7 @@ import pytest
 from helpers import python
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
+import fastbp as fb
 from fastbp.cuda import device, presence
 
 
@@ -197,3 +198,20 @@ from fastbp.cuda import presence
 print(presence.problem())
 """
     assert re.match("no NVIDIA driver was found|the NVIDIA driver is here, but shows no GPU", python(code))
+
+
+@pytest.mark.parametrize("where", ["building", "training"])
+def test_a_full_gpu_is_said_in_words(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the engine meets the driver's error."""
+    from fastbp.cuda import bound, engine
+
+    model = fb.Model([fb.Dense(2)], device="cuda")
+    model.compile("sgd", "mse")
+
+    def full(*_: Any) -> Any:
+        raise ApiError("CUDA_ERROR_OUT_OF_MEMORY")
+
+    module = engine if where == "building" else bound
+    monkeypatch.setattr(module, "cuda", SimpleNamespace(to_device=full))
+    with pytest.raises(MemoryError, match="the GPU's memory is full: pass a smaller batch_size"):
+        model.fit([[1.0], [2.0]], [[1.0, 2.0], [3.0, 4.0]], verbose=0)

@@ -105,7 +105,7 @@ class Bound:
         self.rule, self._penalised = rule, penalised
         self._products = self.make_products(self)
         scored = loss is not None
-        self._penalties = self._tasks(layout.penalised) if scored or layout.backward else np.empty((0, weights.TASK))
+        self._penalties = self.tasks(layout.penalised) if scored or layout.backward else np.empty((0, weights.TASK))
         self._penalty_values = cuda.to_device(np.zeros(max(1, len(self._penalties))))[: len(self._penalties)]
 
     @property
@@ -132,7 +132,7 @@ class Bound:
         """A kernel with a thread for each of `count` things."""
         return Launch(kernel, (-(-count // self.shapes.flat),), self.shapes.flat, arguments)
 
-    def _tasks(self, indices: list[int]) -> np.ndarray:
+    def tasks(self, indices: list[int]) -> np.ndarray:
         """The tasks of ``weights`` for all that ops learn."""
         found = []
         for index in indices:
@@ -292,7 +292,7 @@ class Bound:
             else:
                 yield self._sums_back(index, True)
         if self.optimizer is None and self._penalised:
-            tasks = self._tasks([index for index in layout.penalised if index in layout.learning])
+            tasks = self.tasks([index for index in layout.penalised if index in layout.learning])
             own = self.upload(tasks.ravel()), self.params, self.constants, self.coefficients
             made = weights.penalise(self.dtype, self.shapes)
             yield Launch(made, (len(tasks),), self.shapes.flat, (self.table, *own))
@@ -312,7 +312,7 @@ class Bound:
 
     def _update(self, indices: list[int]) -> Iterator[Launch]:
         """Updates by gradients that were written out."""
-        tasks = self._tasks(indices)
+        tasks = self.tasks(indices)
         if not len(tasks):
             return
         optimizer, given = self.optimizer, self.layout.update == GIVEN

@@ -11,13 +11,15 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp._signals import HeldBack
+from fastbp.cuda import arrays, products, rows, ways, weights
 from fastbp.cuda import layout as lo
-from fastbp.cuda import products, rows, ways, weights
 from fastbp.cuda.bound import Bound, Data
 from fastbp.cuda.device import cuda
 from fastbp.cuda.layout import Layout, Rows
+from fastbp.cuda.presence import in_words
 from fastbp.cuda.shapes import shapes
 from fastbp.cuda.step import Step
+from fastbp.device_arrays import OnDevice
 from fastbp.graph import GIVEN, update_mode
 from fastbp.objective import DIVERGED, Objective, Outcome
 from fastbp.optimizers import Optimizer
@@ -50,6 +52,7 @@ class Engine:
     products : what makes the launches of products
     """
 
+    @in_words()
     def __init__(self, layers: Sequence[LayerSpec], dtype: np.dtype) -> None:
         self.program = Program(layers, dtype, Rows())
         self.threads = 1
@@ -97,6 +100,7 @@ class Engine:
     def _region(self, index: int) -> np.ndarray:
         return self._host[index * self._numbers : (index + 1) * self._numbers]
 
+    @in_words()
     def _fetch(self) -> None:
         """The host's copy of weights and moments as they are."""
         if not self._read:
@@ -104,6 +108,7 @@ class Engine:
             self._params[:count].copy_to_host(self._host[:count])
             self._read = True
 
+    @in_words()
     def _send(self) -> None:
         """The device's weights and moments as they are."""
         if self._written:
@@ -154,6 +159,7 @@ class Engine:
         average = self.moments()[len(optimizer.initials)]
         self.program.copy_trained(self.weights, average)
 
+    @in_words()
     def finite(self) -> bool:
         """Whether every weight is a finite number."""
         with self.lock:
@@ -168,6 +174,7 @@ class Engine:
         """Whether updates keep weights as they were that would not stay finite: a snapshot serves here."""
         return False
 
+    @in_words()
     def keep_snapshot(self) -> None:
         """Copy the weights aside, on the device."""
         with self.lock:
@@ -176,6 +183,7 @@ class Engine:
                 self._snapshot = cuda.device_array(self._numbers, self.dtype)
             self._snapshot.copy_to_device(self._params[: self._numbers])
 
+    @in_words()
     def restore_snapshot(self) -> None:
         """Put the weights back as they were at `keep_snapshot`."""
         with self.lock:
@@ -218,6 +226,8 @@ class Engine:
         """The array on the device, flat; one number where there is none."""
         if array is None:
             return self._nothing[dtype]
+        if isinstance(array, OnDevice):
+            return self._seen(array, name)
         if self._held is None:
             return cuda.to_device(array.reshape(-1))
         key = id(array), name
@@ -225,6 +235,15 @@ class Engine:
             for other in [other for other in self._held if other[1] == name and len(self._held) > 2 * len(NAMES)]:
                 del self._held[other]
             self._held[key] = array, cuda.to_device(array.reshape(-1))
+        return self._held[key][1]
+
+    def _seen(self, array: OnDevice, name: str) -> Any:
+        """An array that is on the device, flat; the same view each time while data is held."""
+        if self._held is None:
+            return arrays.view(array, name)
+        key = array.address, name
+        if key not in self._held or self._held[key][0] != array:
+            self._held[key] = array, arrays.view(array, name)
         return self._held[key][1]
 
     # -------------------------------------------------- running
@@ -259,6 +278,7 @@ class Engine:
         """The kernels to compile beforehand: none, the device's are compiled at their first launch."""
         return []
 
+    @in_words()
     def run(
         self, x: np.ndarray | SparseRows, y: np.ndarray | None = None, *, held: "Sample | None" = None, **options: Any
     ) -> Outcome:
@@ -388,6 +408,7 @@ class Engine:
         self._bound[key] = found
         return found
 
+    @in_words()
     def apply(self, optimizer: Optimizer, gradient: np.ndarray, updates: int) -> None:
         """One batch's share of an update, or all of it, from a gradient given in the order of the weights."""
         with self.lock:
@@ -512,7 +533,7 @@ class Prepared:
             engine._sent(array, kind, name)
             for array, kind, name in zip(self.arrays, (*kinds, engine.dtype, engine.dtype), NAMES, strict=True)
         ]
-        result = None if self.result is None else ready.room("result", self.result.size)
+        result = None if self.result is None else self._room_of_result()
         kept = tuple(ready.room(f"kept {i}", place.size) for i, place in enumerate(self.kept))
         x, y, chosen, weights, present = sent
         return Data(x, y, chosen, weights, present, self.targets, result, kept)
@@ -545,6 +566,13 @@ class Prepared:
         for source, target in zip(data.kept, self.kept, strict=True):
             self._take(source, 0, target)
 
+    def _room_of_result(self) -> Any:
+        """The device array that outputs are written to: the user's own, where that is on the device."""
+        if isinstance(self.result, OnDevice):
+            return arrays.view(self.result, "out")
+        assert self.result is not None
+        return self.ready.room("result", self.result.size)
+
     def _note_unfit(self) -> None:
         if self.unfit is not None and self.table[lo.UNFIT]:
             self.unfit[0] = 1
@@ -564,7 +592,7 @@ class Prepared:
         return self.engine._host[: (1 + self.engine._moments) * self.engine._numbers]
 
     def _take(self, source: Any, first: int, target: np.ndarray | None) -> None:
-        if target is not None and target.size:
+        if target is not None and target.size and not isinstance(target, OnDevice):
             flat = source[first : first + target.size].copy_to_host()
             np.copyto(target, flat.reshape(target.shape))
 

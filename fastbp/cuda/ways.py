@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from fastbp.cuda import narrow
-from fastbp.cuda.step import Launches, Step
+from fastbp.cuda import captured, narrow
+from fastbp.cuda.step import Step
 
 if TYPE_CHECKING:
     from fastbp.cuda.bound import Bound, Data
@@ -13,10 +13,11 @@ STEPS_AHEAD = 64
 
 
 def step_of(bound: "Bound", data: "Data") -> Step:
-    """The way that a step of a bound network goes: all of it by one block where it is small, else launch by launch."""
+    """The way that a step of a bound network goes: all of it by one block where it is small, else launch by launch,
+    replayed as graphs."""
     keeps = data.result is not None or bool(data.kept)
     if narrow.reason(bound.layout, bound.objective, bound.optimizer, data.targets, keeps):
-        return Launches(bound.launches(data))
+        return captured.step_of(bound.launches(data))
     return narrow.Narrow(bound, data)
 
 

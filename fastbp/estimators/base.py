@@ -61,7 +61,7 @@ class BasePerceptron(Course):
         sizes = sizes_of(self.hidden_layer_sizes)
         if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-        checked(self.device, "")
+        checked(self.device, "float32")
         fresh = not self._has_weights or not (self.warm_start or incremental)
         watched = {"X": X, "y": y, "metadata": {} if sample_weight is None else {"sample_weight": sample_weight}}
         X, y, of_classes = self._encoded(X, y, incremental, fresh)

@@ -71,7 +71,7 @@ class Network:
         specs = lower(shape.layers(c.shape[1] for c in kernels), kernels[0].shape[0]).specs
         self.shape, self.alpha, self.asked = shape, alpha, device
         specs = [replace(spec, penalty=penalty) if spec.operation is DENSE else spec for spec in specs]
-        self.device, _ = devices.picked(device, specs, dtype.name)
+        self.device, _ = devices.picked(device, specs)
         self.engine = devices.made(self.device, specs, dtype, threads=1)  # until `crowd` gives it more
         self.put((kernels, biases, norms))
 

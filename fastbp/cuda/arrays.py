@@ -1,0 +1,70 @@
+"""Arrays of other libraries on the device, read and written where they are (see ``device_arrays``)."""
+
+import ctypes
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from fastbp.cuda.device import cuda, kernel, simulated
+from fastbp.cuda.shapes import shapes
+from fastbp.device_arrays import LEGACY_STREAM, OnDevice
+
+BLOCKS = 1024
+"""Most blocks of a look at all numbers."""
+
+
+def view(array: OnDevice, name: str = "x") -> Any:
+    """The array as kernels take it, flat, over the same memory, when whoever writes it is done.
+
+    Raises
+    ------
+    ValueError : memory of another GPU than the one in use
+    """
+    if simulated():
+        raw: Any = (ctypes.c_char * array.nbytes).from_address(array.address)
+        raw.owner = array.owner
+        stand_in = type(cuda.to_device(np.zeros(1)))
+        return stand_in(np.frombuffer(raw, array.dtype))
+    here = int(cuda.get_current_device().id)
+    if array.ordinal is not None and array.ordinal != here:
+        raise ValueError(f"{name} is on GPU {array.ordinal}, the model on GPU {here}: copy it there first")
+    if array.stream not in (None, LEGACY_STREAM):
+        cuda.external_stream(array.stream).synchronize()
+    flat = {**array.__cuda_array_interface__, "shape": (array.size,), "strides": None, "stream": None}
+    return cuda.from_cuda_array_interface(flat, owner=array)
+
+
+@functools.cache
+def _unfit(dtype: np.dtype) -> Any:
+    """Kernel: how many of the numbers aren't finite into found[0], and into found[1] the first of them."""
+
+    def run(numbers, found):
+        for i in range(cuda.grid(1), numbers.size, cuda.gridsize(1)):
+            if not math.isfinite(numbers[i]):
+                cuda.atomic.add(found, 0, 1)
+                cuda.atomic.min(found, 1, i)
+
+    return kernel(run, threads=shapes().flat)
+
+
+def check_finite(array: OnDevice, name: str) -> None:
+    """Look at every number on the device.
+
+    Raises
+    ------
+    ValueError : NaN or infinity, with its place
+    """
+    numbers, threads = view(array, name), shapes().flat
+    found = cuda.to_device(np.array([0, array.size], np.int64))
+    blocks = max(1, min(BLOCKS, array.size // (16 * threads)))
+    _unfit(array.dtype)[blocks, threads](numbers, found)
+    count, first = (int(number) for number in found.copy_to_host())
+    if count:
+        place = ", ".join(str(int(i)) for i in np.unravel_index(first, array.shape))
+        value = float(numbers[first : first + 1].copy_to_host()[0])
+        raise ValueError(
+            f"{name} contains NaN or infinity: {count} of {array.size} values, the first {value} at {name}[{place}]; "
+            "fill them or drop those rows"
+        )

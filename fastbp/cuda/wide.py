@@ -1,0 +1,364 @@
+"""Products of wide layers by NVIDIA's library, with what follows fused into them where it can, else in our kernels.
+
+`Wide` gives the numbers of ``products.Tiles``, its plain twin, but for rounding: of float32, of TF32, or of factors in
+bfloat16, copies of which are made on the way. Narrow layers stay with the tiles.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbp import program as pg
+from fastbp.activations import GELU_TANH, IDENTITY, RELU, Activation
+from fastbp.cuda import cublas, ops, products, weights
+from fastbp.cuda import layout as lo
+from fastbp.cuda.cublas import Addresses, Library, Shape, address_of, handle_of, mask_bytes
+from fastbp.cuda.device import cuda, kernel
+from fastbp.cuda.layout import Layout
+from fastbp.cuda.shapes import Shapes
+from fastbp.cuda.step import Launch
+from fastbp.operations import DENSE
+from fastbp.program import round_up
+
+if TYPE_CHECKING:
+    from fastbp.cuda.bound import Bound
+
+LEAST_WIDTH, LEAST_WORK = 64, 1 << 22
+"""Inputs and outputs of a layer, and multiplications of its product, from which on the library multiplies.
+
+An estimate, not measured on a device: below, a product is over before the library's larger tiles fill the GPU."""
+HALF_MULTIPLE = 8
+"""Numbers of a row of bfloat16 copies are a multiple of it: 16 bytes, what tensor cores load at once."""
+
+
+@dataclass(frozen=True)
+class Product(Launch):
+    """A product that the library launches; `kernel` is what it was bound to."""
+
+    def __call__(self, stream: Any) -> None:
+        """Put it into the stream."""
+        self.kernel(handle_of(stream))
+
+
+def product(launch: Any) -> Product:
+    """What the library bound, as a launch."""
+    return Product(launch, (1,), 1, ())
+
+
+# -------------------------------------------------- kernels
+
+
+@functools.cache
+def halve(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: bfloat16 copies (rows, ld) of a matrix of float32, the nearest ones; NaN stays NaN.
+
+    source (..., source_ld), from its number `first` on; padding is written as 0
+    """
+    lanes, groups = shapes.lanes, shapes.groups
+    low, high, quiet = np.uint32(0x7FFF), np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
+
+    def run(t, copy, ld, source, first, source_ld, rows, columns):
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        b = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes
+        if b < rows:
+            for c in range(cuda.threadIdx.x % lanes, ld, lanes):
+                bits = np.uint32(0)
+                if c < columns:
+                    bits = source[first + b * source_ld + c]
+                    if bits & high <= quiet:  # not NaN; rounding carries into the exponent
+                        bits = bits + low + (bits >> np.uint32(16) & np.uint32(1))
+                    else:
+                        bits = bits | np.uint32(0x400000)
+                copy[b * ld + c] = np.uint16(bits >> np.uint32(16))
+
+    return kernel(run, threads=shapes.threads)
+
+
+@functools.cache
+def add_bias(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: the biases are added to Z."""
+
+    def each(t, op, s, b, c, work, params):
+        bias = params[t[op + lo.W] + t[op + lo.IN] * t[op + lo.LDW] + c]
+        work[t[op + lo.Z] + b * t[op + lo.LDZ] + c] += bias
+
+    return ops.by_rows(shapes, each)
+
+
+@functools.cache
+def sum_rows(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: the sums of dZ over the buffers' rows, in float64, to the gradient's row of biases."""
+    kind: Any = dtype.type
+    lanes, groups, double = shapes.lanes, shapes.groups, np.dtype(np.float64)
+
+    def run(t, op, work, gradient):
+        share = cuda.shared.array(0, double)
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        lane, group = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes
+        o = cuda.blockIdx.x * lanes + lane
+        value = 0.0
+        if o < t[op + lo.OUT]:
+            for b in range(group, t[lo.ROWS], groups):
+                value += np.float64(work[t[op + lo.DZ] + b * t[op + lo.LDDZ] + o])
+        share[cuda.threadIdx.x] = value
+        cuda.syncthreads()
+        if group == 0 and o < t[op + lo.OUT]:
+            for g in range(1, groups):
+                value += share[g * lanes + lane]
+            gradient[t[op + lo.W] + t[op + lo.IN] * t[op + lo.LDW] + o] = kind(value)
+
+    return kernel(run, threads=shapes.threads)
+
+
+@functools.cache
+def learn(dtype: np.dtype, shapes: Shapes, element: Any) -> Any:
+    """Kernel: what becomes of the gradients of each task (see ``weights``) that the library wrote.
+
+    element : as for ``products.weight_gradients``
+    """
+    threads = shapes.flat
+
+    def run(t, tasks, gradient, params, constants, coefficients):
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        task = weights.TASK * cuda.blockIdx.x
+        op, first, end = tasks[task], tasks[task + 2], tasks[task + 3]
+        w, ldw = t[op + lo.W], t[op + lo.LDW]
+        for i in range(first + cuda.threadIdx.x, end, threads):
+            element(t, op, (i - w) // ldw, i, gradient[i], params, constants, coefficients)
+
+    return kernel(run, threads=threads)
+
+
+# -------------------------------------------------- the products of a step
+
+
+def chooser(precision: str) -> Callable[["Bound"], products.Products]:
+    """What makes a step's products: by the library where some layer is wide, else, and without one, by the tiles.
+
+    precision : a key of ``cublas.PRECISIONS``; the tiles' factors are never rounded
+    """
+
+    def make(bound: "Bound") -> products.Products:
+        if any(is_wide(bound, op) for op, layer in enumerate(bound.layout.layers) if layer.operation is DENSE):
+            library = cublas.library()
+            if library is not None:
+                return Wide(bound, library, precision)
+        return products.Tiles(bound)
+
+    return make
+
+
+def is_wide(bound: "Bound", op: int, least: int = LEAST_WORK, width: int = LEAST_WIDTH) -> bool:
+    """Whether the library multiplies for a layer."""
+    layer = bound.layout.layers[op]
+    work = bound.layout.batch * layer.fan_in * layer.fan_out
+    return work >= least and min(layer.fan_in, layer.fan_out) >= width
+
+
+class Wide(products.Tiles):
+    """Products by the library where a layer is wide.
+
+    Parameters
+    ----------
+    bound : the step
+    library : what multiplies
+    precision : "float32", "tf32" or "bfloat16" ("float64" where that is the network's type)
+    least : multiplications of a product from which on the library serves
+    width : inputs and outputs from which on it does
+    """
+
+    def __init__(
+        self, bound: "Bound", library: Library, precision: str, least: int = LEAST_WORK, width: int = LEAST_WIDTH
+    ) -> None:
+        super().__init__(bound)
+        self._library, self._precision, self._least, self._width = library, precision, least, width
+        self._halves: dict[tuple[str, int], tuple[Any, int]] = {}
+        self._halved: set[tuple[str, int]] = set()
+        self._masks: dict[int, Any] = {}
+        self._gradient: Any = None
+        self._bits: dict[str, Any] = {}
+
+    def _wide(self, op: int) -> bool:
+        return is_wide(self._bound, op, self._least, self._width)
+
+    # -------------------------------------------------- operands
+
+    def _field(self, op: int, *fields: int) -> list[int]:
+        return [int(number) for number in self._bound.layout.rows[op, list(fields)]]
+
+    def _at(self, array: Any, number: int) -> int:
+        """The address of a number of an array."""
+        return address_of(array) + number * int(array.dtype.itemsize)
+
+    def _factor(
+        self, found: list[Launch], buffer: str, place: int, ld: int, rows: int, columns: int
+    ) -> tuple[int, int]:
+        """Address and distance of a factor's rows: of the matrix itself, or of its bfloat16 copy, made in `found`.
+
+        Each copy is made once a step, by whoever comes first.
+        """
+        bound = self._bound
+        source = bound.work if buffer == "work" else bound.params
+        if self._precision != "bfloat16":
+            return self._at(source, place), ld
+        key = buffer, place
+        if key not in self._halves:
+            half_ld = round_up(columns, HALF_MULTIPLE)
+            self._halves[key] = cuda.device_array(rows * half_ld, np.uint16), half_ld
+        copy, half_ld = self._halves[key]
+        if key not in self._halved:
+            self._halved.add(key)
+            made, grid = halve(bound.dtype, bound.shapes), (-(-rows // bound.shapes.groups),)
+            bits = self._bits.setdefault(buffer, source.view(np.uint32))
+            arguments = bound.table, copy, half_ld, bits, place, ld, rows, columns
+            found.append(Launch(made, grid, bound.shapes.threads, arguments))
+        return address_of(copy), half_ld
+
+    def _weights(self, found: list[Launch], op: int) -> tuple[int, int]:
+        (w, ldw), layer = self._field(op, lo.W, lo.LDW), self._bound.layout.layers[op]
+        return self._factor(found, "params", w, ldw, layer.fan_in, layer.fan_out)
+
+    def _matrix(self, found: list[Launch], op: int, place: int, ld: int, columns: int) -> tuple[int, int]:
+        first, distance = self._field(op, place, ld)
+        return self._factor(found, "work", first, distance, self._bound.layout.batch, columns)
+
+    def _bind(self, shape: Shape, at: Addresses, *epilogues: str) -> tuple[Any, str]:
+        """The product with the first of the epilogues that the library knows, and which it is; "" is always known."""
+        for epilogue in (*epilogues, ""):
+            beside = at.beside if "bias" in epilogue or epilogue == "sums" else 0
+            mask = at.mask if "mask" in epilogue or epilogue == "relu back" else 0
+            chosen = Shape(**{**shape.__dict__, "epilogue": epilogue})
+            launch = self._library.bind(chosen, at._replace(beside=beside, mask=mask))
+            if launch is not None:
+                return product(launch), epilogue
+        raise RuntimeError(
+            f"{self._library.name} doesn't multiply {shape} on this device: train with precision='float32'"
+        )
+
+    def _by_rows(self, kernel: Any, op: int, columns: int, numbers: Any) -> Launch:
+        """A kernel of ``ops``, over the rows of the buffers."""
+        bound = self._bound
+        grid = (-(-bound.layout.batch // bound.shapes.groups),)
+        arguments = bound.table, Layout.field(op), 0, columns, bound.work, numbers
+        return Launch(kernel, grid, bound.shapes.threads, arguments)
+
+    # -------------------------------------------------- products
+
+    def forward(self, op: int) -> list[Launch]:
+        """See ``products.Products``."""
+        bound, layout = self._bound, self._bound.layout
+        if op == self._first():
+            self._halved.clear()
+        if not self._wide(op):
+            return super().forward(op)
+        layer, found = layout.layers[op], list[Launch]()
+        row = layer.activation if layout.fused[op] else IDENTITY
+        z, ldz, h, w, ldw = self._field(op, lo.Z, lo.LDZ, lo.H, lo.W, lo.LDW)
+        a, ld_a = self._matrix(found, op, lo.A, lo.LDA, layer.fan_in)
+        b, ld_b = self._weights(found, op)
+        shape = Shape(layout.batch, layer.fan_out, layer.fan_in, ldz, ld_a, ld_b, precision=self._precision)
+        beside = self._at(bound.params, w + layer.fan_in * ldw) if layer.bias else 0
+        wanted = self._epilogues(op, row, z == h)
+        mask = 0
+        if any("mask" in epilogue for epilogue in wanted):
+            if op not in self._masks:
+                self._masks[op] = cuda.device_array(mask_bytes(layout.batch, layer.fan_out), np.uint8)
+            mask = address_of(self._masks[op])
+        launch, got = self._bind(shape, Addresses(self._at(bound.work, z), a, b, beside, mask), *wanted)
+        if "mask" not in got:
+            self._masks.pop(op, None)
+        found.append(launch)
+        if layer.bias and "bias" not in got:
+            found.append(self._by_rows(add_bias(bound.dtype, bound.shapes), op, layer.fan_out, bound.params))
+        if row is not IDENTITY and row.name not in got:
+            made = ops.activate(bound.dtype, bound.shapes, row)
+            found.append(self._by_rows(made, op, layer.fan_out, bound.constants))
+        return found
+
+    def _first(self) -> int:
+        """The step's first product."""
+        return next(op for op, layer in enumerate(self._bound.layout.layers) if layer.operation is DENSE)
+
+    def _epilogues(self, op: int, row: Activation, in_place: bool) -> list[str]:
+        """What may be fused into a layer's product, best first; an activation only where Z isn't kept."""
+        bias = ["bias"] if self._bound.layout.layers[op].bias else []
+        wanted = [bias]
+        if in_place and row in (RELU, GELU_TANH):
+            wanted.insert(0, [row.name, *bias])
+            if row is RELU and self._goes_back_to(op):
+                wanted.insert(0, [row.name, *bias, "mask"])
+        return [", ".join(parts) for parts in wanted if parts]
+
+    def _goes_back_to(self, op: int) -> bool:
+        """Whether a wide product's dA is the dZ of `op`."""
+        befores, layers = self._bound.layout.befores, self._bound.layout.layers
+        return self._bound.layout.backward and any(
+            before == op and layers[after].operation is DENSE and self._wide(after)
+            for after, before in enumerate(befores)
+        )
+
+    def input_gradient(self, op: int) -> list[Launch]:
+        """See ``products.Products``."""
+        if not self._wide(op):
+            return super().input_gradient(op)
+        bound, layout = self._bound, self._bound.layout
+        layer, before, found = layout.layers[op], layout.befores[op], list[Launch]()
+        row = layout.layers[before].activation if before >= 0 else IDENTITY
+        da, ldda = self._field(op, lo.DA, lo.LDDA)
+        a, ld_a = self._matrix(found, op, lo.DZ, lo.LDDZ, layer.fan_out)
+        b, ld_b = self._weights(found, op)
+        shape = Shape(layout.batch, layer.fan_in, layer.fan_out, ldda, ld_a, ld_b, flip_b=True)
+        shape = Shape(**{**shape.__dict__, "precision": self._precision})
+        masked = before in self._masks
+        mask = address_of(self._masks[before]) if masked else 0
+        wanted = ["relu back"] if masked else []
+        launch, got = self._bind(shape, Addresses(self._at(bound.work, da), a, b, 0, mask), *wanted)
+        found.append(launch)
+        if row is not IDENTITY and got != "relu back":
+            made = ops.derive(bound.dtype, bound.shapes, row)
+            found.append(self._by_rows(made, before, layer.fan_in, bound.constants))
+        return found
+
+    def weight_gradients(self, ops: list[int], fused: bool) -> list[Launch]:
+        """See ``products.Products``."""
+        bound, layers = self._bound, self._bound.layout.layers
+        wide = [op for op in ops if layers[op].operation is DENSE and self._wide(op)]
+        found = super().weight_gradients([op for op in ops if op not in wide], fused)
+        if not wide:
+            return found
+        if self._gradient is None:
+            self._gradient = bound.upload(
+                np.zeros(bound.layout.program.parameter_bytes // bound.dtype.itemsize, bound.dtype)
+            )
+        for op in wide:
+            found += self._weight_gradient(op)
+        tasks = bound.tasks(wide)
+        made = learn(bound.dtype, bound.shapes, bound.element if fused else products.write)
+        arguments = bound.table, bound.upload(tasks.ravel()), self._gradient, bound.params
+        found.append(Launch(made, (len(tasks),), bound.shapes.flat, (*arguments, bound.constants, bound.coefficients)))
+        return found
+
+    def _weight_gradient(self, op: int) -> list[Launch]:
+        """A' dZ, and the sums of dZ, in the places of the op's weights among the library's gradients."""
+        bound, layout = self._bound, self._bound.layout
+        layer, found = layout.layers[op], list[Launch]()
+        w, ldw = self._field(op, lo.W, lo.LDW)
+        a, ld_a = self._matrix(found, op, lo.A, lo.LDA, layer.fan_in)
+        b, ld_b = self._matrix(found, op, lo.DZ, lo.LDDZ, layer.fan_out)
+        shape = Shape(layer.fan_in, layer.fan_out, layout.batch, ldw, ld_a, ld_b, True, precision=self._precision)
+        beside = self._at(self._gradient, w + layer.fan_in * ldw) if layer.bias else 0
+        wanted = ["sums"] if layer.bias else []
+        launch, got = self._bind(shape, Addresses(self._at(self._gradient, w), a, b, beside), *wanted)
+        found.append(launch)
+        if layer.bias and not got:
+            made, sizes = sum_rows(bound.dtype, bound.shapes), bound.shapes
+            arguments = bound.table, Layout.field(op), bound.work, self._gradient
+            grid = (-(-layer.fan_out // sizes.lanes),)
+            found.append(Launch(made, grid, sizes.threads, arguments, 8 * sizes.threads))
+        return found

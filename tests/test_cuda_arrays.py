@@ -1,0 +1,199 @@
+"""Arrays of other libraries on the device: trained on and predicted into where they are."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import make
+from test_device_arrays import Interface, Packed
+
+import fastbp as fb
+from fastbp.device_arrays import OnDevice
+
+pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
+from fastbp.cuda import arrays
+from fastbp.cuda.engine import Engine
+
+RNG = np.random.default_rng(4)
+X, Y = RNG.standard_normal((12, 5)).astype(np.float32), RNG.standard_normal((12, 3)).astype(np.float32)
+
+
+def model(**options: Any) -> fb.Model:
+    made = make([5, 4, 3], device="cuda", **options)
+    made.compile(fb.SGD(0.1), "mse")
+    return made
+
+
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What engines are given as x, from now on."""
+    seen: list[Any] = []
+    prepare = Engine.prepare
+
+    def watched(self: Any, x: Any, *rest: Any, **options: Any) -> Any:
+        seen.append(x)
+        return prepare(self, x, *rest, **options)
+
+    monkeypatch.setattr(Engine, "prepare", watched)
+    return seen
+
+
+@pytest.mark.parametrize("wrap", [Interface, Packed])
+def test_rows_on_the_device_train_as_those_in_main_memory(wrap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, got = model(), model()
+    options = {"batch_size": 4, "epochs": 2, "verbose": 0, "validation_split": 0.25}
+    losses = wanted.fit(X, Y, **options).history["val_loss"]
+    seen = sent(monkeypatch)
+    assert got.fit(wrap(X), wrap(Y), **options).history["val_loss"] == losses
+    assert all(isinstance(x, OnDevice) and x.address >= X.ctypes.data for x in seen)
+    for a, b in zip(got.get_weights(), wanted.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert got.evaluate(wrap(X), wrap(Y)) == wanted.evaluate(X, Y)
+    np.testing.assert_array_equal(got.predict(wrap(X)), wanted.predict(X))
+
+
+def test_class_numbers_and_weights_may_be_there_too() -> None:
+    found = []
+    for wrap in (lambda array: array, Interface):
+        made = make([5, 4, 3], output="softmax", device="cuda")
+        made.compile(fb.SGD(0.1), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        labels, weights = np.arange(12) % 3, np.arange(12.0)
+        made.fit(wrap(X), wrap(labels), batch_size=5, sample_weight=wrap(weights), class_weight="balanced", verbose=0)
+        found.append(made.get_weights())
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("other", [X.astype(np.float64), np.asfortranarray(X), X[:, ::-1]])
+def test_what_does_not_fit_goes_through_main_memory(other: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, seen = model().predict(np.ascontiguousarray(other, np.float32)), sent(monkeypatch)
+    np.testing.assert_array_equal(model().predict(Interface(other)), wanted)
+    assert isinstance(seen[0], np.ndarray)
+
+
+def test_predictions_are_written_where_they_are_wanted() -> None:
+    made, room = model(), np.full((12, 3), np.nan, np.float32)
+    out = Interface(room)
+    assert made.predict(Interface(X), out=out) is out
+    np.testing.assert_array_equal(room, made.predict(X))
+    room[:] = np.nan
+    made.predict(X, out=out)
+    np.testing.assert_array_equal(room, made.predict(X))
+
+
+@pytest.mark.parametrize(
+    "out, words",
+    [
+        (np.zeros((12, 2), np.float32), r"out has shape \(12, 2\) and type float32; wanted a C-ordered \(12, 3\)"),
+        (np.zeros((12, 3)), "type float64; wanted"),
+        (np.zeros((3, 12), np.float32).T, "wanted a C-ordered"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_refused(out: np.ndarray, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        model().predict(X, out=Interface(out))
+    locked = np.zeros((12, 3), np.float32)
+    locked.flags.writeable = False
+    with pytest.raises(ValueError, match="wanted a C-ordered"):
+        model().predict(X, out=Interface(locked))
+
+
+@pytest.mark.parametrize("value, count", [(np.nan, 2), (np.inf, 1)])
+def test_what_is_not_finite_is_found_on_the_device(value: float, count: int) -> None:
+    bad = X.copy()
+    bad[7, 2] = value
+    bad[9, 1] = value if count == 2 else 0
+    words = rf"contains NaN or infinity: {count} of 60 values, the first {value} at .*\[7, 2\]; fill them"
+    with pytest.raises(ValueError, match="^x " + words):
+        model().fit(Interface(bad), Y, verbose=0)
+    with pytest.raises(ValueError, match="^x " + words):
+        model().predict(Interface(bad))
+    with pytest.raises(ValueError, match="^validation x " + words):
+        model().fit(X, Y, validation_data=(Interface(bad), Y), verbose=0)
+
+
+def test_shapes_are_checked_as_everywhere() -> None:
+    with pytest.raises(ValueError, match=r"x has 4 columns, shape \(12, 4\); the model takes 5 columns"):
+        model().predict(Interface(X[:, :4].copy()))
+    with pytest.raises(ValueError, match="x has one dimension"):
+        model().fit(Interface(X[0]), Y)
+    with pytest.raises(ValueError, match=r"y has shape \(11, 3\), but x has 12 rows"):
+        model().fit(Interface(X), Interface(Y[1:]))
+
+
+def test_a_model_on_the_cpu_says_where_its_rows_should_be() -> None:
+    made = make([5, 4, 3])
+    made.compile("sgd", "mse")
+    for call in (lambda: made.fit(Interface(X), Y), lambda: made.predict(Interface(X))):
+        with pytest.raises(TypeError, match=r"x is on a GPU, and the model on the CPU: pass a copy.*device='cuda'"):
+            call()
+    with pytest.raises(ValueError, match="out is on a GPU, and the model on the CPU"):
+        made.predict(X, out=Interface(Y))
+
+
+def test_a_checkpoint_knows_rows_on_the_device(tmp_path: Any) -> None:
+    """A fit goes on over the same rows, wherever they are, and over no others."""
+    path, options = tmp_path / "fit.checkpoint", {"batch_size": 4, "verbose": 0}
+    made = model()
+    made.fit(X, Y, epochs=1, checkpoint=path, **options)
+    again = model()
+    again.fit(Interface(X), Y, epochs=2, checkpoint=path, resume=True, **options)
+    made.fit(X, Y, initial_epoch=1, epochs=2, **options)
+    for a, b in zip(again.get_weights(), made.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match=r"data\.digest is"):
+        model().fit(Interface(X + 1), Y, epochs=3, checkpoint=path, resume=True, **options)
+
+
+def test_whoever_writes_the_rows_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What numba-cuda is asked for on a real device."""
+    said: list[Any] = []
+
+    class Cuda:
+        @staticmethod
+        def get_current_device() -> Any:
+            return type("Gpu", (), {"id": 1})
+
+        @staticmethod
+        def external_stream(handle: int) -> Any:
+            return type("Stream", (), {"synchronize": lambda self: said.append(handle)})()
+
+        @staticmethod
+        def from_cuda_array_interface(interface: dict[str, Any], owner: Any) -> Any:
+            said.append((interface["shape"], interface["stream"], owner.owner))
+            return "view"
+
+    monkeypatch.setattr(arrays, "simulated", lambda: False)
+    monkeypatch.setattr(arrays, "cuda", Cuda)
+    owner = object()
+    on = {"address": 64, "shape": (4, 3), "dtype": np.dtype("f4"), "owner": owner}
+    for stream in (None, 1, 2, 99):
+        assert arrays.view(OnDevice(**on, stream=stream, ordinal=1)) == "view"
+    made = ((12,), None, owner)
+    assert said == [made, made, 2, made, 99, made]
+    with pytest.raises(ValueError, match="x is on GPU 0, the model on GPU 1"):
+        arrays.view(OnDevice(**on, ordinal=0))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("library", ["cupy", "torch"])
+def test_other_libraries_arrays_are_read_and_written_in_place(library: str) -> None:
+    other = pytest.importorskip(library)
+    if library == "torch":
+        if not other.cuda.is_available():
+            pytest.skip("this PyTorch was installed without CUDA")
+        there = lambda array: other.from_numpy(array).cuda()  # noqa: E731
+        back = lambda array: array.cpu().numpy()  # noqa: E731
+    else:
+        there, back = other.asarray, other.asnumpy
+    wanted, got = model(), model()
+    for made, x, y in ((wanted, X, Y), (got, there(X), there(Y))):
+        made.fit(x, y, batch_size=4, epochs=2, verbose=0)
+    for a, b in zip(got.get_weights(), wanted.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    out = there(np.zeros((12, 3), np.float32))
+    got.predict(there(X), out=out)
+    np.testing.assert_array_equal(back(out), wanted.predict(X))
+    x = there(X)
+    x[7, 2] = float("nan")
+    with pytest.raises(ValueError, match=r"at x\[7, 2\]"):
+        got.predict(x)

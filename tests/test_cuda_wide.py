@@ -1,0 +1,273 @@
+"""Wide layers by NVIDIA's library, and steps as graphs: held against our own kernels, launched one by one."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import python
+
+pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
+pytest.importorskip("nvmath.bindings.cublasLt", reason="nvmath-python isn't made for this system")
+from cublas_stand_in import Blas, Lt
+
+import fastbp as fb
+from fastbp import losses
+from fastbp.cuda import captured, cublas, narrow, wide
+from fastbp.cuda.engine import Engine
+from fastbp.objective import Objective
+
+UNKNOWN = "RELU_AUX_BIAS", "RELU_BIAS", "BGRADA", "BIAS", "DRELU"
+"""Epilogues that an older library may not know."""
+LAYERS: dict[str, Callable[[], list[fb.layers.Layer]]] = {
+    "relu": lambda: [fb.Dense(6, activation="relu"), fb.Dense(7, activation="relu"), fb.Dense(3)],
+    "without bias": lambda: [fb.Dense(6, activation="relu", use_bias=False), fb.Dense(3, use_bias=False)],
+    "tanh": lambda: [fb.Dense(6, activation="tanh"), fb.Dense(3)],
+    "gelu_tanh": lambda: [fb.Dense(6, activation="gelu_tanh"), fb.Dense(3)],
+    "penalty": lambda: [fb.Dense(6, activation="relu", kernel_regularizer="l2", bias_regularizer="l1"), fb.Dense(3)],
+    "dropout": lambda: [fb.Dense(6, activation="relu"), fb.Dropout(0.5), fb.Dense(3)],
+    "residual": lambda: [fb.Dense(6, activation="relu"), fb.Residual([fb.Dense(6, activation="relu")]), fb.Dense(3)],
+    "frozen": lambda: [fb.Dense(6, activation="relu", trainable=False), fb.Dense(5), fb.Dense(3)],
+}
+
+
+@pytest.fixture(autouse=True)
+def launch_by_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks don't go their own way here."""
+    monkeypatch.setattr(narrow, "reason", lambda *_: "it is not asked for")
+
+
+def trained(
+    layers: list[fb.layers.Layer], make_products: Any = None, rows: int = 11, width: int = 5, **options: Any
+) -> list[np.ndarray]:
+    """Weights, sums and outputs of an engine after three steps over rows of which the last batch is short."""
+    model = fb.Model(layers, seed=3)
+    model.build(width)
+    engine = Engine(model._network(width).specs, np.dtype("float32"))
+    engine.program.put(engine.weights, model.get_weights())
+    if make_products is not None:
+        engine.products = make_products
+    rule = fb.optimizers.get(options.pop("optimizer", fb.SGD(0.1, momentum=0.9)))
+    engine.reserve_moments(rule)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, width)).astype(np.float32)
+    y = rng.standard_normal((rows, layers[-1].units)).astype(np.float32)
+    sums = engine.run(x, y, batch=-(-rows // 3), steps=3, objective=Objective(losses.get("mse")), optimizer=rule).sums
+    result = np.zeros_like(y)
+    engine.run(x, batch=-(-rows // 3), result=result)
+    return [*engine.program.take(engine.weights), sums, result]
+
+
+def by_library(precision: str = "float32", unknown: tuple[str, ...] = (), library: Any = None) -> Any:
+    """What makes products by a library that is stood in for, whatever a layer's width."""
+    library = library or cublas.CublasLt(Lt(unknown), cublas.Choices(None), None)
+    return functools.partial(wide.Wide, library=library, precision=precision, least=0, width=1)
+
+
+@functools.cache
+def plain(name: str) -> list[np.ndarray]:
+    return trained(LAYERS[name]())
+
+
+def agree(found: list[np.ndarray], wanted: list[np.ndarray], tolerance: float) -> None:
+    for got, want in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_librarys_products_are_the_tiles(name: str) -> None:
+    agree(trained(LAYERS[name](), by_library()), plain(name), 3e-6)
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu_tanh"])
+def test_what_the_library_does_not_fuse_our_kernels_do(name: str) -> None:
+    agree(trained(LAYERS[name](), by_library(unknown=UNKNOWN)), plain(name), 3e-6)
+    agree(trained(LAYERS[name](), by_library(library=cublas.Cublas(Blas()))), plain(name), 3e-6)
+
+
+@pytest.mark.parametrize("name", ["relu", "residual"])
+def test_bfloat16_factors_are_rounded_to_the_nearest(name: str) -> None:
+    agree(trained(LAYERS[name](), by_library("bfloat16")), plain(name), 3e-2)
+    assert np.abs(trained(LAYERS[name](), by_library("bfloat16"))[0] - plain(name)[0]).max() > 1e-5
+
+
+@pytest.mark.parametrize(
+    "rule", [fb.Adam(0.1, global_clipnorm=0.5), fb.SGD(0.1, gradient_accumulation_steps=2)], ids=["clipped", "group"]
+)
+def test_gradients_are_written_out_where_an_update_needs_all(rule: fb.optimizers.Optimizer) -> None:
+    found = [trained(LAYERS["relu"](), how, optimizer=rule) for how in (by_library(), None)]
+    agree(*found, 3e-6)
+
+
+def test_narrow_layers_stay_with_the_tiles() -> None:
+    lt = Lt()
+    library = cublas.CublasLt(lt, cublas.Choices(None), None)
+    some = functools.partial(wide.Wide, library=library, precision="float32", least=0, width=6)
+    layers = [fb.Dense(6, activation="relu"), fb.Dense(7, activation="relu"), fb.Dense(3)]
+    agree(trained(layers, some), plain("relu"), 3e-6)
+    assert len(lt.launches) == 3 * 3 + 3  # only 6-7 is wide, and a prediction of three batches goes forward
+    lt.launches.clear()
+    few = functools.partial(wide.Wide, library=library, precision="float32", least=10**9, width=1)
+    agree(trained(LAYERS["relu"](), few), plain("relu"), 0)
+    assert not lt.launches
+
+
+def test_a_product_that_nobody_can_compute_says_so() -> None:
+    with pytest.raises(RuntimeError, match=r"cuBLASLt doesn't multiply Shape\(.*on this device: train with"):
+        trained(LAYERS["relu"](), by_library(unknown=("DEFAULT", *UNKNOWN)))
+
+
+def test_copies_in_bfloat16_keep_infinity_and_nan() -> None:
+    from fastbp.cuda import layout as lo
+    from fastbp.cuda.shapes import shapes
+
+    values = np.array([[1.0, 1 + 2**-8, 1 + 3 * 2**-8, np.inf, -np.inf, np.nan, 3.4e38, -0.0]], np.float32)
+    copy = np.zeros((1, 8), np.uint16)
+    made = wide.halve(np.dtype("float32"), shapes())
+    table = np.zeros(lo.RUN_FIELDS, np.int64)
+    made[1, shapes().threads](table, copy.reshape(-1), 8, values.view(np.uint32).reshape(-1), 0, 8, 1, 8)
+    got = (copy.astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_array_equal(got, [[1, 1, 1 + 2**-6, np.inf, -np.inf, np.nan, np.inf, 0]])
+
+
+def test_the_kernels_compile_without_a_gpu() -> None:
+    code = """
+import os
+os.environ.pop("NUMBA_ENABLE_CUDASIM", None)
+import numpy as np
+from numba import types
+import fastbp as fb
+from fastbp.cuda import device, products, rules, weights, wide
+from fastbp.cuda.shapes import shapes
+
+kind, sizes = np.dtype("float32"), shapes()
+i64, f32, u16, u32 = (t[::1] for t in (types.int64, types.float32, types.uint16, types.uint32))
+n = types.int64
+element = weights.fused(kind, rules.update(fb.Adam(), kind), True)
+cases = [
+    (wide.halve(kind, sizes), (i64, u16, n, u32, n, n, n, n), sizes.threads),
+    (wide.add_bias(kind, sizes), (i64, n, n, n, f32, f32), sizes.threads),
+    (wide.sum_rows(kind, sizes), (i64, n, f32, f32), sizes.threads),
+    (wide.learn(kind, sizes, element), (i64, i64, f32, f32, f32, f32), sizes.flat),
+    (wide.learn(kind, sizes, products.write), (i64, i64, f32, f32, f32, f32), sizes.flat),
+]
+for made, signature, threads in cases:
+    for capability in ((7, 5), (9, 0), (10, 0)):
+        ptx = device.compile_ptx(made, signature, capability, threads=threads)
+        assert f".target sm_{capability[0]}{capability[1]}" in ptx
+print(len(cases))
+"""
+    assert python(code).strip() == "5"
+
+
+# ---------------------------------------------------------------- graphs
+
+
+class Recorder:
+    """A stream that is captured: launches are put down instead of run."""
+
+    def __init__(self) -> None:
+        self.put: list[str] = []
+
+
+class Replay:
+    def __init__(self, put: list[str], made: list[int]) -> None:
+        self._put = put
+        made.append(len(put))
+
+    def launch(self, stream: list[str]) -> None:
+        stream += self._put
+
+
+def launch(name: str) -> Any:
+    return lambda stream: (stream.put if isinstance(stream, Recorder) else stream).append(name)
+
+
+@pytest.mark.parametrize("lengths", [[1], [2], [5], [9], [20], [0, 3, 4], [4, 4, 13, 1]])
+def test_any_number_of_steps_is_made_of_two_graphs(lengths: list[int]) -> None:
+    made: list[int] = []
+
+    def capture(put: Callable[[Any], None]) -> Replay:
+        recorder = Recorder()
+        put(recorder)
+        return Replay(recorder.put, made)
+
+    step = captured.Graphs([launch("a"), launch("b")], capture, many=4)
+    stream: list[str] = []
+    for length in lengths:
+        step.run(stream, length)
+    assert stream == ["a", "b"] * sum(lengths)
+    assert sorted(made) in ([], [2], [8], [2, 8])
+    assert len(made) == len(set(made))
+
+
+def test_in_the_simulator_a_step_is_launched() -> None:
+    stream: list[str] = []
+    captured.step_of([launch("a"), launch("b")]).run(stream, 2)
+    assert stream == ["a", "b"] * 2
+
+
+def test_a_capture_that_fails_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    class Builder:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: said.append(name)
+
+    class Gpu:
+        set_current = staticmethod(lambda: None)
+        create_graph_builder = Builder
+
+    class Core:
+        Device = staticmethod(lambda number: Gpu)
+
+    monkeypatch.setattr(captured.importlib, "import_module", lambda name: Core)
+    monkeypatch.setattr(captured.device, "_module", lambda: Cuda)
+    with pytest.raises(ZeroDivisionError):
+        captured.capture(lambda stream: 1 / 0)
+    assert said == ["begin_building", "end_building", "close"]
+
+
+class Cuda:
+    """What `capture` asks of the package."""
+
+    @staticmethod
+    def get_current_device() -> Any:
+        class Gpu:
+            id = 0
+
+        return Gpu
+
+
+# ---------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision, tolerance", [("float32", 1e-4), ("tf32", 1e-2), ("bfloat16", 5e-2)])
+@pytest.mark.parametrize("name", ["relu", "tanh", "gelu_tanh"])
+def test_the_library_agrees_with_the_tiles_on_a_device(name: str, precision: str, tolerance: float) -> None:
+    library = cublas.library()
+    if library is None:
+        pytest.skip("neither nvmath-python nor CuPy is installed")
+
+    def layers() -> list[fb.layers.Layer]:
+        return [fb.Dense(256, activation=name), fb.Dense(192, activation=name), fb.Dense(64)]
+
+    size = {"rows": 300, "width": 128}
+    some = functools.partial(wide.Wide, library=library, precision=precision, least=0, width=1)
+    agree(trained(layers(), some, **size), trained(layers(), **size), tolerance)
+    again = trained(layers(), some, **size)
+    agree(trained(layers(), some, **size), again, 0)  # the same bits twice
+
+
+@pytest.mark.gpu
+def test_a_replayed_step_is_the_launched_one() -> None:
+    from fastbp.cuda.step import Launches
+
+    found = []
+    for make in (Launches, captured.step_of):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(captured, "step_of", make)
+            found.append(trained(LAYERS["relu"](), rows=200))
+    agree(found[0], found[1], 0)
