@@ -112,6 +112,8 @@ MIXED: dict[str, Callable[[], list[Any]]] = {
     "activity of layers": lambda: [
         fb.Dense(33, activation="tanh", activity_regularizer=fb.regularizers.L1L2(0.01, 0.2)),
         fb.Dense(18, activation="relu", activity_regularizer="l2"),
+        fb.Residual([fb.Dense(18, activation="tanh", activity_regularizer="l1")]),
+        fb.Concatenate([fb.Dense(5, activation="tanh", activity_regularizer="l1_l2")]),
         fb.Dense(3),
     ],
     "all": lambda: [
@@ -406,22 +408,27 @@ def test_seeds_of_layers_and_models() -> None:
         assert np.any(drawn(1, None) != other)
 
 
-def test_a_resumed_fit_draws_the_same_noise(tmp_path: Path) -> None:
-    x, y = inputs(200, 7), inputs(200, 3, seed=8)
-    whole = made("all")
+several = pytest.mark.parametrize("name", ["all", "embedding among others"])
+
+
+@several
+def test_a_resumed_fit_draws_the_same_noise(name: str, tmp_path: Path) -> None:
+    x, y = rows_for(name, 200), inputs(200, 3, seed=8)
+    whole = made(name)
     whole.fit(x, y, batch_size=32, epochs=4, verbose=0)
-    half = made("all")
+    half = made(name)
     half.fit(x, y, batch_size=32, epochs=2, verbose=0, checkpoint=tmp_path / "c", checkpoint_every=3)
-    again = made("all")
+    again = made(name)
     again.fit(x, y, batch_size=32, epochs=4, verbose=0, checkpoint=tmp_path / "c", checkpoint_every=3, resume=True)
     for a, b in zip(whole.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_networks_trained_together_draw_as_alone() -> None:
-    x, y = inputs(200, 7), inputs(200, 3, seed=8)
-    alone = [made("all", seed=seed, threads=1) for seed in range(3)]
-    together = [made("all", seed=seed, threads=1) for seed in range(3)]
+@several
+def test_networks_trained_together_draw_as_alone(name: str) -> None:
+    x, y = rows_for(name, 200), inputs(200, 3, seed=8)
+    alone = [made(name, seed=seed, threads=1) for seed in range(3)]
+    together = [made(name, seed=seed, threads=1) for seed in range(3)]
     for model in alone:
         model.fit(x, y, batch_size=32, epochs=2, verbose=0)
     fb.fit_many(together, x, y, batch_size=32, epochs=2, verbose=0)
