@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from fastbp import _arguments
 from fastbp._console import exit_code, one_line, short_warnings, sigterm_interrupts
+from fastbp.cuda import DeviceError
 
 _COMMANDS = {
     "train": "train",
@@ -20,7 +21,7 @@ _COMMANDS = {
 }
 """The module of ``fastbp.commands`` that each is in."""
 
-_MISTAKES = (ValueError, OSError, ImportError, FloatingPointError, MemoryError)
+_MISTAKES = (ValueError, OSError, ImportError, FloatingPointError, MemoryError, DeviceError)
 """What a user's data, options or machine can cause; all else is a bug and shows its traceback."""
 
 

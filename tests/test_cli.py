@@ -19,6 +19,7 @@ from fastbp import benchmark, cli, readers
 from fastbp.commands import shared, trials
 from fastbp.commands.train import INTERRUPTED_MODEL
 from fastbp.compilation import Compiled
+from fastbp.cuda import DeviceError
 from fastbp.preparation import Preparation
 
 FLOWERS = ("rose", "tulip", "daisy")
@@ -875,10 +876,11 @@ def test_a_device_is_trained_and_predicted_on(run, cuda):
     assert (code, json.loads(out)["device"]) == (0, "cpu")  # so few parameters
 
 
-def test_a_device_that_is_not_there_is_said_before_anything_is_read(run, monkeypatch):
+@pytest.mark.parametrize("kind", [ImportError, DeviceError])
+def test_a_device_that_is_not_there_is_said_before_anything_is_read(run, monkeypatch, kind):
     def absent():
-        raise ImportError("CUDA needs numba-cuda: pip install 'fastbp[cuda13]'")
+        raise kind("there is no GPU: take the CPU")
 
     monkeypatch.setattr("fastbp.cuda.presence.require", absent)
     code, out, err = run("train", "nothing.csv", "--device", "cuda")
-    assert (code, out) == (2, "") and err == "fastbp: error: CUDA needs numba-cuda: pip install 'fastbp[cuda13]'\n"
+    assert (code, out, err) == (2, "", "fastbp: error: there is no GPU: take the CPU\n")

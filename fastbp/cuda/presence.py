@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fastbp.cuda import device
+from fastbp.cuda import DeviceError, device
 
 OLDEST_DRIVER = 12
 """Major version of CUDA that a driver must know at least: code for it can be had by ``fastbp[cuda12]``."""
@@ -36,31 +36,31 @@ class Trouble:
 
 TROUBLES = {
     "CUDA_ERROR_NO_DEVICE": Trouble(
-        RuntimeError,
+        DeviceError,
         "the NVIDIA driver is here, but shows no GPU{visible}: check nvidia-smi and how the machine or container was "
         f"given one, {CPU_INSTEAD}",
     ),
     "CUDA_ERROR_INSUFFICIENT_DRIVER": Trouble(
-        RuntimeError, f"the NVIDIA driver is too old for CUDA {{toolkit}}: update the driver, {CPU_INSTEAD}"
+        DeviceError, f"the NVIDIA driver is too old for CUDA {{toolkit}}: update the driver, {CPU_INSTEAD}"
     ),
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": Trouble(
-        RuntimeError,
+        DeviceError,
         "the parts of the NVIDIA driver are of different versions, as after an update without a restart: restart the "
         f"machine, {CPU_INSTEAD}",
     ),
     "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": Trouble(
-        RuntimeError,
+        DeviceError,
         "a CUDA compatibility package stands before a driver that is too old for it on this GPU: update the driver or "
         f"take the package's folder out of LD_LIBRARY_PATH, {CPU_INSTEAD}",
     ),
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": Trouble(
-        RuntimeError,
+        DeviceError,
         "the driver (CUDA {driver}) is older than the toolkit (CUDA {toolkit}) whose PTX it was to compile: install "
         "nvidia-nvjitlink of that toolkit, which makes machine code without the driver, update the driver, "
         f"{CPU_INSTEAD}",
     ),
     "CUDA_ERROR_NO_BINARY_FOR_GPU": Trouble(
-        RuntimeError,
+        DeviceError,
         f"CUDA {{toolkit}} makes no code for this GPU: install a newer numba-cuda for a newer GPU, {CPU_INSTEAD}",
     ),
     "CUDA_ERROR_OUT_OF_MEMORY": Trouble(
@@ -69,28 +69,28 @@ TROUBLES = {
         f"them), {CPU_INSTEAD}",
     ),
     "CUDA_ERROR_DEVICE_UNAVAILABLE": Trouble(
-        RuntimeError,
+        DeviceError,
         "the GPU is taken by another process (exclusive mode, or MIG without an instance): end that process or choose "
         f"another GPU by CUDA_VISIBLE_DEVICES, {CPU_INSTEAD}",
     ),
     "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES": Trouble(
-        RuntimeError, f"the GPU has too few registers or too little shared memory for a kernel: {CPU_INSTEAD[3:]}"
+        DeviceError, f"the GPU has too few registers or too little shared memory for a kernel: {CPU_INSTEAD[3:]}"
     ),
     "CUDA_ERROR_LAUNCH_TIMEOUT": Trouble(
-        RuntimeError,
+        DeviceError,
         "a kernel ran longer than the GPU that also drives a screen allows: use a GPU without a screen, pass a smaller "
         f"batch_size, {CPU_INSTEAD}",
     ),
     "CUDA_ERROR_ECC_UNCORRECTABLE": Trouble(
-        RuntimeError, f"the GPU's memory has an error that it can't correct: reset or replace the GPU, {CPU_INSTEAD}"
+        DeviceError, f"the GPU's memory has an error that it can't correct: reset or replace the GPU, {CPU_INSTEAD}"
     ),
     "CUDA_ERROR_ILLEGAL_ADDRESS": Trouble(
-        RuntimeError,
+        DeviceError,
         "a kernel touched memory that isn't its own; the process can't use the GPU any more. Please report this with "
         "the model's summary",
     ),
     "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED": Trouble(
-        RuntimeError,
+        DeviceError,
         "another program part captures a CUDA graph on the stream that fastbp was to wait for: call fastbp outside of "
         "the capture",
     ),
@@ -181,11 +181,11 @@ def require() -> None:
     Raises
     ------
     ImportError : without the package
-    RuntimeError : without a GPU or a driver that fits; both say what to do
+    DeviceError : without a GPU or a driver that fits; both say what to do
     """
     reason = problem()
     if reason:
-        kind = RuntimeError if device.package() else ImportError
+        kind = DeviceError if device.package() else ImportError
         raise kind(f"device='cuda': {reason}")
 
 
@@ -217,7 +217,7 @@ def memory() -> tuple[int, int] | None:
 def explained(error: BaseException) -> Exception | None:
     """What an error of the CUDA libraries means to a user, to be raised instead; None for any other error."""
     if "CUDA initialized before forking" in str(error):
-        return RuntimeError(
+        return DeviceError(
             "this process was forked after its parent had used the GPU, which CUDA doesn't allow: start processes with "
             "multiprocessing.get_context('spawn'), " + CPU_INSTEAD
         )
@@ -226,7 +226,7 @@ def explained(error: BaseException) -> Exception | None:
         return None
     if found[0] in TROUBLES:
         return TROUBLES[found[0]].kind(_sentence(found[0]))
-    return RuntimeError(
+    return DeviceError(
         f"the GPU failed with {found[0]}: start the process again and check nvidia-smi; where it stays, please report "
         f"it, {CPU_INSTEAD}"
     )
