@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastbp.cuda import presence
+import numpy as np
+
+from fastbp.cuda import cublas, presence
 from fastbp.cuda.device import cuda
 
 EDGE = 8192
@@ -44,29 +46,56 @@ class DeviceClock:
 
 
 class DevicePeak:
-    """What cuBLAS reaches on one large product through PyTorch; None where PyTorch isn't there."""
+    """What NVIDIA's library reaches on one large product, through PyTorch or fastbp's bindings; None without both."""
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
         self.gflops: float | None = None
         self._clock = DeviceClock()
-        self._factors: tuple[Any, Any] | None = None
+        self._product: Callable[[], Any] | None = None
 
     def measure(self) -> None:
         """Measure once more."""
+        if self._product is None:
+            self._product = self._by_torch() or self._by_fastbp()
+            if self._product is None:
+                return
+            self._product()
+        product, count = self._product, PRODUCTS[self.dtype]
+        seconds = self._clock(lambda: [product() for _ in range(count)])
+        self.gflops = max(self.gflops or 0.0, 2 * count * EDGE**3 / seconds / 1e9)
+
+    def _by_torch(self) -> Callable[[], Any] | None:
         try:
             import torch
         except ImportError:
-            return
+            return None
         if not torch.cuda.is_available():
-            return
-        torch.set_float32_matmul_precision("high" if self.dtype == "tf32" else "highest")
+            return None
         kind = torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
-        if self._factors is None:
-            a, b = (torch.randn(EDGE, EDGE, device="cuda", dtype=kind) for _ in range(2))
-            self._factors = a, b
-            a @ b
-        a, b = self._factors
-        count = PRODUCTS[self.dtype]
-        seconds = self._clock(lambda: [a @ b for _ in range(count)])
-        self.gflops = max(self.gflops or 0.0, 2 * count * EDGE**3 / seconds / 1e9)
+        a, b = (torch.randn(EDGE, EDGE, device="cuda", dtype=kind) for _ in range(2))
+
+        def product() -> Any:
+            torch.set_float32_matmul_precision("high" if self.dtype == "tf32" else "highest")
+            return a @ b
+
+        return product
+
+    def _by_fastbp(self) -> Callable[[], Any] | None:
+        library = cublas.library()
+        if library is None:
+            return None
+        numbers = np.random.default_rng(0).standard_normal(EDGE * EDGE, dtype=np.float32)
+        if self.dtype == "bfloat16":
+            numbers = (numbers.view(np.uint32) >> 16).astype(np.uint16)
+        arrays = cuda.device_array(EDGE * EDGE, np.float32), cuda.to_device(numbers), cuda.to_device(numbers)
+        shape = cublas.Shape(*[EDGE] * 6, precision=self.dtype)
+        launch = library.bind(shape, cublas.Addresses(*map(cublas.address_of, arrays)))
+        if launch is None:
+            return None
+
+        def product() -> tuple[Any, ...]:
+            launch(0)
+            return arrays  # as long as the product is used
+
+        return product

@@ -130,6 +130,19 @@ def test_a_driver_of_the_same_major_version_serves(monkeypatch: pytest.MonkeyPat
     presence.require()
 
 
+def test_an_older_driver_needs_a_linker_beside_the_toolkit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one the driver would compile PTX that is newer than itself."""
+    machine(monkeypatch, Driver((13, 0)), toolkit=(13, 5))
+    monkeypatch.setattr(device.cuda.cudadrv.driver, "_have_nvjitlink", lambda: False, raising=False)
+    with pytest.raises(
+        RuntimeError, match=r"driver \(CUDA 13.0\) is older than the toolkit .* install nvidia-nvjitlink"
+    ):
+        presence.require()
+    machine(monkeypatch, Driver((13, 5)), toolkit=(13, 5))
+    monkeypatch.setattr(device.cuda.cudadrv.driver, "_have_nvjitlink", lambda: False, raising=False)
+    presence.require()
+
+
 def test_the_report_names_device_driver_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, Driver((13, 0)), toolkit=(13, 5))
     monkeypatch.setattr(presence, "product_library", lambda: "nvmath")

@@ -138,7 +138,7 @@ os.environ.pop("NUMBA_ENABLE_CUDASIM", None)
 import numpy as np
 from numba import types
 import fastbp as fb
-from fastbp.cuda import device, products, rules, weights, wide
+from fastbp.cuda import arrays, device, products, rules, weights, wide
 from fastbp.cuda.shapes import shapes
 
 kind, sizes = np.dtype("float32"), shapes()
@@ -151,6 +151,7 @@ cases = [
     (wide.sum_rows(kind, sizes), (i64, n, f32, f32), sizes.threads),
     (wide.learn(kind, sizes, element), (i64, i64, f32, f32, f32, f32), sizes.flat),
     (wide.learn(kind, sizes, products.write), (i64, i64, f32, f32, f32, f32), sizes.flat),
+    (arrays._unfit(kind), (f32, i64), sizes.flat),
 ]
 for made, signature, threads in cases:
     for capability in ((7, 5), (9, 0), (10, 0)):
@@ -158,7 +159,7 @@ for made, signature, threads in cases:
         assert f".target sm_{capability[0]}{capability[1]}" in ptx
 print(len(cases))
 """
-    assert python(code).strip() == "5"
+    assert python(code).strip() == "6"
 
 
 # ---------------------------------------------------------------- graphs

@@ -1,6 +1,8 @@
 """The race: who takes part where, what its tables say, and that it says clearly when there is no GPU."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,3 +121,42 @@ def test_the_grounds_of_both_devices_are_whole() -> None:
     }
     assert networks.named("mnist@8192", networks.DEVICE_NETWORKS).steps == 10
     assert networks.named("mnist@64", networks.DEVICE_NETWORKS).batch == 64
+
+
+FAKE = """#!/usr/bin/env bash
+# a Python on a machine with a GPU: says what it was asked for, and fails where it is told to
+echo "$@" >>"$ASKED"
+case "$*" in
+    "-c "*) exit 0 ;;
+    -) cat >/dev/null; echo "- NVIDIA X100" ;;
+    *"-m pytest"*) echo "3 passed" ;;
+    *gpu_small.py*) exit "$SMALL" ;;
+    *rivals.py*) printf 'skipped: jax: not installed\\n\\n| network | batch |\\n|---|---|\\n| tiny | 32 |\\n' ;;
+esac
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("small", [0, 9])
+def test_the_check_on_a_gpu_leaves_its_table(small: int, tmp_path: Path) -> None:
+    fake, out = tmp_path / "python", tmp_path / "out"
+    fake.write_text(FAKE)
+    fake.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(fake), "OUT": str(out), "ASKED": str(tmp_path / "asked")}
+    command = ["bash", str(ROOT / "scripts" / "gpu_check.sh")]
+    done = subprocess.run(command, env={**environment, "SMALL": str(small)}, capture_output=True, text=True)
+    assert done.returncode == bool(small), done.stderr
+    table = (out / "table.md").read_text()
+    for words in ("- NVIDIA X100", "| tests | passed |", "- skipped: jax: not installed", "| tiny | 32 |"):
+        assert words in table
+    assert ("FAILED | exit code 9" in table) == bool(small)
+    assert "test_cuda_wide.py" in (tmp_path / "asked").read_text()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_check_without_a_gpu_says_why(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    command = ["bash", str(ROOT / "scripts" / "gpu_check.sh")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Nothing ran: device='cuda': " in (tmp_path / "table.md").read_text()

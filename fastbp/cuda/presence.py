@@ -121,6 +121,11 @@ def toolkit_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def _links_itself() -> bool:
+    """Whether machine code is made without the driver, by nvJitLink (true of packages that don't say)."""
+    return bool(getattr(device.cuda.cudadrv.driver, "_have_nvjitlink", lambda: True)())
+
+
 def problem() -> str:
     """Why no GPU can be used here, with what to do; "" where one can (the simulator stands for one)."""
     try:
@@ -164,6 +169,8 @@ def _version_problem() -> str:
             f"pip install 'fastbp[cuda{driver[0]}]' in an environment without CUDA {toolkit[0]}'s packages, or update "
             f"the driver, {CPU_INSTEAD}"
         )
+    if toolkit > driver and not _links_itself():
+        return _sentence("CUDA_ERROR_UNSUPPORTED_PTX_VERSION")
     capability = tuple(device.cuda.gpus[0].compute_capability)[:2]
     if capability < OLDEST_GPU.get(toolkit[0], (0, 0)):
         older = [major for major, least in OLDEST_GPU.items() if capability >= least]
