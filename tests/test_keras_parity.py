@@ -209,3 +209,29 @@ def test_embeddings_and_penalties() -> None:
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     for a, b in zip(ours.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+
+
+def test_blocks_and_constraints() -> None:
+    """A block whose inputs are added to its outputs, one whose inputs stand beside them, and a largest norm."""
+    ours = fb.Model(
+        [
+            fb.Dense(12, "tanh", kernel_constraint=fb.constraints.MaxNorm(0.9)),
+            fb.Residual([fb.Dense(12, "relu"), fb.Dense(12)], activation="tanh"),
+            fb.Concatenate([fb.Dense(5, "tanh"), fb.RMSNormalization()]),
+            fb.Dense(3, kernel_constraint="unit_norm"),
+        ],
+        dtype="float64",
+    )
+    ours.build(9)
+    dense, given = keras.layers.Dense, keras.Input((9,))
+    x = dense(12, "tanh", kernel_constraint=keras.constraints.MaxNorm(0.9))(given)
+    x = keras.layers.Activation("tanh")(keras.layers.Add()([x, dense(12)(dense(12, "relu")(x))]))
+    x = keras.layers.Concatenate()([x, keras.layers.RMSNormalization()(dense(5, "tanh")(x))])
+    model = keras.Model(given, dense(3, kernel_constraint="unit_norm")(x))
+    model.set_weights(ours.get_weights())
+    y = targets("mean_squared_error", 48, 3)
+    for one, sgd in ((ours, fb.SGD(RATE, 0.9)), (model, keras.optimizers.SGD(RATE, 0.9))):
+        one.compile(sgd, "mean_squared_error")
+        one.fit(X, y, batch_size=BATCH, epochs=EPOCHS, shuffle=False, verbose=0)
+    for a, b in zip(ours.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)

@@ -16,6 +16,7 @@ import numba
 import numpy as np
 import pytest
 from helpers import ROOT, make, python, targets
+from test_layers import MIXED, made, rows_for
 
 import fastbp as fb
 from fastbp import model as model_module
@@ -245,14 +246,49 @@ def everything(
     return [history.history, *(np.array(value) for value in found)]
 
 
-def run_guarded(side: str, chosen: list[tuple[Any, ...]]) -> None:
+UPDATES: dict[str, Any] = {
+    "adam": fb.Adam(0.01),
+    "sgd": fb.SGD(0.1),
+    "clipped": fb.SGD(0.1, global_clipnorm=0.1, gradient_accumulation_steps=2),
+}
+
+
+def layered_cases() -> Iterator[tuple[Any, ...]]:
+    """Each network of the tests of layers with 4 of the 72 settings, another 4 each time."""
+    settings = list(itertools.product(("float32", "float64", "bfloat16"), (1, 7, 33, 200), UPDATES, (1, 2)))
+    order = itertools.cycle(settings[place * 29 % len(settings)] for place in range(len(settings)))
+    for name in MIXED:
+        for setting in itertools.islice(order, 4):
+            yield name, *setting
+
+
+def layered(name: str, dtype: str, batch: int, update: str, threads: int, side: str = "") -> list[Any]:
+    """What a network of the tests of layers gives for data of an odd number of rows."""
+    number = "float32" if dtype == "bfloat16" else dtype
+    x, y = (
+        rows_for(name, batch + 3).astype(number),
+        np.random.default_rng(3).standard_normal((batch + 3, 3)).astype(number),
+    )
+    if side:
+        x, y = copy(x, side), copy(y, side)
+    model = made(name, dtype=dtype, threads=threads)
+    model.compile(UPDATES[update], "mean_squared_error")
+    history = model.fit(x, y, batch_size=batch, epochs=2, verbose=0)
+    gradients, dx = model.gradients(x, y, inputs=True)
+    model.apply_gradients(gradients)
+    found = [model.evaluate(x, y, batch_size=batch), *gradients, dx, *model.get_weights(), model.predict(x, batch)]
+    found += [model.predict(x), model.predict(x[-1:]), model.predict(x, noise=True), model.predict(x, upto=0)]
+    return [history.history, *(np.array(value) for value in found)]
+
+
+def run_guarded(side: str, chosen: list[tuple[Any, ...]], do: Callable[..., list[Any]]) -> None:
     """Each case at forbidden pages, then in plain memory: the same bits."""
     engine_module.SERIAL_WORK = 0.0  # two threads whatever the size
     for case in chosen:
         print(case, file=sys.stderr, flush=True)  # the last one, where the process dies
         with guards(side):
-            found = everything(*case, side=side)
-        plain = everything(*case)
+            found = do(*case, side=side)
+        plain = do(*case)
         assert found[0] == plain[0]
         for a, b in zip(found[1:], plain[1:], strict=True):
             np.testing.assert_array_equal(a, b)
@@ -261,7 +297,13 @@ def run_guarded(side: str, chosen: list[tuple[Any, ...]]) -> None:
 @linux_only
 @pytest.mark.parametrize("side", ["begin", "end"])
 def test_kernels_stay_within_their_buffers(side: str) -> None:
-    python(f"import test_memory; test_memory.run_guarded({side!r}, list(test_memory.cases()))")
+    python(f"import test_memory as t; t.run_guarded({side!r}, list(t.cases()), t.everything)")
+
+
+@linux_only
+@pytest.mark.parametrize("side", ["begin", "end"])
+def test_the_kernels_of_layers_stay_within_their_buffers(side: str) -> None:
+    python(f"import test_memory as t; t.run_guarded({side!r}, list(t.layered_cases()), t.layered)")
 
 
 @linux_only
