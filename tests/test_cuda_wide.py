@@ -113,9 +113,10 @@ def test_narrow_layers_stay_with_the_tiles() -> None:
     assert not lt.launches
 
 
-def test_a_product_that_nobody_can_compute_says_so() -> None:
-    with pytest.raises(RuntimeError, match=r"cuBLASLt doesn't multiply Shape\(.*on this device: train with"):
-        trained(LAYERS["relu"](), by_library(unknown=("DEFAULT", *UNKNOWN)))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_products_that_the_library_does_not_know_stay_with_the_tiles(precision: str) -> None:
+    some = by_library(precision, unknown=("DEFAULT", *UNKNOWN, "RELU", "RELU_AUX"))
+    agree(trained(LAYERS["relu"](), some), plain("relu"), 0)
 
 
 def test_copies_in_bfloat16_keep_infinity_and_nan() -> None:

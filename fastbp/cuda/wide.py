@@ -26,10 +26,11 @@ from fastbp.program import round_up
 if TYPE_CHECKING:
     from fastbp.cuda.bound import Bound
 
-LEAST_WIDTH, LEAST_WORK = 64, 1 << 22
+LEAST_WIDTH, LEAST_WORK = 8, 1 << 22
 """Inputs and outputs of a layer, and multiplications of its product, from which on the library multiplies.
 
-An estimate, not measured on a device: below, a product is over before the library's larger tiles fill the GPU."""
+An estimate, not measured on a device: below, a product is over before the library's larger tiles fill the GPU. Few
+outputs of a large layer are the library's too: it cuts their long sums into pieces that fill a GPU, the tiles don't."""
 HALF_MULTIPLE = 8
 """Numbers of a row of bfloat16 copies are a multiple of it: 16 bytes, what tensor cores load at once."""
 
@@ -128,9 +129,9 @@ def learn(dtype: np.dtype, shapes: Shapes, element: Any) -> Any:
             return
         task = weights.TASK * cuda.blockIdx.x
         op, first, end = tasks[task], tasks[task + 2], tasks[task + 3]
-        w, ldw = t[op + lo.W], t[op + lo.LDW]
+        row = t[op + lo.KERNEL] if tasks[task + 1] != 0 else 0  # a row of the same part: all that an element asks for
         for i in range(first + cuda.threadIdx.x, end, threads):
-            element(t, op, (i - w) // ldw, i, gradient[i], params, constants, coefficients)
+            element(t, op, row, i, gradient[i], params, constants, coefficients)
 
     return kernel(run, threads=threads)
 
@@ -162,7 +163,7 @@ def is_wide(bound: "Bound", op: int, least: int = LEAST_WORK, width: int = LEAST
 
 
 class Wide(products.Tiles):
-    """Products by the library where a layer is wide.
+    """Products by the library where a layer is wide, and where it knows how.
 
     Parameters
     ----------
@@ -229,7 +230,7 @@ class Wide(products.Tiles):
         return self._factor(found, "work", first, distance, self._bound.layout.batch, columns)
 
     def _bind(self, shape: Shape, at: Addresses, *epilogues: str) -> tuple[Any, str]:
-        """The product with the first of the epilogues that the library knows, and which it is; "" is always known."""
+        """The product with the first of the epilogues that the library knows, and which it is; (None, "") without."""
         for epilogue in (*epilogues, ""):
             beside = at.beside if "bias" in epilogue or epilogue == "sums" else 0
             mask = at.mask if "mask" in epilogue or epilogue == "relu back" else 0
@@ -237,9 +238,7 @@ class Wide(products.Tiles):
             launch = self._library.bind(chosen, at._replace(beside=beside, mask=mask))
             if launch is not None:
                 return product(launch), epilogue
-        raise RuntimeError(
-            f"{self._library.name} doesn't multiply {shape} on this device: train with precision='float32'"
-        )
+        return None, ""
 
     def _by_rows(self, kernel: Any, op: int, columns: int, numbers: Any) -> Launch:
         """A kernel of ``ops``, over the rows of the buffers."""
@@ -273,6 +272,8 @@ class Wide(products.Tiles):
         launch, got = self._bind(shape, Addresses(self._at(bound.work, z), a, b, beside, mask), *wanted)
         if "mask" not in got:
             self._masks.pop(op, None)
+        if launch is None:
+            return found + super().forward(op)
         found.append(launch)
         if layer.bias and "bias" not in got:
             found.append(self._by_rows(add_bias(bound.dtype, bound.shapes), op, layer.fan_out, bound.params))
@@ -319,6 +320,8 @@ class Wide(products.Tiles):
         mask = address_of(self._masks[before]) if masked else 0
         wanted = ["relu back"] if masked else []
         launch, got = self._bind(shape, Addresses(self._at(bound.work, da), a, b, 0, mask), *wanted)
+        if launch is None:
+            return found + super().input_gradient(op)
         found.append(launch)
         if row is not IDENTITY and got != "relu back":
             made = ops.derive(bound.dtype, bound.shapes, row)
@@ -328,16 +331,14 @@ class Wide(products.Tiles):
     def weight_gradients(self, ops: list[int], fused: bool) -> list[Launch]:
         """See ``products.Products``."""
         bound, layers = self._bound, self._bound.layout.layers
-        wide = [op for op in ops if layers[op].operation is DENSE and self._wide(op)]
-        found = super().weight_gradients([op for op in ops if op not in wide], fused)
+        wide, found = list[int](), list[Launch]()
+        for op in ops:
+            if layers[op].operation is DENSE and self._wide(op) and (launches := self._weight_gradient(op)):
+                wide.append(op)
+                found += launches
+        found += super().weight_gradients([op for op in ops if op not in wide], fused)
         if not wide:
             return found
-        if self._gradient is None:
-            self._gradient = bound.upload(
-                np.zeros(bound.layout.program.parameter_bytes // bound.dtype.itemsize, bound.dtype)
-            )
-        for op in wide:
-            found += self._weight_gradient(op)
         tasks = bound.tasks(wide)
         made = learn(bound.dtype, bound.shapes, bound.element if fused else products.write)
         arguments = bound.table, bound.upload(tasks.ravel()), self._gradient, bound.params
@@ -345,9 +346,12 @@ class Wide(products.Tiles):
         return found
 
     def _weight_gradient(self, op: int) -> list[Launch]:
-        """A' dZ, and the sums of dZ, in the places of the op's weights among the library's gradients."""
+        """A' dZ, and the sums of dZ, in the places of the op's weights among the library's gradients; [] without it."""
+        if self._gradient is None:
+            numbers = self._bound.layout.program.parameter_bytes // self._bound.dtype.itemsize
+            self._gradient = self._bound.upload(np.zeros(numbers, self._bound.dtype))
         bound, layout = self._bound, self._bound.layout
-        layer, found = layout.layers[op], list[Launch]()
+        layer, found, halved = layout.layers[op], list[Launch](), set(self._halved)
         w, ldw = self._field(op, lo.W, lo.LDW)
         a, ld_a = self._matrix(found, op, lo.A, lo.LDA, layer.fan_in)
         b, ld_b = self._matrix(found, op, lo.DZ, lo.LDDZ, layer.fan_out)
@@ -355,6 +359,9 @@ class Wide(products.Tiles):
         beside = self._at(self._gradient, w + layer.fan_in * ldw) if layer.bias else 0
         wanted = ["sums"] if layer.bias else []
         launch, got = self._bind(shape, Addresses(self._at(self._gradient, w), a, b, beside), *wanted)
+        if launch is None:
+            self._halved = halved
+            return []
         found.append(launch)
         if layer.bias and not got:
             made, sizes = sum_rows(bound.dtype, bound.shapes), bound.shapes
