@@ -1,7 +1,7 @@
 """Floor 4: the one place that picks an engine: the CPU's, or CUDA's, which is loaded only where it is asked for."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,8 +9,10 @@ import numpy as np
 from fastbp import memory
 from fastbp._checks import DTYPES
 from fastbp.cpu.engine import Engine as CPUEngine
+from fastbp.cpu.engine import run_together
 from fastbp.device_arrays import OnDevice
 from fastbp.memory import Needs
+from fastbp.objective import Outcome
 from fastbp.operations import DENSE
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec, Program
@@ -117,6 +119,15 @@ def seen(rows: Any, name: str) -> Any:
 
         arrays.check_finite(rows, name)
     return rows
+
+
+def together(device: str) -> Callable[..., list[tuple[Outcome, float]]]:
+    """What runs several engines of a device at once."""
+    if device == "cpu":
+        return run_together
+    from fastbp.cuda.many import run_together as side_by_side
+
+    return side_by_side
 
 
 def network(device: str, specs: Sequence[LayerSpec], dtype: np.dtype, half: bool) -> Program:

@@ -5,20 +5,20 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import data
+from fastbp import data, devices
 from fastbp._checks import whole
 from fastbp._jit import default_threads
 from fastbp._signals import HeldBack
 from fastbp.callbacks import Callback
-from fastbp.cpu.engine import POLL_SECONDS, Engine, most_threads, run_together
+from fastbp.cpu.engine import POLL_SECONDS, most_threads
 from fastbp.cpu.launch import in_background
 from fastbp.data import Sample
 from fastbp.feeds import ArrayFeed
@@ -28,6 +28,9 @@ from fastbp.history import History
 from fastbp.model import Model
 from fastbp.progress import Progress, resolve_verbose
 from fastbp.weighting import without_missing
+
+if TYPE_CHECKING:
+    from fastbp.devices import Engine
 
 Array = NDArray[Any]
 ON_DIVERGENCE = ("warn", "raise", "ignore")
@@ -86,7 +89,8 @@ def fit_many(
     """Train many networks at once, side by side: seeds, folds, bags, grids, ensembles.
 
     Each network trains on one thread (the last ones share the threads that have become free), and comes out as if
-    ``model.fit(x[rows], y[rows], ...)`` had trained it alone: the same bits, history and state of the optimizer.
+    ``model.fit(x[rows], y[rows], ...)`` had trained it alone: the same bits, history and state of the optimizer. Those
+    of ``device="cuda"`` train there meanwhile: small networks of one shape side by side, a block of threads each.
     They may differ in everything but the data: layers, precision, seed, optimizer, loss, metrics.
 
     Parameters
@@ -146,11 +150,6 @@ def fit_many(
         engine = model._ready(
             model._scoring().objective, True, model.optimizer, bool(verbose), min(batches[index], len(sample))
         )
-        if not isinstance(engine, Engine):
-            raise ValueError(
-                f"fit_many: network {index} is on a GPU, and networks train at once on the CPU: make the models with "
-                'device="cpu", or call fit of one after the other'
-            )
         feed = ArrayFeed(
             sample, batch=batches[index], shuffle=bool(shuffle), seed=model.seed, first_pass=model._epochs_seen
         )
@@ -328,7 +327,7 @@ class _Job:
 
     index: int
     model: Model
-    engine: Engine
+    engine: "Engine"
     feed: ArrayFeed
     held: Held | None
     epochs: int
@@ -417,7 +416,8 @@ class _Crew:
 
     def __init__(self, jobs: Sequence[_Job], threads: int, verbose: int) -> None:
         self.jobs, self.threads = jobs, threads
-        self._waiting = deque(sorted(jobs, key=lambda job: -job.work))
+        self._on_device = [job for job in jobs if job.model.device != "cpu"]
+        self._waiting = deque(sorted((job for job in jobs if job.model.device == "cpu"), key=lambda job: -job.work))
         self._training: list[_Job] = []
         self._finished: deque[_Job] = deque()
         self._lock, self._desk = threading.RLock(), threading.Lock()  # a signal may stop what is being stopped
@@ -441,11 +441,13 @@ class _Crew:
                 self._finished.extend(bunch)
 
     def _bunch(self, most: int) -> list[_Job]:
-        """The next networks of those that wait: an ever smaller share of them, and a moment's work at most."""
+        """The next networks of those that wait: all that are on a GPU, or an ever smaller share of the others, and a
+        moment's work at most."""
         with self._lock:
             most, work = min(most, -(-len(self._waiting) // (2 * self.threads))), 0
-            bunch: list[_Job] = []
-            while self._waiting and not self._stopping:
+            bunch: list[_Job] = [] if self._stopping else self._on_device
+            self._on_device, whole = [], bool(bunch)
+            while self._waiting and not self._stopping and not whole:
                 work += self._waiting[0].work
                 if bunch and (len(bunch) >= most or work > BUNCH_WORK):
                     break
@@ -455,16 +457,23 @@ class _Crew:
 
     def _train(self, bunch: Sequence[_Job]) -> None:
         """Train until all is done, the loss diverges or the crew is stopped."""
+        with ExitStack() as held:
+            for job in bunch:
+                held.enter_context(job.engine.holding_data())
+            self._train_holding(bunch, bunch[0].model.device)
+
+    def _train_holding(self, bunch: Sequence[_Job], device: str) -> None:
         for job in bunch:
             job.engine.threads = 1
             job.begun().start()
         while not self._stopping and (live := [job for job in bunch if not job.begun().finished]):
-            if bunch[0].work > BUNCH_WORK:
+            if bunch[0].work > BUNCH_WORK and device == "cpu":
                 live[0].engine.threads = self._threads_each()
                 with self._away():
                     live[0].guard(live[0].begun().chunk)
                 continue
-            outcomes = run_together([(job.engine, job.begun().request()) for job in live], self._away())
+            requests = [(job.engine, job.begun().request()) for job in live]
+            outcomes = devices.together(device)(requests, self._away())
             for job, (outcome, seconds) in zip(live, outcomes, strict=True):
                 job.begun().count(outcome.steps)
                 job.guard(job.begun().book, outcome, seconds)

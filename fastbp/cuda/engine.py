@@ -29,8 +29,8 @@ from fastbp.sparse import SparseRows
 if TYPE_CHECKING:
     from fastbp.data import Sample
 
-MOST_STEPS = 4096
-"""Most steps of a run: room for their coefficients stands ready on the device."""
+MOST_STEPS, MOST_TINY_STEPS, RUN_WORK = 1 << 12, 1 << 16, 2e9
+"""Most steps of a run: room for their coefficients stands ready on the device. More where a run does less work."""
 MOST_BOUND = 4
 """Kinds of step whose buffers are kept."""
 EPOCHS = 16
@@ -258,7 +258,8 @@ class Engine:
 
     def steps_per_run(self, batch: int) -> int:
         """Most steps of a run."""
-        return MOST_STEPS
+        work = batch * max(1, self.program.flops_per_row)
+        return max(MOST_STEPS, min(MOST_TINY_STEPS, int(RUN_WORK / work)))
 
     def serve(self, x: np.ndarray) -> np.ndarray | None:
         """None: `run` does it."""
@@ -525,7 +526,7 @@ class Prepared:
         """What y is."""
         return _targets(self.arrays[1])
 
-    def _data(self) -> Data:
+    def data(self) -> Data:
         """The arrays on the device."""
         engine, ready, labels = self.engine, self.ready, self.targets == rows.LABELS
         kinds = engine.dtype, np.dtype(np.int64) if labels else engine.dtype, np.dtype(np.int64)
@@ -542,7 +543,7 @@ class Prepared:
         """Launch the steps and wait for them."""
         engine, ready, bound = self.engine, self.ready, self.ready.bound
         engine._send()
-        data, place = self._data(), int(self.table[lo.GRADIENT])
+        data, place = self.data(), int(self.table[lo.GRADIENT])
         for where, what in ((bound.sums, self.sums), (bound.coefficients, self.coefficients)):
             ready.write(where, what)
         bound.table.copy_to_device(self.table)

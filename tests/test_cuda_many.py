@@ -1,0 +1,112 @@
+"""Many networks on device="cuda": side by side in one launch, and beside others; each as if it were alone."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import inputs, make, targets
+
+import fastbp as fb
+
+pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
+from fastbp.cuda import many, narrow
+
+ROWS = 31
+
+
+@pytest.fixture
+def grids(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many networks each launch side by side had."""
+    found: list[int] = []
+
+    class Watched(many._Side):
+        def run(self) -> None:
+            found.append(len(self._runs))
+            super().run()
+
+    monkeypatch.setattr(many, "_Side", Watched)
+    return found
+
+
+def networks(
+    seeds: range, widths: list[int] | None = None, optimizer: Any = "adam", device: str = "cuda"
+) -> list[fb.Model]:
+    found = []
+    for seed in seeds:
+        model = make(widths or [5, 6, 2], "tanh", device=device, seed=seed)
+        model.set_weights([w * (1 + 0.1 * seed) for w in model.get_weights()])
+        model.compile(optimizer, "mse", metrics=["mae"])
+        found.append(model)
+    return found
+
+
+def alone(models: list[fb.Model], **options: Any) -> list[Any]:
+    """Histories and weights of fits one by one."""
+    x, y = inputs(ROWS, 5), targets("mean_squared_error", ROWS, 2)
+    found = []
+    for model in models:
+        history = model.fit(x, y, verbose=0, **options)
+        found.append((history.history, model.get_weights()))
+    return found
+
+
+def same(models: list[fb.Model], histories: Any, wanted: list[Any]) -> None:
+    for model, history, (values, weights) in zip(models, histories, wanted, strict=True):
+        assert history.history == values
+        for a, b in zip(model.get_weights(), weights, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("ahead", [2048, 3])
+def test_each_network_comes_out_as_if_alone(
+    ahead: int, cuda: bool, grids: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(narrow, "STEPS_AHEAD", ahead)
+    x, y = inputs(ROWS, 5), targets("mean_squared_error", ROWS, 2)
+    wanted = alone(networks(range(3)), batch_size=8, epochs=4)
+    models = networks(range(3))
+    same(models, fb.fit_many(models, x, y, batch_size=8, epochs=4, verbose=0), wanted)
+    assert set(grids) == {3}
+
+
+def test_other_shapes_lengths_and_devices_beside_each_other(cuda: bool, grids: list[int]) -> None:
+    x, y = inputs(ROWS, 5), targets("mean_squared_error", ROWS, 2)
+
+    def made() -> list[fb.Model]:
+        return [
+            *networks(range(2)),
+            *networks(range(2, 4), [5, 4, 2], fb.SGD(0.1, momentum=0.9)),
+            *networks(range(4, 5), optimizer=fb.SGD(0.1, clipnorm=1.0)),
+            *networks(range(5, 6), device="cpu"),
+        ]
+
+    epochs = [2, 3, 2, 2, 3, 2]
+    wanted = [alone([model], batch_size=7, epochs=count)[0] for model, count in zip(made(), epochs, strict=True)]
+    models = made()
+    same(models, fb.fit_many(models, x, y, batch_size=7, epochs=epochs, verbose=0), wanted)
+    assert 2 in grids and set(grids) <= {1, 2}
+
+
+def test_folds_with_their_validation(cuda: bool, grids: list[int]) -> None:
+    x, y = inputs(ROWS, 5), targets("mean_squared_error", ROWS, 2)
+    folds = [np.flatnonzero(np.arange(ROWS) % 3 != k) for k in range(3)]
+    held = [np.flatnonzero(np.arange(ROWS) % 3 == k) for k in range(3)]
+    found = []
+    for device in ("cuda", "cpu"):
+        models = networks(range(3), device=device)
+        histories = fb.fit_many(
+            models, x, y, batch_size=8, epochs=2, verbose=0, rows=folds, validation_rows=held, shuffle=False
+        )
+        found.append([histories.last(name) for name in ("loss", "mae", "val_loss")])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    assert grids == [3, 3]
+
+
+def test_one_that_diverges_leaves_the_others(cuda: bool) -> None:
+    x, y = inputs(ROWS, 5), targets("mean_squared_error", ROWS, 2)
+    models = networks(range(3))
+    models[1].compile(fb.Adam(1e38), "mse", metrics=["mae"])
+    histories = fb.fit_many(models, x, y, batch_size=8, epochs=3, verbose=0, on_divergence="ignore")
+    assert list(histories.errors) == [1]
+    wanted = alone(networks(range(1)), batch_size=8, epochs=3)
+    same(models[:1], histories[:1], wanted)
