@@ -79,7 +79,7 @@ def training(
             "parameters": weights,
             "bfloat16 copies": program.copy_bytes,
             f"{optimizer.name} moments": optimizer.slots * weights,
-            "activations and their gradients": plan.nbytes + threads * cpu.scratch_bytes(program),
+            "activations and their gradients": plan.nbytes + threads * sum(cpu.scratch_bytes(plan)),
             "gradient (written out)": weights if (plan.slabs > 1 or optimizer.late) and optimizer.group == 1 else 0,
             "snapshot of the parameters": 0 if weights > cpu.SNAPSHOT_BYTES else weights,
             "validation": held,

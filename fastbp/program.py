@@ -89,8 +89,9 @@ from fastbp.operations import DENSE, Operation
     ONES,  # 1: a row of ones follows the network's inputs, which a product with a bias reads
     W_PANELS,  # weight panels
     PICKS,  # address of int64: the op's ``LayerSpec.picks``
-) = range(65)
-OP_COLUMNS = 65
+    TERMS,  # distance from a worker's scratch to its room for terms (see ``cpu.terms``), 0 where nobody asks
+) = range(66)
+OP_COLUMNS = 66
 
 # ---- columns of a run: what one launch of the workers needs to know
 (
@@ -179,7 +180,8 @@ RUN_COLUMNS = 75
     NOW_FIRST,  # place in the batch of the slab's first row
     NOW_COUNT,  # rows of the slab
     NOW_ROWS,  # rows of the batch
-) = range(5)
+    NOW_PACKED,  # names what the worker's scratch holds of this slab, 0: nothing (see ``cpu.terms``)
+) = range(6)
 
 # ---- columns of a metric's row
 (

@@ -244,7 +244,7 @@ def test_info_of_the_machine(run):
     assert code == 0
     labels = [line[:11].strip() for line in out.splitlines()]
     assert labels == [
-        *("fastbp", "system", "cpu", "vectors", "bfloat16", "threads", "kernels", "", "", "", "cuda", "peak")
+        *("fastbp", "system", "cpu", "vectors", "float32", "bfloat16", "threads", "kernels", "", "", "", "cuda", "peak")
     ]
     assert re.search(r"^ +float64: (no )?training loop, \d+ of \d+ rules compiled$", out, re.MULTILINE)
     code, out, _ = run("info", "--json")

@@ -206,6 +206,7 @@ SHAPES = [
         ([1, 1], [5, 17], [17, 5, 1], [1, 97, 5], [97, 17, 97], [31, 1, 130, 15], [16, 48, 16]), (1, 7, 33, 200)
     ),
     *(([97, 517, 33], batch) for batch in (1, 7, 33)),  # with two threads cut at layers
+    *(([130, 517, 141], batch) for batch in (1, 40, 129)),  # by AMX tiles where there are some
     ([31, 1, 130, 15], 3200),  # in slabs
 ]
 OUTPUT = {

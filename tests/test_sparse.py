@@ -1,4 +1,4 @@
-"""Sparse rows: trained on and predicted from as they are, to the bits of the same rows as an array."""
+"""Sparse rows: trained on and predicted from as they are, to the bits of the same rows as an array (without AMX)."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ import pytest
 from helpers import make, targets
 
 import fastbp as fb
+from fastbp.cpu import terms
 from fastbp.sparse import SparseRows, as_sparse
 
 scipy_sparse = pytest.importorskip("scipy.sparse", reason="scipy is not installed")
@@ -30,6 +31,13 @@ def fitted(x: Any, y: Any, widths: list[int], optimizer: Any, **options: Any) ->
     return model, model.fit(x, y, **settings).history
 
 
+@pytest.fixture
+def without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dense rows by multiply-adds, which add up in the order of the entries."""
+    monkeypatch.setattr(terms, "amx_granted", lambda: False)
+
+
+@pytest.mark.usefixtures("without_amx")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("widths", "batch"),
@@ -56,6 +64,14 @@ def test_the_bits_are_those_of_dense_rows(widths: list[int], batch: int, dtype: 
                 np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(model.predict(x), dense.predict(x.toarray()))
     assert model.evaluate(x, y) == dense.evaluate(x.toarray(), y)
+
+
+def test_dense_rows_by_amx_agree_to_rounding() -> None:
+    x, y = rows(203, 300), targets(SPARSE, 203, 5)
+    dense, _ = fitted(x.toarray(), y, [300, 140, 5], fb.SGD(0.1), batch_size=100)
+    model, _ = fitted(x, y, [300, 140, 5], fb.SGD(0.1), batch_size=100)
+    for a, b in zip(model.get_weights(), dense.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_a_large_batch_runs_in_slabs() -> None:

@@ -29,6 +29,7 @@ def _info_of_machine(args: argparse.Namespace) -> int:
     say("system", f"{facts['system']} {facts['machine']}")
     say("cpu", facts["cpu"])
     say("vectors", f"{bits} bits: {bits // 32} float32 or {bits // 64} float64")
+    say("float32", pairs.arithmetic_of_floats())
     say("bfloat16", pairs.arithmetic())
     say("threads", str(threads))
     say("kernels", shared.kept_text(kernels))
@@ -47,6 +48,7 @@ def _info_of_machine(args: argparse.Namespace) -> int:
         kernel_cache=kernels["folder"],
         kernel_cache_bytes=kernels["bytes"],
         kernels=kernels["kept"],
+        float32=pairs.arithmetic_of_floats(),
         bfloat16=pairs.arithmetic(),
         cuda=gpu,
         fma_peak_gflops=peak,

@@ -9,8 +9,9 @@ import numpy as np
 
 from fastbp._jit import Kernel
 from fastbp.activations import ACTIVATIONS, IDENTITY, RELU
-from fastbp.cpu import bfloat16, operations, rules, serving, sparse, tallies, thin
+from fastbp.cpu import bfloat16, operations, rules, serving, sparse, tallies, terms, thin
 from fastbp.cpu.engine import worker_kernel
+from fastbp.cpu.pairs import amx_granted
 from fastbp.cpu.peak import _loop as peak_loop
 from fastbp.cpu.runs import chain_kernel
 from fastbp.cpu.watch import clock
@@ -42,6 +43,8 @@ def kernels(dtype: str, everything: bool = False) -> list[tuple[str, Kernel]]:
         found += [("bfloat16", bfloat16.rule(name)) for name in bfloat16.RULES]
     else:
         found += [("few rows", thin.rule(name, number)) for name in ("forward", "backward")]
+        if amx_granted() and number == np.float32:
+            found += [("large products", terms.rule(name)) for name in terms.RULES]
         if everything:
             found += [("sparse rows", sparse.rule(name, number)) for name in sparse.RULES]
     for name, activation in ACTIVATIONS.items():

@@ -17,7 +17,7 @@ from fastbp._jit import Kernel, yield_address
 from fastbp._signals import HeldBack
 from fastbp.activations import RELU
 from fastbp.constraints import Constraint
-from fastbp.cpu import bfloat16, binding, operations, rules, serving, sparse, tallies, thin, worker
+from fastbp.cpu import bfloat16, binding, operations, rules, serving, sparse, tallies, terms, thin, worker
 from fastbp.cpu.launch import LAUNCHERS, in_background
 from fastbp.cpu.runs import Chain, Prepared, start_chains
 from fastbp.cpu.tile import geometry
@@ -69,11 +69,12 @@ def most_workspaces(state: int) -> int:
     return max(WORKSPACES, state // 8)
 
 
-def scratch_bytes(program: Program) -> int:
-    """Bytes of a worker's gradient tile; the update phase keeps coefficients and two numbers an op there."""
-    rows = pg.ROWS_OF_TILE + program.tiles.lanes
-    tile = rows * pg.PANELS_OF_TILE * program.tiles.width * program.dtype.itemsize
-    return pg.round_up(max(tile, COLUMNS * 8 + 16 * len(program.layers)), pg.LINE)
+def scratch_bytes(plan: Plan) -> tuple[int, int]:
+    """Bytes of a worker's gradient tile, where the update phase keeps its coefficients and factors, and of terms."""
+    tiles = plan.program.tiles
+    rows = pg.ROWS_OF_TILE + tiles.lanes
+    tile = rows * pg.PANELS_OF_TILE * tiles.width * plan.program.dtype.itemsize
+    return pg.round_up(max(tile, COLUMNS * 8 + 16 * len(plan.program.layers)), pg.LINE), terms.room(plan)
 
 
 @dataclass
@@ -279,6 +280,7 @@ class Engine:
             needed += [("bfloat16", bfloat16.rule(n)) for n in (list(bfloat16.RULES) if backward else names)]
         elif self.program.thin_rows(batch):
             needed += [("few rows", thin.rule(n, self.dtype)) for n in ("forward", "backward")[: 1 + backward]]
+        needed += [("large products", terms.rule(n)) for n in terms.rule_names(self.program, batch, backward)]
         needed += operations.kernels(tuple(layers) or self.program.layers, self.dtype, backward)
         if any(any(layer.penalty) for layer in self.program.layers) and (backward or objective.loss is not None):
             needed.append(("penalty", rules.penalty(self.dtype)))
@@ -372,8 +374,11 @@ class Engine:
             table[op, pg.PARAMETER] = constants.ctypes.data + op * pg.LINE
         metrics, numbers_of = binding.tallies(program, objective.tallies)
         partial = np.zeros((plan.panels, objective.columns(layers[-1].fan_out)))
-        tile = scratch_bytes(program)
-        scratch = aligned(threads * tile) if plan.backward else aligned(pg.LINE)
+        tile, room = scratch_bytes(plan)
+        if room:
+            terms.bind(table, plan, tile)
+        tile += room
+        scratch = aligned(threads * tile if plan.backward or room else pg.LINE)
         run = np.zeros(pg.RUN_COLUMNS, np.int64)
         run[pg.TABLE], run[pg.OPS] = table.ctypes.data, len(table)
         run[pg.PHASES], run[pg.PHASE_COUNT] = plan.phases.ctypes.data, len(plan.phases)

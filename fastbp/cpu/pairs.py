@@ -12,6 +12,7 @@ multiply-adds a pair elsewhere.
 
 import ctypes
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from numba.core.errors import RequireLiteralValue
 
 from fastbp._jit import intrinsic, target_machine, vector_bytes, vector_registers
 from fastbp._vector import I32, I64, Vec, external, fused, lanes_of, load, pointer, splat, store
-from fastbp.cpu.tile import VOID, _const, _function, _Loop, _switch
+from fastbp.cpu.tile import VOID, _const, _function, _Loop, _once, _switch
 
 BYTE = ir.IntType(8)
 MATRIX_ROWS = 16  # of an AMX tile
@@ -65,8 +66,13 @@ def has_amx() -> bool:
 
 @functools.cache
 def amx_granted() -> bool:
-    """Ask the system for this process' use of AMX (Linux grants it on request only); False where there is none."""
+    """Ask the system for this process' use of AMX (Linux grants it on request only); False where there is none.
+
+    ``FASTBP_AMX=0`` in the environment does without it.
+    """
     arch_prctl, request, tile_data = 158, 0x1023, 18
+    if os.environ.get("FASTBP_AMX") == "0":
+        return False
     return has_amx() and ctypes.CDLL(None, use_errno=True).syscall(arch_prctl, request, tile_data) == 0
 
 
@@ -75,6 +81,13 @@ def arithmetic() -> str:
     if amx_granted():
         return "AMX tiles"
     return "AVX512_BF16 dot products" if has_dot() else "float32 multiply-adds (no bfloat16 instructions: slower)"
+
+
+def arithmetic_of_floats() -> str:
+    """How float32 products are computed on this machine, for people."""
+    if amx_granted():
+        return "multiply-adds; in larger layers AMX tiles, each number as three bfloat16 terms"
+    return "multiply-adds"
 
 
 # ---------------------------------------------------------------- float32 to bfloat16
@@ -280,22 +293,39 @@ def _tile_number(number: int) -> ir.Constant:
     return ir.Constant(BYTE, number)
 
 
-def _write_matrix(module: ir.Module, tall: int, wide: int) -> ir.Function:
-    """`tall` x `wide` AMX tiles of sums (each 1 or 2; written once per module); arguments as in `tile_matrix`."""
-    name = f"tile_matrix_{tall}x{wide}"
-    if name in module.globals:
-        return module.globals[name]
-    function, builder = _function(module, name, 12)
-    a, a_second, a_outer, v, v_step, v_next, v_outer, c, c_row, c_next, n, accumulate = function.args
+Access = Callable[[str, int, ir.Value, ir.Value], None]
+Sums = dict[tuple[int, int], int]
+
+
+def _matrix(builder: ir.IRBuilder, tall: int, wide: int) -> tuple[Access, Sums, Callable[[], None]]:
+    """Loading and storing a tile, the numbers of the tiles of sums, and the products of tiles 4, 5 by tiles 6, 7."""
     address = [BYTE, BYTE.as_pointer(), I64]
     sums = {(i, j): 2 * i + j for i in range(tall) for j in range(wide)}
-    second = builder.mul(c_row, _const(MATRIX_ROWS))
-    places = {(i, j): builder.add(c, builder.mul(c_next, _const(j))) for i, j in sums}
-    places = {(i, j): builder.add(place, second) if i else place for (i, j), place in places.items()}
 
     def access(name: str, number: int, place: ir.Value, row: ir.Value) -> None:
         _amx(builder, name, address, [_tile_number(number), pointer(builder, place, BYTE), row])
 
+    def multiply() -> None:
+        for (i, j), number in sums.items():
+            _amx(builder, "tdpbf16ps", [BYTE] * 3, [_tile_number(k) for k in (number, 4 + i, 6 + j)])
+
+    return access, sums, multiply
+
+
+def _begin_sums(
+    function: ir.Function,
+    builder: ir.IRBuilder,
+    access: Access,
+    sums: Sums,
+    c: ir.Value,
+    c_row: ir.Value,
+    c_second: ir.Value,
+    c_next: ir.Value,
+    accumulate: ir.Value,
+) -> dict[tuple[int, int], ir.Value]:
+    """The tiles of sums as they are in memory or, where nothing is accumulated, zero; returns their places."""
+    places = {(i, j): builder.add(c, builder.mul(c_next, _const(j))) for i, j in sums}
+    places = {(i, j): builder.add(place, c_second) if i else place for (i, j), place in places.items()}
     more, zero, begin = (function.append_basic_block(name) for name in ("more", "zero", "begin"))
     builder.cbranch(builder.icmp_signed("!=", accumulate, _const(0)), more, zero)
     builder.position_at_end(more)
@@ -307,14 +337,26 @@ def _write_matrix(module: ir.Module, tall: int, wide: int) -> ir.Function:
         _amx(builder, "tilezero", [BYTE], [_tile_number(number)])
     builder.branch(begin)
     builder.position_at_end(begin)
+    return places
+
+
+def _write_matrix(module: ir.Module, tall: int, wide: int) -> ir.Function:
+    """`tall` x `wide` AMX tiles of sums (each 1 or 2; written once per module); arguments as in `tile_matrix`."""
+    name = f"tile_matrix_{tall}x{wide}"
+    if name in module.globals:
+        return module.globals[name]
+    function, builder = _function(module, name, 12)
+    a, a_second, a_outer, v, v_step, v_next, v_outer, c, c_row, c_next, n, accumulate = function.args
+    access, sums, multiply = _matrix(builder, tall, wide)
+    c_second = builder.mul(c_row, _const(MATRIX_ROWS))
+    places = _begin_sums(function, builder, access, sums, c, c_row, c_second, c_next, accumulate)
     loop = _Loop(builder, n, [a, v])
     at, vt = loop.values
     for i in range(tall):
         access("tileloadd64", 4 + i, builder.add(at, a_second) if i else at, _const(AMX_BYTES))
     for j in range(wide):
         access("tileloadd64", 6 + j, builder.add(vt, v_next) if j else vt, v_step)
-    for (i, j), number in sums.items():
-        _amx(builder, "tdpbf16ps", [BYTE] * 3, [_tile_number(k) for k in (number, 4 + i, 6 + j)])
+    multiply()
     loop.end([builder.add(at, a_outer), builder.add(vt, v_outer)])
     for key, number in sums.items():
         access("tilestored64", number, places[key], c_row)
@@ -334,6 +376,132 @@ def tile_matrix(typingctx, key, a, a_second, a_outer, v, v_step, v_next, v_outer
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 13), emit
+
+
+TERM_BYTES = 1024
+"""Of an AMX tile: 16 rows of 32 bfloat16, or of 16 pairs."""
+TERMS = 3  # bfloat16 numbers that sum to a float32
+
+
+def _terms(builder: ir.IRBuilder, value: ir.Value) -> list[ir.Value]:
+    """Bits whose upper halves are the terms of a float32 vector: what is left of each after those before it."""
+    kind = ir.VectorType(I32, value.type.count)
+    terms, left = [], value
+    for _ in range(TERMS):
+        bits = builder.add(builder.bitcast(left, kind), ir.Constant(kind, [0x8000] * kind.count))  # to nearest
+        terms.append(bits)
+        upper = builder.and_(bits, ir.Constant(kind, [0xFFFF0000] * kind.count))
+        left = builder.fsub(left, builder.bitcast(upper, value.type))
+    return terms
+
+
+def _merged(builder: ir.IRBuilder, low: ir.Value, high: ir.Value, paired: bool) -> ir.Value:
+    """The upper halves of two vectors of 32-bit numbers as one vector: in pairs (see `paired`), or in order."""
+    n = low.type.count
+    kind = ir.VectorType(ir.IntType(16), 2 * n)
+    order = [2 * (i // 2) + 1 + (i % 2) * 2 * n if paired else 2 * i + 1 for i in range(2 * n)]
+    upper = ir.Constant(ir.VectorType(I32, 2 * n), order)
+    return builder.shuffle_vector(builder.bitcast(low, kind), builder.bitcast(high, kind), upper)
+
+
+def _store_terms(builder: ir.IRBuilder, low: ir.Value, high: ir.Value, place: ir.Value, row: int, paired: bool) -> None:
+    for i, (a, b) in enumerate(zip(_terms(builder, low), _terms(builder, high), strict=True)):
+        store(builder, _merged(builder, a, b, paired), place, i * TERM_BYTES + row * AMX_BYTES, align=AMX_BYTES)
+
+
+@intrinsic
+def store_terms(typingctx, low, high, place, paired):
+    """The terms of two float32 vectors, in pairs (see `paired`) or in order, as one row of three tiles in a run.
+
+    paired : a literal, 1 or 0
+    """
+    if not isinstance(paired, types.IntegerLiteral):
+        raise RequireLiteralValue(paired)
+    pairs = bool(paired.literal_value)
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        _store_terms(builder, args[0], args[1], args[2], 0, pairs)
+        return context.get_dummy_value()
+
+    return types.void(low, high, place, paired), emit
+
+
+@intrinsic
+def pack_terms(typingctx, paired, source, row, second, place):
+    """The terms of 16 times two float32 vectors as whole tiles.
+
+    paired : a literal: 1 packs pairs along the rows (see `paired`), 0 keeps the order
+    source : address of the first vector; row : bytes to the next two; second : bytes from one of two to the other
+    """
+    if not isinstance(paired, types.IntegerLiteral):
+        raise RequireLiteralValue(paired)
+    pairs = bool(paired.literal_value)
+
+    def body(builder: ir.IRBuilder, source: ir.Value, row: ir.Value, second: ir.Value, place: ir.Value) -> None:
+        vector = ir.VectorType(ir.FloatType(), lanes_of(4))
+        for i in range(MATRIX_ROWS):
+            at = builder.add(source, builder.mul(row, _const(i)))
+            low = load(builder, at, vector, align=AMX_BYTES)
+            high = load(builder, builder.add(at, second), vector, align=AMX_BYTES)
+            _store_terms(builder, low, high, place, i, pairs)
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        builder.call(_once(builder.module, f"pack_terms_{int(pairs)}", 4, body), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(paired, *[types.int64] * 4), emit
+
+
+def _write_terms(module: ir.Module, tall: int, wide: int) -> ir.Function:
+    """`tall` x `wide` AMX tiles of sums of products of terms (written once per module); see `tile_terms`."""
+    name = f"tile_terms_{tall}x{wide}"
+    if name in module.globals:
+        return module.globals[name]
+    function, builder = _function(module, name, 10)
+    a, a_second, v, v_second, c, c_row, c_second, c_next, n, accumulate = function.args
+    access, sums, multiply = _matrix(builder, tall, wide)
+    places = _begin_sums(function, builder, access, sums, c, c_row, c_second, c_next, accumulate)
+    loop = _Loop(builder, n, [a, v])
+    at, vt = loop.values
+
+    def load_term(first: int, count: int, place: ir.Value, second: ir.Value, term: int) -> None:
+        for i in range(count):
+            row = builder.add(place, second) if i else place
+            access("tileloadd64", first + i, builder.add(row, _const(term * TERM_BYTES)), _const(AMX_BYTES))
+
+    # the smallest products first; each operand is loaded once but the first term of a
+    held = (-1, -1)
+    for pair in ((0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0)):
+        if pair[0] != held[0]:
+            load_term(4, tall, at, a_second, pair[0])
+        if pair[1] != held[1]:
+            load_term(6, wide, vt, v_second, pair[1])
+        multiply()
+        held = pair
+    loop.end([builder.add(at, _const(TERMS * TERM_BYTES)), builder.add(vt, _const(TERMS * TERM_BYTES))])
+    for key, number in sums.items():
+        access("tilestored64", number, places[key], c_row)
+    builder.ret_void()
+    return function
+
+
+@intrinsic
+def tile_terms(typingctx, key, a, a_second, v, v_second, c, c_row, c_second, c_next, n, accumulate):
+    """Sums of float32 products in AMX tiles, each number as three bfloat16 terms.
+
+    key: 4 * (1 or 2 tiles of 16 rows) + (1 or 2 vectors); a, v: the operands, three tiles for each 32 numbers of the
+    sum; a_second, v_second: bytes to the second tile's; c: the sums, c_row bytes between rows, c_second to the second
+    16 of them, c_next between vectors; n: steps of 32; accumulate: 0 begins at zero. Six products of nine: the others
+    are below a float32's last bit.
+    """
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        if has_amx():
+            cases = {4 * i + j: functools.partial(_write_terms, builder.module, i, j) for i in (1, 2) for j in (1, 2)}
+            _switch(builder, args[0], cases, args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 11), emit
 
 
 @intrinsic

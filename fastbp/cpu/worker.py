@@ -159,6 +159,7 @@ def _share(kind: Any, run: int, me: int) -> int:
             store_int(now + 8 * pg.NOW_FIRST, slab0)
             store_int(now + 8 * pg.NOW_COUNT, count)
             store_int(now + 8 * pg.NOW_ROWS, batch_rows)
+            store_int(now + 8 * pg.NOW_PACKED, 0)
             panels = (count + samples - 1) // samples
             for phase in range(phases):
                 if phase > weights_phase and not due:
