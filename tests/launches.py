@@ -5,6 +5,7 @@
 compiles them for sm_90 and prints a line for each: its name and what its code holds.
 """
 
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def launches(
     update: str = "",
     backward: bool = True,
     dtype: str = "float32",
+    precision: str = "float32",
 ) -> list[Launch]:
     """The launches of a step, over arrays of the host: only their types matter."""
     program = Program(lower(layers, width).specs, np.dtype(dtype), layout.Rows())
@@ -50,7 +52,8 @@ def launches(
         tallies=len(tallies),
     )
     numbers, whole = np.zeros(8, dtype), np.zeros(8, np.int64)
-    buffers = numbers, np.zeros(8), numbers, products.Tiles, DEVICE
+    make_products = functools.partial(products.Tiles, precision=precision)
+    buffers = numbers, np.zeros(8), numbers, make_products, DEVICE
     step = bound.Bound(plan, Objective(loss, tuple(tallies)), optimizer, *buffers)
     kept = tuple(numbers for tally in tallies if tally.loop == "kept")
     targets = rows.LABELS if labels else rows.NUMBERS
@@ -85,6 +88,8 @@ def steps() -> Iterator[list[Launch]]:
     yield launches([fb.Dense(3)], error, fb.SGD(clipnorm=1.0), [], update="given")
     for batch, width in ((1000, 1000), (4000, 4000)):  # the larger tiles
         yield launches([fb.Dense(width, "gelu"), fb.Dense(1)], error, fb.SGD(), [], batch=batch, width=width)
+    for precision in ("tf32", "bfloat16"):
+        yield launches([fb.Dense(9, "gelu"), fb.Dense(1)], error, fb.Adam(), [], precision=precision)
     yield launches([fb.Dense(9, "gelu"), fb.Dense(1)], error, fb.Adam(), [], dtype="float64")
 
 

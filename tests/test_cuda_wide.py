@@ -14,7 +14,7 @@ from cublas_stand_in import Blas, Lt
 
 import fastbp as fb
 from fastbp import losses
-from fastbp.cuda import captured, cublas, narrow, wide
+from fastbp.cuda import captured, cublas, narrow, products, wide
 from fastbp.cuda.engine import Engine
 from fastbp.objective import Objective
 
@@ -88,7 +88,8 @@ def test_what_the_library_does_not_fuse_our_kernels_do(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["relu", "residual"])
 def test_bfloat16_factors_are_rounded_to_the_nearest(name: str) -> None:
-    agree(trained(LAYERS[name](), by_library("bfloat16")), plain(name), 3e-2)
+    twin = functools.partial(products.Tiles, precision="bfloat16")
+    agree(trained(LAYERS[name](), by_library("bfloat16")), trained(LAYERS[name](), twin), 1e-4)
     assert np.abs(trained(LAYERS[name](), by_library("bfloat16"))[0] - plain(name)[0]).max() > 1e-5
 
 

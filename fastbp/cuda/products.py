@@ -18,6 +18,7 @@ from fastbp.activations import IDENTITY, Activation
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
 from fastbp.cuda.device import cuda, inlined, kernel
+from fastbp.cuda.precision import rounded
 from fastbp.cuda.rows import goes_on
 from fastbp.cuda.shapes import Tile
 from fastbp.cuda.step import Launch
@@ -62,13 +63,15 @@ def shared_numbers(tile: Tile) -> int:
 
 
 @functools.cache
-def _multiply(dtype: np.dtype, tile: Tile, a_along: bool, b_along: bool, ones: bool) -> Any:
+def _multiply(dtype: np.dtype, tile: Tile, precision: str, a_along: bool, b_along: bool, ones: bool) -> Any:
     """The tile's sums, C[m, n] = sum over k of A[m, k] B[k, n], into registers.
 
     a_along : whether A's neighbours in memory are along k; b_along : whether B's are along n
+    precision : what the factors are rounded to (see ``precision``)
     ones : whether A has one more row than there is in memory, of ones
     """
     kind: Any = dtype.type
+    factor = rounded(precision)
     rows, columns, depth, high, wide = tile.rows, tile.columns, tile.depth, tile.high, tile.wide
     threads, across, down = tile.threads, columns // wide, rows // high
     loads_a, loads_b = rows * depth // threads, columns * depth // threads
@@ -86,11 +89,11 @@ def _multiply(dtype: np.dtype, tile: Tile, a_along: bool, b_along: bool, ones: b
                 for e in range(loads_a):
                     i = thread + e * threads
                     u, v = (i // depth, i % depth) if a_along else (i % rows, i // rows)
-                    share[buffer + v * row_a + u] = next_a[e]
+                    share[buffer + v * row_a + u] = factor(next_a[e])
                 for e in range(loads_b):
                     i = thread + e * threads
                     u, v = (i % columns, i // columns) if b_along else (i // depth, i % depth)
-                    share[buffer + depth * row_a + v * row_b + u] = next_b[e]
+                    share[buffer + depth * row_a + v * row_b + u] = factor(next_b[e])
                 cuda.syncthreads()
             if k0 < k:
                 for e in range(loads_a):
@@ -149,10 +152,10 @@ def _passing(tile: Tile) -> Any:
 
 
 @functools.cache
-def forward(dtype: np.dtype, tile: Tile, row: Activation | None) -> Any:
+def forward(dtype: np.dtype, tile: Tile, precision: str, row: Activation | None) -> Any:
     """Kernel: Z and H of A and the weights; without an activation (None) Z alone, in the place of H too."""
     kind: Any = dtype.type
-    multiply = _multiply(dtype, tile, True, True, False)
+    multiply = _multiply(dtype, tile, precision, True, True, False)
     rule, passing = rules.activation(IDENTITY if row is None else row, dtype), _passing(tile)
     high, wide, across, down = tile.high, tile.wide, tile.columns // tile.wide, tile.rows // tile.high
     count, tile_rows, tile_columns = high * wide, tile.rows, tile.columns
@@ -187,10 +190,10 @@ def forward(dtype: np.dtype, tile: Tile, row: Activation | None) -> Any:
 
 
 @functools.cache
-def input_gradient(dtype: np.dtype, tile: Tile, row: Activation | None) -> Any:
+def input_gradient(dtype: np.dtype, tile: Tile, precision: str, row: Activation | None) -> Any:
     """Kernel: dA of dZ and the weights, times the derivative of the activation of the op `before` (None: as it is)."""
     kind: Any = dtype.type
-    multiply = _multiply(dtype, tile, True, False, False)
+    multiply = _multiply(dtype, tile, precision, True, False, False)
     rule, passing = rules.derivative(IDENTITY if row is None else row, dtype), _passing(tile)
     high, wide, across, down = tile.high, tile.wide, tile.columns // tile.wide, tile.rows // tile.high
     count, tile_rows, tile_columns = high * wide, tile.rows, tile.columns
@@ -224,14 +227,14 @@ def input_gradient(dtype: np.dtype, tile: Tile, row: Activation | None) -> Any:
 
 
 @functools.cache
-def weight_gradients(dtype: np.dtype, tile: Tile, element: Any) -> Any:
+def weight_gradients(dtype: np.dtype, tile: Tile, precision: str, element: Any) -> Any:
     """Kernel: the gradients of many layers' weights, a block a tile.
 
     tasks (3 * blocks,) int64: of each block the op's fields, and the first row and column of its tile
     element : f(t, op, k, i, g, params, constants, coefficients): what becomes of weight i of row k and its gradient
     """
     kind: Any = dtype.type
-    multiply, passing = _multiply(dtype, tile, False, True, True), _passing(tile)
+    multiply, passing = _multiply(dtype, tile, precision, False, True, True), _passing(tile)
     high, wide, across, down = tile.high, tile.wide, tile.columns // tile.wide, tile.rows // tile.high
     count = high * wide
 
@@ -266,10 +269,16 @@ def write(t, op, k, i, g, params, constants, coefficients):
 
 
 class Tiles:
-    """Products by our own kernels."""
+    """Products by our own kernels.
 
-    def __init__(self, bound: "Bound") -> None:
-        self._bound = bound
+    Parameters
+    ----------
+    bound : the step
+    precision : what factors are rounded to (see ``precision``), in float32 by default
+    """
+
+    def __init__(self, bound: "Bound", precision: str = "float32") -> None:
+        self._bound, self._precision = bound, precision
 
     def _launch(self, made: Any, tile: Tile, grid: tuple[int, ...], *arguments: Any) -> Launch:
         shared = shared_numbers(tile) * self._bound.dtype.itemsize
@@ -280,7 +289,7 @@ class Tiles:
         bound, layer = self._bound, self._bound.layout.layers[op]
         tile = bound.shapes.tile(bound.dtype.itemsize, (bound.layout.batch, layer.fan_out))
         plain = layer.activation is IDENTITY or not bound.layout.fused[op]
-        made = forward(bound.dtype, tile, None if plain else layer.activation)
+        made = forward(bound.dtype, tile, self._precision, None if plain else layer.activation)
         grid = -(-layer.fan_out // tile.columns), -(-bound.layout.batch // tile.rows)
         arguments = bound.table, bound.layout.field(op), bound.params, bound.work, bound.constants
         return [self._launch(made, tile, grid, *arguments)]
@@ -291,7 +300,7 @@ class Tiles:
         layer, before = layout.layers[op], layout.befores[op]
         tile = bound.shapes.tile(bound.dtype.itemsize, (layout.batch, layer.fan_in))
         row = layout.layers[before].activation if before >= 0 else IDENTITY
-        made = input_gradient(bound.dtype, tile, None if row is IDENTITY else row)
+        made = input_gradient(bound.dtype, tile, self._precision, None if row is IDENTITY else row)
         grid = -(-layer.fan_in // tile.columns), -(-layout.batch // tile.rows)
         fields = layout.field(op), layout.field(max(before, 0))
         return [self._launch(made, tile, grid, bound.table, *fields, bound.params, bound.work, bound.constants)]
@@ -309,6 +318,6 @@ class Tiles:
             for m0 in range(0, layers[op].learned, tile.rows)
             for n0 in range(0, layers[op].fan_out, tile.columns)
         ]
-        made = weight_gradients(bound.dtype, tile, bound.element if fused else write)
+        made = weight_gradients(bound.dtype, tile, self._precision, bound.element if fused else write)
         arguments = bound.table, bound.upload(np.array(tasks, np.int64).ravel()), bound.params, bound.work
         return [self._launch(made, tile, (len(tasks),), *arguments, bound.constants, bound.coefficients)]

@@ -142,7 +142,7 @@ def learn(dtype: np.dtype, shapes: Shapes, element: Any) -> Any:
 def chooser(precision: str) -> Callable[["Bound"], products.Products]:
     """What makes a step's products: by the library where some layer is wide, else, and without one, by the tiles.
 
-    precision : a key of ``cublas.PRECISIONS``; the tiles' factors are never rounded
+    precision : a key of ``cublas.PRECISIONS``
     """
 
     def make(bound: "Bound") -> products.Products:
@@ -150,7 +150,7 @@ def chooser(precision: str) -> Callable[["Bound"], products.Products]:
             library = cublas.library()
             if library is not None:
                 return Wide(bound, library, precision)
-        return products.Tiles(bound)
+        return products.Tiles(bound, precision)
 
     return make
 
@@ -177,8 +177,8 @@ class Wide(products.Tiles):
     def __init__(
         self, bound: "Bound", library: Library, precision: str, least: int = LEAST_WORK, width: int = LEAST_WIDTH
     ) -> None:
-        super().__init__(bound)
-        self._library, self._precision, self._least, self._width = library, precision, least, width
+        super().__init__(bound, precision)
+        self._library, self._least, self._width = library, least, width
         self._halves: dict[tuple[str, int], tuple[Any, int]] = {}
         self._halved: set[tuple[str, int]] = set()
         self._masks: dict[int, Any] = {}
