@@ -1,5 +1,6 @@
 """Floor 4: the one place that picks an engine: the CPU's, or CUDA's, which is loaded only where it is asked for."""
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,10 @@ def picked(device: str, specs: Sequence[LayerSpec]) -> tuple[str, str]:
 
 def engine(model: "Model", specs: Sequence[LayerSpec]) -> "Engine":
     """An engine with fresh buffers for the model's network, on the device that it asks for and is told."""
-    model.device, model._device_reason = picked(model.device, specs)
+    asked = model.device
+    model.device, model._device_reason = picked(asked, specs)
+    if asked == "auto" and sys.stderr.isatty():
+        print(f"device='auto' is {model.device!r}: {model._device_reason}", file=sys.stderr)
     if model.device == "cpu" and model.compute_dtype == "tf32":  # a model that was on a GPU
         model.compute_dtype = "float32"
     return made(model.device, specs, model.dtype, model.threads, model.compute_dtype)

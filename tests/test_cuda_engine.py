@@ -204,6 +204,16 @@ def test_which_device_is_there() -> None:
     assert make([784, 64, 10], device="auto").device == "cuda"  # the simulator stands for a GPU
 
 
+def test_auto_says_what_it_picked_where_someone_watches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make([3, 2], device="auto")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    make([3, 2], device="auto")
+    assert capsys.readouterr().err.startswith("device='auto' is 'cpu': a step over 128 rows takes 0.00307 million")
+
+
 def test_precisions_of_products(tmp_path: Path) -> None:
     for options, wanted in (
         ({"precision": "tf32"}, ("tf32", "float32")),

@@ -16,6 +16,10 @@ MANY = 32
 """Steps of the longer graph: launching one costs the host some microseconds, and making one as much for each launch."""
 
 
+FEW = 8
+"""Short steps, together, that a graph is made for: making it takes as long as launching one or two of them."""
+
+
 class Graphs:
     """A step as graphs that are replayed.
 
@@ -31,7 +35,7 @@ class Graphs:
     ) -> None:
         self._plain, self._capture, self._many = Launches(launches), capture, many
         self._graphs: dict[int, Any] = {}
-        self._warm = False
+        self._warm, self._short = False, 0
 
     def run(self, stream: Any, steps: int) -> None:
         """See `Step`. The first step is launched by itself: what is compiled and loaded can't be captured."""
@@ -40,6 +44,11 @@ class Graphs:
             self._warm, steps = True, steps - 1
         while steps:
             count = self._many if steps >= self._many else 1
+            if count == 1:
+                self._short += steps
+                if self._short < FEW:
+                    self._plain.run(stream, steps)
+                    return
             graph = self._graph(count)
             for _ in range(steps // count):
                 graph.launch(stream)
