@@ -21,6 +21,7 @@ from fastbp.callbacks import Callback
 from fastbp.cpu.engine import POLL_SECONDS, most_threads
 from fastbp.cpu.launch import in_background
 from fastbp.data import Sample
+from fastbp.device_arrays import on_host
 from fastbp.feeds import ArrayFeed
 from fastbp.fit import DivergenceError, Fit, peak
 from fastbp.fit_options import Held, Options
@@ -228,7 +229,7 @@ class _Stage:
     """One data set as each model's kernels read it, checked once for each precision and kind of target."""
 
     def __init__(self, x: ArrayLike, y: ArrayLike, names: tuple[str, str]) -> None:
-        self._x, self._y, self._names = x, y, names
+        self._x, self._y, self._names = on_host(x, names[0]), y, names
         self._inputs: dict[Any, Any] = {}
         self._targets: dict[Any, Array] = {}
 

@@ -130,6 +130,15 @@ def test_a_model_on_the_cpu_says_where_its_rows_should_be() -> None:
         made.predict(X, out=Interface(Y))
 
 
+def test_many_networks_train_on_a_copy_in_main_memory() -> None:
+    options = {"batch_size": 4, "epochs": 2, "verbose": 0}
+    wanted, got = model(), model()
+    fb.fit_many([wanted], X, Y, **options)
+    fb.fit_many([got], Interface(X), Interface(Y), **options)
+    for a, b in zip(got.get_weights(), wanted.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_checkpoint_knows_rows_on_the_device(tmp_path: Any) -> None:
     """A fit goes on over the same rows, wherever they are, and over no others."""
     path, options = tmp_path / "fit.checkpoint", {"batch_size": 4, "verbose": 0}
