@@ -16,13 +16,14 @@ from sklearn.datasets import load_iris, make_regression
 from sklearn.ensemble import BaggingClassifier, StackingClassifier
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import fastbp as fb
 from fastbp.cpu.engine import Engine
-from fastbp.estimators import MLPClassifier, MLPRegressor, network
+from fastbp.estimators import MLPClassifier, MLPRegressor, MLPSearchCV, network
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -90,6 +91,32 @@ def test_metadata_reaches_the_fit_and_the_score() -> None:
     wanted = clone(net).fit(StandardScaler().fit_transform(X), Y, weight)
     np.testing.assert_allclose(pipeline.predict_proba(X), wanted.predict_proba(StandardScaler().fit_transform(X)))
     assert 2 not in pipeline.predict(X) and len(scores) == 2
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_scikit_learns_progress_bar_and_scores_of_each_epoch(solver: str, capsys: pytest.CaptureFixture[str]) -> None:
+    callback = pytest.importorskip("sklearn.callback", reason="scikit-learn has callbacks since 1.9")
+    pytest.importorskip("rich")
+    monitor = callback.ScoringMonitor(scoring="neg_log_loss")
+    net = MLPClassifier(solver=solver, **{**SMALL, "max_iter": 7}).set_callbacks(callback.ProgressBar(), monitor)
+    net.fit(X, Y)
+    assert "MLPClassifier - fit" in (said := capsys.readouterr().out) and "100%" in said
+    whole, *epochs = monitor.get_logs().data
+    assert [row["task_name"] for row in epochs] == ["epoch"] * net.n_iter_ == ["epoch"] * 7
+    scores = [row["neg_log_loss"] for row in epochs]
+    assert scores[-1] == whole["neg_log_loss"] == pytest.approx(-log_loss(Y, net.predict_proba(X)))
+    assert len(set(scores)) == 7
+
+
+@pytest.mark.parametrize("kind", [GridSearchCV, MLPSearchCV])
+def test_scikit_learns_progress_bar_around_a_search(kind: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    callback = pytest.importorskip("sklearn.callback", reason="scikit-learn has callbacks since 1.9")
+    pytest.importorskip("rich")
+    pipeline = make_pipeline(StandardScaler(), MLPClassifier(**SMALL))
+    search = kind(pipeline, {"mlpclassifier__alpha": [1e-4, 1.0]}, cv=2)
+    search.set_callbacks(callback.ProgressBar(max_propagation_depth=None)).fit(X, Y)
+    said = capsys.readouterr().out
+    assert said.count("MLPClassifier - fit") == 5 and said.count("100%") == len(said.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Floor 5: the parameters that the classifier and the regressor share."""
 
+import functools
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -96,6 +97,12 @@ class Parameters(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
     device: str
     dtype: Any
     threads: int | None
+
+    @classmethod
+    @functools.cache
+    def _get_param_names(cls) -> list[str]:
+        """Asked for some five times a fit in a search, where looking at the signature took 0.2 ms each."""
+        return list(super()._get_param_names())
 
     def _keep(self, given: dict[str, Any]) -> None:
         """Store what ``__init__`` was given, as it was given."""
