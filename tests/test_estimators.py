@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import joblib
@@ -264,6 +265,32 @@ def test_callbacks_watch_and_end_a_fit(solver: str) -> None:
     assert MLPClassifier(random_state=0, solver=solver, callbacks=[Ender()]).fit(X, Y).n_iter_ == 3
     with pytest.raises(ValueError, match="hooks of batches"):
         MLPClassifier(callbacks=fb.callbacks.LambdaCallback(on_train_batch_end=print)).fit(X, Y)
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+def test_callbacks_that_look_at_weights_leave_a_fit_alone(solver: str, early: bool) -> None:
+    seen: list[Any] = []
+
+    def look(epoch: int, logs: Any) -> None:
+        seen.append(ours.coefs_[0])
+
+    settings: dict[str, Any] = {"random_state": 0, "solver": solver, "max_iter": 6, "early_stopping": early}
+    ours = MLPClassifier(callbacks=fb.callbacks.LambdaCallback(on_epoch_end=look), **settings)
+    ours.fit(X, Y)
+    same(MLPClassifier(**settings).fit(X, Y), ours, X)
+    assert len(seen) == 6 and all(np.abs(a - b).max() > 0 for a, b in pairwise(seen))
+
+
+def test_weights_that_a_callback_writes_count() -> None:
+    def clear(epoch: int, logs: Any) -> None:
+        if epoch == 2:
+            ours.coefs_[0][:] = 0.0
+
+    plain: dict[str, Any] = {"random_state": 0, "solver": "sgd", "learning_rate_init": 1e-9, "max_iter": 5}
+    ours = MLPClassifier(callbacks=fb.callbacks.LambdaCallback(on_epoch_end=clear), **plain)
+    ours.fit(X, Y)
+    assert np.abs(ours.coefs_[0]).max() < 1e-3 < np.abs(ours.coefs_[1]).max()
 
 
 def test_callbacks_of_scikit_learn() -> None:

@@ -63,6 +63,7 @@ class Course(Weights, ABC):
             stop = watchers.end(self.n_iter_ - 1, {"loss": value})
             if not stop and self.n_iter_ < self.max_iter:
                 watchers.begin(self.n_iter_)
+            self._lists_given = None  # those that a callback looked at
             return stop
 
         network.compile(Objective(loss), None, len(data), bool(self.verbose))
@@ -131,6 +132,7 @@ class Course(Weights, ABC):
                 epochs = 1 if one_by_one else self._epochs_ahead(len(train))
                 watchers.begin(self.n_iter_)
                 engine.threads = crowd.share(threads)
+                self._hold_weights()
                 rule = rates.rule(epochs, per_epoch, len(train), self.t_)
                 outcome = network.train(data, lines(epochs), batch, rule, loss, rates.updates, seed)
                 if outcome.diverged:
@@ -155,6 +157,7 @@ class Course(Weights, ABC):
                         stacklevel=5,
                     )
         if held is not None:
+            self._lists_given = None
             engine.restore_snapshot()
 
     def _patience_is_over(self, rates: Rates, incremental: bool) -> bool:

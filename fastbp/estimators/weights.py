@@ -99,6 +99,12 @@ class Weights(Parameters):
         self._moments = None
         return self._network
 
+    def _hold_weights(self) -> None:
+        """Training goes on: what a callback wrote into the lists counts, and lists that were handed out are over."""
+        if self._lists_given is not None:
+            self._ready()
+            self._lists_given = None
+
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         network = state.pop("_network", None)
