@@ -78,6 +78,19 @@ def test_optimizers(optimizer: Optimizer, name: str, settings: dict[str, Any]) -
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["sample_weight", "class_weight"])
+def test_weights_of_rows(kind: str) -> None:
+    """Divided by the batch's rows, not by the weights' sum."""
+    ours = make([9, 12, 3], "tanh", "softmax", dtype="float64")
+    model = theirs(ours.get_weights(), "softmax")
+    given = {"sample_weight": np.linspace(0.0, 3.0, len(X)), "class_weight": {0: 0.5, 1: 2.0, 2: 1.0}}
+    for one, sgd in ((ours, fb.SGD(RATE)), (model, keras.optimizers.SGD(RATE))):
+        one.compile(sgd, "sparse_categorical_crossentropy")
+        one.fit(X, Y, batch_size=BATCH, epochs=EPOCHS, shuffle=False, verbose=0, **{kind: given[kind]})
+    for a, b in zip(ours.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+
+
 def test_every_optimizer_that_keras_has_is_compared() -> None:
     """Keras has no RAdam."""
     assert {optimizer.name for optimizer, _, _ in PAIRS} == OPTIMIZERS.keys() - {"radam"}
