@@ -461,6 +461,8 @@ def test_summaries_have_a_row_for_each_layer() -> None:
     model.summary(lines.append)
     names = model._names()
     assert [line.split()[0] for line in lines[3 : 3 + len(names)]] == names
+    fixed = 2 * 7 + 2 * 48  # mean and variance of the inputs; moving ones
+    assert any(f"({model.count_params() - fixed:,} trainable, {fixed} not)" in line for line in lines)
     page = model._repr_html_()
     assert all(f"<td>{name}</td>" in page for name in names)
     assert repr(model).startswith("Model(7-48-3, ")
