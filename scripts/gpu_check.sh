@@ -94,12 +94,15 @@ else
     part small 60 "$python" scripts/gpu_small.py
 fi
 
+part ways 70 "$python" bench/ways.py --networks tiny,tcnn,mnist,wide --dtype float32,tf32
 part race "$(left)" "$python" bench/rivals.py --device cuda --dtype float32,tf32,bfloat16 --optimizers adam \
     --seconds 1 --limit $(($(left) - 60)) --markdown --json "$out/race.json"
 say
 grep -E '^skipped:' "$out/race.txt" | sort -u | sed 's/^/- /' | tee -a "$table"
-say
-sed -n '/^| network /,$p' "$out/race.txt" >>"$table"
+for name in race ways; do
+    say
+    sed -n '/^| network /,$p' "$out/$name.txt" >>"$table"
+done
 say
 grep -E 'one by one|not raced' "$out/race.txt" | sed 's/^/- /' | tee -a "$table"
 echo

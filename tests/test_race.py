@@ -131,6 +131,7 @@ case "$*" in
     -) cat >/dev/null; echo "- NVIDIA X100" ;;
     *"-m pytest"*) echo "3 passed" ;;
     *gpu_small.py*) exit "$SMALL" ;;
+    *ways.py*) printf '| network | batch |\\n|---|---|\\n| 20-10-1 | 32 |\\n' ;;
     *rivals.py*) printf 'skipped: jax: not installed\\n\\n| network | batch |\\n|---|---|\\n| tiny | 32 |\\n' ;;
 esac
 """
@@ -147,7 +148,13 @@ def test_the_check_on_a_gpu_leaves_its_table(small: int, tmp_path: Path) -> None
     done = subprocess.run(command, env={**environment, "SMALL": str(small)}, capture_output=True, text=True)
     assert done.returncode == bool(small), done.stderr
     table = (out / "table.md").read_text()
-    for words in ("- NVIDIA X100", "| tests | passed |", "- skipped: jax: not installed", "| tiny | 32 |"):
+    for words in (
+        "- NVIDIA X100",
+        "| tests | passed |",
+        "- skipped: jax: not installed",
+        "| tiny | 32 |",
+        "| 20-10-1 | 32 |",
+    ):
         assert words in table
     assert ("FAILED | exit code 9" in table) == bool(small)
     assert "test_cuda_wide.py" in (tmp_path / "asked").read_text()
@@ -160,3 +167,29 @@ def test_the_check_without_a_gpu_says_why(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Nothing ran: device='cuda': " in (tmp_path / "table.md").read_text()
+
+
+def test_the_ways_of_a_step_are_timed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the simulator, with a clock that only counts: each way is gone, or says why it can't be."""
+    pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
+    import ways
+
+    from fastbp.cuda import captured, narrow
+
+    gone: list[str] = []
+    plain, block = captured.Launches.run, narrow.Narrow.run
+    monkeypatch.setattr(captured.Launches, "run", lambda *given: (gone.append("launches"), plain(*given)))
+    monkeypatch.setattr(narrow.Narrow, "run", lambda *given: (gone.append("one block"), block(*given)))
+
+    def clock(work: Any) -> float:
+        work()
+        return 1.0
+
+    narrow_net = networks.Network("narrow", (5, 4, 3), batch=4, steps=2)
+    wide_net = networks.Network("wide", (3, 130, 2), batch=2, steps=1)
+    lines = ways.compare([narrow_net, wide_net], "sgd", ["float32"], clock)
+    assert lines[2] == "| 5-4-3 | 4 | float32 | 500,000.0 | 500,000.0 | - | 500,000.0 |"
+    assert lines[3] == "| 3-130-2 | 2 | float32 | 1,000,000.0 | 1,000,000.0 | - | - |"
+    assert "wide, float32, one block: a layer is too wide" in lines
+    assert "narrow, float32, graphs, library: neither nvmath-python nor CuPy is installed" in lines
+    assert gone.index("one block") > gone.index("launches")
