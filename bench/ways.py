@@ -27,7 +27,7 @@ class Unfit(Exception):
 def _tiles(precision: str) -> Callable[..., object]:
     from fastbp.cuda.products import Tiles
 
-    return Tiles
+    return functools.partial(Tiles, precision=precision)
 
 
 def _library(precision: str) -> Callable[..., object]:

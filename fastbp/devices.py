@@ -30,8 +30,8 @@ PRECISIONS = "float32", "tf32", "bfloat16"
 AUTO_ROWS, AUTO_WORK = 128, 1e7
 """Where the device is "auto", a network whose step over so many rows takes less operations stays on the CPU.
 
-An estimate, not yet measured on a device: a GPU's step, a chain of launches, is reckoned to take some 25 us whatever the
-network, and two cores compute 5 to 10 million operations in that time (the README's race: 200 to 400 GFLOP/s)."""
+An estimate, not yet measured on a device: a GPU's step, a chain of launches, is reckoned to take some 25 us whatever
+the network, and two cores compute 5 to 10 million operations in that time (the README's race: 200 to 400 GFLOP/s)."""
 
 
 def checked(device: str, dtype: str, precision: str | None = None) -> tuple[str, str]:

@@ -51,7 +51,7 @@ part() {
 say "# On a GPU, $(date -u +%Y-%m-%d), $(git rev-parse --short HEAD 2>/dev/null || echo 'no git')"
 say
 if ! "$python" -c "from fastbp.cuda import presence; presence.require()" 2>"$out/obstacle.txt"; then
-    say "Nothing ran: $(tail -n 1 "$out/obstacle.txt" | sed 's/^[A-Za-z]*Error: //')"
+    say "Nothing ran: $(tail -n 1 "$out/obstacle.txt" | sed 's/^[A-Za-z._]*Error: //')"
     exit 2
 fi
 rm "$out/obstacle.txt"
