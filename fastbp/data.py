@@ -86,6 +86,11 @@ class Sample:
         """What an engine takes beside x and y."""
         return {"rows": self.rows, "weights": self.weights, "present": self.present}
 
+    @property
+    def arrays(self) -> list[Any]:
+        """All that it is made of."""
+        return [self.x, self.y, *self.beside.values()]
+
 
 class _Table(NamedTuple):
     """What the user passed, still in its own memory: one array, or the columns of a frame."""

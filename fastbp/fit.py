@@ -119,7 +119,7 @@ class Fit:
     def run(self) -> History:
         """All of it."""
         try:
-            with self.engine.holding_data():
+            with self.engine.holding_data(*self.arrays):
                 self.start()
                 while not self.finished:
                     self.chunk()
@@ -139,6 +139,12 @@ class Fit:
             self.feed.close()
             self.progress.close()
         return self.history
+
+    @property
+    def arrays(self) -> list[Any]:
+        """What stays as it is in memory while the fit runs, of training and validation."""
+        samples = getattr(self.feed, "sample", None), None if self.held is None else self.held.sample
+        return [array for sample in samples if sample is not None for array in sample.arrays]
 
     def start(self) -> None:
         """What precedes the first chunk."""

@@ -460,7 +460,7 @@ class _Crew:
         """Train until all is done, the loss diverges or the crew is stopped."""
         with ExitStack() as held:
             for job in bunch:
-                held.enter_context(job.engine.holding_data())
+                held.enter_context(job.engine.holding_data(*job.begun().arrays))
             self._train_holding(bunch, bunch[0].model.device)
 
     def _train_holding(self, bunch: Sequence[_Job], device: str) -> None:

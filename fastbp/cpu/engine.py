@@ -407,7 +407,7 @@ class Engine:
 
     # -------------------------------------------------- running
 
-    def holding_data(self) -> contextlib.AbstractContextManager[None]:
+    def holding_data(self, *arrays: Any) -> contextlib.AbstractContextManager[None]:
         """Data is read where it is: there is nothing to hold."""
         return contextlib.nullcontext()
 

@@ -43,6 +43,7 @@ class Data:
     targets : what y is, see ``rows.gather``
     result : for the outputs or the inputs' gradient, None where nobody wants them
     kept : for the rows of each tally that keeps them
+    starts, columns : of sparse rows, whose numbers are x, see ``rows.gather``; None of others
     """
 
     x: Any
@@ -53,6 +54,8 @@ class Data:
     targets: int
     result: Any = None
     kept: tuple[Any, ...] = ()
+    starts: Any = None
+    columns: Any = None
 
 
 def constants_of(layout: Layout, objective: Objective) -> np.ndarray:
@@ -155,8 +158,10 @@ class Bound:
         return found
 
     def _beginning(self, data: Data) -> Iterator[Launch]:
-        arguments = self.table, self.work, data.x, data.y, data.rows, data.weights, data.present
-        made = rows.gather(self.dtype, self.shapes, data.targets)
+        sparse = data.starts is not None
+        entries = (data.starts, data.columns) if sparse else (self.table, self.table)
+        arguments = self.table, self.work, data.x, *entries, data.y, data.rows, data.weights, data.present
+        made = rows.gather(self.dtype, self.shapes, data.targets, sparse)
         yield Launch(made, self._row_grid, self.shapes.threads, arguments, 8 * self.shapes.groups)
 
     def _forward(self) -> Iterator[Launch]:

@@ -67,7 +67,7 @@ class Engine:
         self._written = False  # whether the host's copy is newer than the device's,
         self._read = True  # and whether it is as new
         self._bound: dict[Any, _Ready] = {}
-        self._held: dict[tuple[int, str], tuple[Any, Any]] | None = None
+        self._held: dict[int, tuple[Any, Any]] | None = None
         self._nothing = {kind: cuda.to_device(np.zeros(1, kind)) for kind in (np.dtype(np.int64), self.dtype)}
 
     @property
@@ -214,9 +214,9 @@ class Engine:
     # -------------------------------------------------- data
 
     @contextlib.contextmanager
-    def holding_data(self) -> Iterator[None]:
-        """Inside the block arrays that were sent to the device stay there, for as long as they are given again."""
-        outer, self._held = self._held, {} if self._held is None else self._held
+    def holding_data(self, *arrays: Any) -> Iterator[None]:
+        """Inside the block these arrays, which nobody writes to meanwhile, stay on the device."""
+        outer, self._held = self._held, {id(array): (array, None) for array in arrays}
         try:
             yield
         finally:
@@ -228,23 +228,23 @@ class Engine:
             return self._nothing[dtype]
         if isinstance(array, OnDevice):
             return self._seen(array, name)
-        if self._held is None:
-            return cuda.to_device(array.reshape(-1))
-        key = id(array), name
-        if key not in self._held or self._held[key][0] is not array:
-            for other in [other for other in self._held if other[1] == name and len(self._held) > 2 * len(NAMES)]:
-                del self._held[other]
-            self._held[key] = array, cuda.to_device(array.reshape(-1))
-        return self._held[key][1]
+        return self._kept(array, lambda: cuda.to_device(array.reshape(-1)))
+
+    def _entries(self, x: SparseRows) -> Any:
+        """Sparse rows on the device: their numbers, where each row's begin, and their columns."""
+        return self._kept(x, lambda: tuple(map(cuda.to_device, (x.parts[2], x.parts[0], x.parts[1]))))
+
+    def _kept(self, array: Any, send: Callable[[], Any]) -> Any:
+        """What `send` gives of an array; the same again where the array's data is held."""
+        if self._held is None or id(array) not in self._held:
+            return send()
+        if self._held[id(array)][1] is None:
+            self._held[id(array)] = array, send()
+        return self._held[id(array)][1]
 
     def _seen(self, array: OnDevice, name: str) -> Any:
         """An array that is on the device, flat; the same view each time while data is held."""
-        if self._held is None:
-            return arrays.view(array, name)
-        key = array.address, name
-        if key not in self._held or self._held[key][0] != array:
-            self._held[key] = array, arrays.view(array, name)
-        return self._held[key][1]
+        return self._kept(array, lambda: arrays.view(array, name))
 
     # -------------------------------------------------- running
 
@@ -326,12 +326,10 @@ class Engine:
 
         Parameters
         ----------
-        x : (N, I) C-contiguous, of the engine's dtype
+        x : (N, I) C-contiguous, of the engine's dtype, or sparse; a batch's rows become dense on the device
         y : (N, O) of the dtype, or (N,) int64 labels; None for a prediction
         rows, weights, present, batch ... : as the CPU engine takes them
         """
-        if isinstance(x, SparseRows):
-            raise TypeError('sparse rows are not computed with on device="cuda": pass x.toarray(), or use device="cpu"')
         count = len(x) if rows is None else rows.shape[-1]
         batch = max(1, min(batch, count))
         per_epoch = -(-count // batch)
@@ -528,16 +526,19 @@ class Prepared:
 
     def data(self) -> Data:
         """The arrays on the device."""
-        engine, ready, labels = self.engine, self.ready, self.targets == rows.LABELS
-        kinds = engine.dtype, np.dtype(np.int64) if labels else engine.dtype, np.dtype(np.int64)
-        sent = [
-            engine._sent(array, kind, name)
-            for array, kind, name in zip(self.arrays, (*kinds, engine.dtype, engine.dtype), NAMES, strict=True)
-        ]
+        engine, ready = self.engine, self.ready
+        x, *others = self.arrays
+        starts = columns = None
+        if isinstance(x, SparseRows):
+            x, starts, columns = engine._entries(x)
+        else:
+            x = engine._sent(x, engine.dtype, NAMES[0])
+        whole = np.dtype(np.int64)
+        kinds = whole if self.targets == rows.LABELS else engine.dtype, whole, engine.dtype, engine.dtype
+        y, chosen, weights, present = (engine._sent(*one) for one in zip(others, kinds, NAMES[1:], strict=True))
         result = None if self.result is None else self._room_of_result()
         kept = tuple(ready.room(f"kept {i}", place.size) for i, place in enumerate(self.kept))
-        x, y, chosen, weights, present = sent
-        return Data(x, y, chosen, weights, present, self.targets, result, kept)
+        return Data(x, y, chosen, weights, present, self.targets, result, kept, starts, columns)
 
     def start(self) -> None:
         """Launch the steps and wait for them."""

@@ -14,6 +14,7 @@ from fastbp.cuda.engine import Engine, Prepared
 from fastbp.cuda.narrow_code import FIRSTS, Network, Shared
 from fastbp.cuda.presence import in_words
 from fastbp.objective import Outcome
+from fastbp.sparse import SparseRows
 
 SHARED_OF_ALL = 227 << 10
 """Bytes of a multiprocessor's shared memory that the blocks on it share (of an H100 or H200)."""
@@ -60,7 +61,8 @@ def _groups(prepared: Sequence[Prepared]) -> list[tuple[Network | None, list[int
     found: dict[Any, tuple[Network | None, list[int]]] = {}
     for place, one in enumerate(prepared):
         ready, keeps = one.ready, one.result is not None or bool(one.kept)
-        if narrow.reason(ready.layout, ready.objective, ready.optimizer, one.targets, keeps):
+        sparse = isinstance(one.arrays[0], SparseRows)
+        if sparse or narrow.reason(ready.layout, ready.objective, ready.optimizer, one.targets, keeps):
             alone.append((None, [place]))
             continue
         assert ready.optimizer is not None

@@ -48,17 +48,19 @@ def is_due(t):
 
 
 @functools.cache
-def gather(dtype: np.dtype, shapes: Shapes, targets: int) -> Any:
+def gather(dtype: np.dtype, shapes: Shapes, targets: int, sparse: bool) -> Any:
     """Kernel: inputs (ROWS, I), targets, and what each row counts. Rows beyond the batch repeat its last, and count 0.
 
     x (N, I), y (N, O) or labels (N,), rows (M,) or (E, M) row numbers, weights (N,), present (N,)
+    sparse : x are the numbers that aren't 0, columns (int32) where each stands in its row, and starts (N + 1,) where
+        each row's begin and the last one's end
     """
     kind: Any = dtype.type
     lanes, groups = shapes.lanes, shapes.groups
     mix, shuffled = rules.mix(), rules.shuffled()
     places_type = np.dtype(np.int64)
 
-    def run(t, work, x, y, rows, weights, present):
+    def run(t, work, x, starts, columns, y, rows, weights, present):
         places = cuda.shared.array(0, places_type)
         if t[lo.STATUS] != pg.RUNNING:
             return
@@ -91,14 +93,23 @@ def gather(dtype: np.dtype, shapes: Shapes, targets: int) -> Any:
             if targets == LABELS:
                 work[t[lo.TARGET] + b * t[lo.TARGET_LD]] = kind(y[row])
         cuda.syncthreads()
+        inputs, width = t[lo.INPUT] + b * t[lo.INPUT_LD], t[lo.INDEX_ROW]
+        if sparse:
+            if b < t[lo.ROWS]:
+                for c in range(lane, width, lanes):
+                    work[inputs + c] = kind(0)
+            cuda.syncthreads()
         if b < t[lo.ROWS]:
             row = places[group]
-            columns = t[lo.INDEX_ROW]
-            for c in range(lane, columns, lanes):
-                value = x[row * columns + c]
-                work[t[lo.INPUT] + b * t[lo.INPUT_LD] + c] = value
-                if not math.isfinite(value):
-                    t[lo.UNFIT] = 1
+            if sparse:
+                for e in range(starts[row] + lane, starts[row + 1], lanes):
+                    work[inputs + columns[e]] = x[e]
+            else:
+                for c in range(lane, width, lanes):
+                    value = x[row * width + c]
+                    work[inputs + c] = value
+                    if not math.isfinite(value):
+                        t[lo.UNFIT] = 1
             if targets == NUMBERS:
                 outputs = t[lo.OUTPUTS]
                 for c in range(lane, outputs, lanes):

@@ -16,7 +16,7 @@ def step_of(bound: "Bound", data: "Data") -> Step:
     """The way that a step of a bound network goes: all of it by one block where it is small, else launch by launch,
     replayed as graphs."""
     keeps = data.result is not None or bool(data.kept)
-    if narrow.reason(bound.layout, bound.objective, bound.optimizer, data.targets, keeps):
+    if data.starts is not None or narrow.reason(bound.layout, bound.objective, bound.optimizer, data.targets, keeps):
         return captured.step_of(bound.launches(data))
     return narrow.Narrow(bound, data)
 

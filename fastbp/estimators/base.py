@@ -90,7 +90,8 @@ class BasePerceptron(Course):
                 train, held = self._split(X, y, given, random)
             if held is not None:
                 held = Samples(network.staged(held.x), _cast(held.y, network.dtype), held.weight)
-            with network.engine.holding_data():
+            arrays = [array for samples in (data, held) if samples for array in (samples.x, samples.y, samples.weight)]
+            with network.engine.holding_data(*arrays):
                 if self.solver == "lbfgs":
                     self._fit_lbfgs(network, data, watched)
                 else:
