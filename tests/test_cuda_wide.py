@@ -160,6 +160,7 @@ for made, signature, threads in cases:
     for capability in ((7, 5), (9, 0), (10, 0)):
         ptx = device.compile_ptx(made, signature, capability, threads=threads)
         assert f".target sm_{capability[0]}{capability[1]}" in ptx
+        assert ".local" not in ptx and "call" not in ptx, (made, ptx)
 print(len(cases))
 """
     assert python(code).strip() == "6"
@@ -265,7 +266,7 @@ class Cuda:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision, tolerance", [("float32", 1e-4), ("tf32", 1e-3), ("bfloat16", 1e-3)])
+@pytest.mark.parametrize("precision, tolerance", [("float32", 1e-4), ("tf32", 5e-3), ("bfloat16", 1e-3)])
 @pytest.mark.parametrize("name", ["relu", "tanh", "gelu_tanh"])
 def test_the_library_agrees_with_the_tiles_on_a_device(name: str, precision: str, tolerance: float) -> None:
     library = cublas.library()
