@@ -47,6 +47,34 @@ part() {
     return $code
 }
 
+# run_tests SECONDS: the tests in several processes, for most of their time goes into compiling kernels
+run_tests() {
+    local limit=$1 start=$SECONDS parts=$(($(nproc) / 2)) pids=() codes=() part verdict=passed
+    ((parts > 8)) && parts=8
+    ((parts < 1)) && parts=1
+    # only files with such tests: others may import what isn't here
+    mapfile -t files < <(grep -lE 'mark\.gpu|cuda: bool' tests/test_*.py)
+    for ((part = 1; part <= parts; part++)); do
+        timeout --kill-after=5 "$limit" "$python" -m pytest -m gpu --part "$part/$parts" -q -p no:cacheprovider \
+            --continue-on-collection-errors "${files[@]}" >"$out/tests-$part.txt" 2>&1 &
+        pids+=($!)
+    done
+    for part in "${!pids[@]}"; do
+        wait "${pids[$part]}"
+        codes+=($?)
+        tail -n 1 "$out/tests-$((part + 1)).txt"
+        case ${codes[$part]} in
+            0 | 5) ;; # 5: no test in this part
+            124 | 137) [ "$verdict" = FAILED ] || verdict="cut off" ;;
+            *) verdict=FAILED ;;
+        esac
+    done
+    cat "$out"/tests-*.txt >"$out/tests.txt"
+    rm "$out"/tests-*.txt
+    say "| tests | $verdict | $((SECONDS - start)) s, $parts processes ended with ${codes[*]}, see tests.txt |"
+    [ "$verdict" = passed ] || failed=1
+}
+
 : >"$table"
 say "# On a GPU, $(date -u +%Y-%m-%d), $(git rev-parse --short HEAD 2>/dev/null || echo 'no git')"
 say
@@ -76,10 +104,7 @@ say "| part | verdict | |"
 say "|---|---|---|"
 
 if "$python" -c "import pytest" 2>/dev/null; then
-    # only files with such tests: others may import what isn't here
-    mapfile -t files < <(grep -lE 'mark\.gpu|cuda: bool' tests/test_*.py)
-    part tests 200 "$python" -m pytest -m gpu -q -p no:cacheprovider --durations=5 --continue-on-collection-errors \
-        "${files[@]}"
+    run_tests 240
 else
     say "| tests | not run | pytest is missing |"
 fi

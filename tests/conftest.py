@@ -8,6 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", metavar="K/N", help="run the K-th of N parts of the tests, for N processes side by side")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr == "gpu":
         os.environ.pop("NUMBA_ENABLE_CUDASIM", None)
@@ -19,7 +23,11 @@ def pytest_configure(config: pytest.Config) -> None:
             simulator.install()
 
 
+@pytest.hookimpl(trylast=True)  # -m has left out what isn't wanted
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.part is not None:
+        part, parts = map(int, config.option.part.split("/"))
+        items[:] = items[part - 1 :: parts]
     if config.option.markexpr != "gpu":
         for item in items:
             if item.get_closest_marker("gpu") is not None:

@@ -157,7 +157,8 @@ def test_the_check_on_a_gpu_leaves_its_table(small: int, tmp_path: Path) -> None
     ):
         assert words in table
     assert ("FAILED | exit code 9" in table) == bool(small)
-    assert "test_cuda_wide.py" in (tmp_path / "asked").read_text()
+    asked = (tmp_path / "asked").read_text()
+    assert "test_cuda_wide.py" in asked and "--part 1/" in asked
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
