@@ -16,7 +16,7 @@ from sklearn.datasets import load_iris, make_regression
 from sklearn.ensemble import BaggingClassifier, StackingClassifier
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.metrics import get_scorer, log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -87,10 +87,15 @@ def test_metadata_reaches_the_fit_and_the_score() -> None:
         pipeline = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), net).fit(
             X, Y, sample_weight=weight
         )
-        scores = cross_val_score(pipeline, X, Y, cv=2, params={"sample_weight": weight})
+        weighted = get_scorer("accuracy").set_score_request(sample_weight=True)
+        scores = cross_val_score(pipeline, X, Y, cv=2, scoring=weighted, params={"sample_weight": weight})
+        right = pipeline.score(X, Y, sample_weight=weight)
     wanted = clone(net).fit(StandardScaler().fit_transform(X), Y, weight)
     np.testing.assert_allclose(pipeline.predict_proba(X), wanted.predict_proba(StandardScaler().fit_transform(X)))
     assert 2 not in pipeline.predict(X) and len(scores) == 2
+    assert (
+        right == pytest.approx(np.average(pipeline.predict(X) == Y, weights=weight)) > np.mean(pipeline.predict(X) == Y)
+    )
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
