@@ -10,7 +10,7 @@ import fastbp as fb
 from fastbp.activations import ACTIVATIONS
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
-from fastbp.cuda import narrow, ways
+from fastbp.cuda import narrow, slices, ways
 from fastbp.cuda.narrow_code import GROUPS, Shared, tile
 
 ROWS = 23
@@ -84,6 +84,82 @@ def test_one_block_trains_like_many_launches(
     monkeypatch.setattr(narrow, "MOST_WORK", 0)
     alike(found, train(build(), loss, optimizer, **options), 1e-5 if dtype == "float32" else 1e-11)
     assert taken[-1] == "Launches"
+
+
+@pytest.fixture
+def sliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batches of any size go by slices of rows, and nothing by one block; the batches that did."""
+    found: list[int] = []
+    launches = slices.launches
+
+    def watched(bound: Any, data: Any) -> Any:
+        found.append(bound.layout.batch)
+        return launches(bound, data)
+
+    monkeypatch.setattr(narrow, "MOST_WORK", 0)
+    monkeypatch.setattr(slices, "LEAST_ROWS", 1)
+    monkeypatch.setattr(slices, "launches", watched)
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_slices_of_rows_train_like_many_launches(
+    name: str, cuda: bool, sliced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths, hidden, output, loss, optimizer, options = NETWORKS[name]
+    if "weighted_metrics" in options:
+        options = {**options, "sample_weight": np.random.default_rng(3).integers(0, 3, ROWS).astype(float)}
+    dtype = "float32" if len(name) % 2 else "float64"
+    build = lambda: make(widths, hidden, output, dtype=dtype, device="cuda", seed=4)  # noqa: E731
+    found = train(build(), loss, optimizer, batch=13, **options)
+    assert set(sliced) == {13}
+    monkeypatch.setattr(slices, "LEAST_ROWS", 100)
+    alike(found, train(build(), loss, optimizer, batch=13, **options), 1e-5 if dtype == "float32" else 1e-11)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [fb.Adam(0.02, global_clipnorm=0.1), fb.SGD(0.1, gradient_accumulation_steps=2)],
+    ids=["norms", "groups"],
+)
+def test_slices_with_all_that_layers_and_optimizers_say(
+    optimizer: Any, cuda: bool, sliced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for least in (1, 100):
+        monkeypatch.setattr(slices, "LEAST_ROWS", least)
+        model = regularised()
+        model.build(4)
+        model.layers[1].kernel_constraint = fb.constraints.NonNeg()
+        found.append(train(model, "mse", optimizer, batch=12, metrics=["mae"]))
+    alike(*found)
+    assert set(sliced) == {12}
+
+
+def test_slices_of_rows_that_are_kept(cuda: bool, sliced: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for least in (1, 100):
+        monkeypatch.setattr(slices, "LEAST_ROWS", least)
+        model = make([4, 5, 1], "tanh", "sigmoid", device="cuda", seed=4)
+        found.append(train(model, "binary_crossentropy", "adam", batch=12, metrics=["auc"]))
+    alike(*found)
+    assert set(sliced) == {12}
+
+
+def test_a_loss_that_diverges_in_a_slice(cuda: bool, sliced: list[int]) -> None:
+    model = make([5, 6, 3], "tanh", device="cuda")
+    before = model.get_weights()
+    model.compile(fb.SGD(1e30), "mse")
+    with pytest.raises(fb.DivergenceError):
+        model.fit(inputs(ROWS, 5), targets("mean_squared_error", ROWS, 3), batch_size=12, epochs=3, verbose=0)
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_slices_that_do_not_fit_are_not_taken(cuda: bool, sliced: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices.device, "shared_bytes", lambda: 4096)
+    train(make([20, 40, 1], device="cuda"), "mse", "adam", epochs=1)
+    assert sliced == []
 
 
 def regularised(**options: Any) -> fb.Model:
@@ -250,7 +326,8 @@ del os.environ["NUMBA_ENABLE_CUDASIM"]
 import numpy as np
 from numba import types
 import fastbp as fb
-from fastbp.cuda import narrow, rules
+from dataclasses import replace
+from fastbp.cuda import narrow, rules, slices
 from fastbp.cuda.device import compile_ptx
 from fastbp.tallies import TALLIES
 from test_cuda_narrow import _net
@@ -273,6 +350,12 @@ for loss, capabilities in zip(losses, (((7, 5), (9, 0)), ((10, 0),))):
         arrays = number, number, number, types.float64[::1], number, whole if labels else number, whole, number, number
         code = compile_ptx(made, (types.int64, whole, whole, *arrays), capability, threads=net.threads)
         assert f".target sm_{{capability[0]}}{{capability[1]}}" in code
+        assert "ld.local" not in code and "call" not in code and "ld.shared" in code
+    plain = replace(net, slots=0, numbers=0, update=None, tallies=(), penalised=())
+    made = slices.written(plain, net.tallies)
+    arrays = number, number, number, number, number, whole if labels else number, whole, number, number
+    for capability in capabilities:
+        code = compile_ptx(made, (whole, *arrays), capability, threads=net.threads)
         assert "ld.local" not in code and "call" not in code and "ld.shared" in code
 print("compiled")
 """

@@ -106,7 +106,7 @@ class Bound:
         rule = None if self.optimizer is None else rules.update(self.optimizer, self.dtype)
         self.element = None if rule is None else weights.fused(self.dtype, rule, penalised)
         self.rule, self._penalised = rule, penalised
-        self._products = self.make_products(self)
+        self.products = self.make_products(self)
         scored = loss is not None
         self._penalties = self.tasks(layout.penalised) if scored or layout.backward else np.empty((0, weights.TASK))
         self._penalty_values = cuda.to_device(np.zeros(max(1, len(self._penalties))))[: len(self._penalties)]
@@ -167,7 +167,7 @@ class Bound:
     def _forward(self) -> Iterator[Launch]:
         layers, last = self.layout.layers, len(self.layout.layers) - 1
         for index, layer in enumerate(layers):
-            yield from self._products.forward(index) if layer.operation is DENSE else self._op(index)
+            yield from self.products.forward(index) if layer.operation is DENSE else self._op(index)
             if not self.layout.fused[index] and layer.activation is not IDENTITY and index < last:
                 made = ops.activate(self.dtype, self.shapes, layer.activation)
                 yield self._by_rows(made, index, layer.fan_out)
@@ -230,6 +230,11 @@ class Bound:
         derive = row if layout.backward and not fused else None
         made = rows.output(dtype, sizes, finish, loss, derive, tallies)
         yield self._flat(made, layout.batch, self.table, self.work, self.constants)
+        yield from self.closing(data)
+
+    def closing(self, data: Data) -> Iterator[Launch]:
+        """The sums of a batch, of its rows' losses, outputs and targets; it counts the step."""
+        layout, dtype, sizes, tallies = self.layout, self.dtype, self.shapes, self.objective.tallies
         if len(self._penalties):
             arguments = self.upload(self._penalties.ravel()), self.params, self.constants, self._penalty_values
             made = weights.penalties(dtype, sizes)
@@ -259,7 +264,7 @@ class Bound:
             if index < layout.lowest:
                 continue
             if layer.operation is DENSE:
-                yield from self._products.input_gradient(index)
+                yield from self.products.input_gradient(index)
                 continue
             yield from self._op_back(index)
             before = layout.befores[index]
@@ -285,7 +290,7 @@ class Bound:
         """The gradients of the weights, and their updates."""
         layout = self.layout
         fused = self.optimizer is not None and not self._late
-        yield from self._products.weight_gradients(layout.learning, fused)
+        yield from self.products.weight_gradients(layout.learning, fused)
         others = [index for index in layout.learning if layout.layers[index].operation is not DENSE]
         for index in others:
             if layout.layers[index].operation is operations.BATCH_NORMALIZATION:
@@ -336,6 +341,11 @@ class Bound:
         made = weights.update(self.dtype, self.shapes, self.rule, *how, clipped)
         arguments = self.table, table, self.params, self.constants, self.coefficients, scales
         yield Launch(made, (len(tasks),), self.shapes.flat, arguments)
+
+    def updating(self) -> Iterator[Launch]:
+        """What follows gradients that were all written out."""
+        yield from self._late_update()
+        yield from self._constraints()
 
     def _constraints(self) -> Iterator[Launch]:
         for index in self.layout.learning:

@@ -3,7 +3,8 @@
 What takes a step of a small network its time is waiting: for launches, for memory, for other threads. Here nothing is
 launched between steps, nothing but inputs and targets leaves a multiprocessor's own memory, and only the threads of one
 block wait for each other (see ``narrow_code``). A multiprocessor is one of many, so networks with more to compute are
-quicker over all of them, launch by launch; and many small networks train side by side, a block each.
+quicker over all of them (see ``slices``); and many small networks train side by side, a block each. All numbers are
+float32 (or float64), whatever precision products of larger networks are asked for: tensor cores have nothing to gain.
 """
 
 import functools
@@ -50,15 +51,10 @@ def reason(layout: "Layout", objective: "Objective", optimizer: "Optimizer | Non
         return "outputs are kept"
     if optimizer.late or optimizer.group > 1 or layout.update == GIVEN:
         return "the update needs the whole gradient first"
-    for index, layer in enumerate(layout.layers):
-        if layer.operation is not DENSE or layout.sources[index] != index - 1:
-            return f"a {layer.operation.name} isn't part of the code"
-        if layer.constraint is not None and layer.trainable:
-            return "a layer has a constraint"
-        if max(layer.fan_in, layer.fan_out) > WIDEST:
-            return "a layer is too wide"
-    if len(layout.layers) > MOST_LAYERS:
-        return "there are too many layers"
+    if any(layer.constraint is not None and layer.trainable for layer in layout.layers):
+        return "a layer has a constraint"
+    if unfit := unlike(layout):
+        return unfit
     net = network(layout, objective, optimizer, targets, threads())
     if net.sums > MOST_SUMS:
         return "there are too many sums"
@@ -67,6 +63,16 @@ def reason(layout: "Layout", objective: "Objective", optimizer: "Optimizer | Non
     if Shared(net).bytes > device.shared_bytes():
         return "the network doesn't fit into a multiprocessor's memory"
     return ""
+
+
+def unlike(layout: "Layout") -> str:
+    """Why the code can't be written for a network's layers; "" where it can."""
+    for index, layer in enumerate(layout.layers):
+        if layer.operation is not DENSE or layout.sources[index] != index - 1:
+            return f"a {layer.operation.name} isn't part of the code"
+        if max(layer.fan_in, layer.fan_out) > WIDEST:
+            return "a layer is too wide"
+    return "there are too many layers" if len(layout.layers) > MOST_LAYERS else ""
 
 
 def threads(many: bool = False) -> int:

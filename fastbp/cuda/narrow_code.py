@@ -146,8 +146,11 @@ def tile(rows: int, columns: int, threads: int) -> tuple[int, int]:
 class Writer:
     """Writes the kernel of a network; `names` is what it finds among its globals."""
 
+    before = ""
+    """The rows of a batch before this block's, as code."""
+
     def __init__(self, net: Network) -> None:
-        self.net, self.at = net, Shared(net)
+        self.net, self.at, self.scored = net, self.place(net), bool(net.tallies)
         kind: Any = net.dtype.type
         self.names: dict[str, Any] = {
             "cuda": cuda,
@@ -167,6 +170,11 @@ class Writer:
         }
         self.lines: list[str] = []
         self._depth = 1
+
+    @staticmethod
+    def place(net: Network) -> Shared:
+        """Where everything stands."""
+        return Shared(net)
 
     # -------------------------------------------------- lines
 
@@ -214,16 +222,19 @@ class Writer:
         fields |= {"width": lo.COEFFICIENTS, "columns": lo.SUMS}
         self.put(*(f"{name} = t[table0 + {field}]" for name, field in fields.items()))
         self.put("began = first // per_epoch", "bits = i64(1)", "while (i64(1) << bits) < total:", "    bits += 1")
-        for index, row in enumerate(net.activations):
-            if row.parameter is not None:
-                self.put(f"own{index} = constants[constants0 + {index * lo.CONSTANTS + lo.PARAMETER}]")
-            else:
-                self.put(f"own{index} = kind(0)")
+        self._take_parameters()
         self._begin()
         with self.under("for s in range(done, done + steps):"):
             self._step()
         self._end()
         return "\n".join([HEADER, *self.lines, ""])
+
+    def _take_parameters(self) -> None:
+        for index, row in enumerate(self.net.activations):
+            if row.parameter is not None:
+                self.put(f"own{index} = constants[constants0 + {index * lo.CONSTANTS + lo.PARAMETER}]")
+            else:
+                self.put(f"own{index} = kind(0)")
 
     def _begin(self) -> None:
         """Weights and moments into shared memory, rows of ones, the first batch."""
@@ -320,7 +331,7 @@ class Writer:
         )
         with self.each(net.batch, last_first=True):
             self.put(
-                "row = place + min(j, there - 1)",
+                f"row = place + min({self.before}j, there - 1)",
                 "if mixing != 0:",
                 "    row = shuffled(row, total, bits, key)",
                 "if subset != 0:",
@@ -331,16 +342,21 @@ class Writer:
                 "    weight = weights[row]",
                 "if marked != 0:",
                 "    counted = present[row]",
-                "if j >= there:",
+                f"if {self.before}j >= there:",
                 "    weight, counted = kind(0), kind(0)",
                 "share = kind(1) / kind(there) if mean != 0 else kind(1)",
                 f"q[u({at.scales} + {parity} * {at.ld} + j)] = share * weight",
             )
-            if net.tallies:
-                self.put(
-                    f"q[u({at.counts} + {parity} * {2 * at.ld} + j)] = counted",
-                    f"q[u({at.counts} + {parity} * {2 * at.ld} + {at.ld} + j)] = counted * weight",
-                )
+            self._keep_counts(parity)
+
+    def _keep_counts(self, parity: str) -> None:
+        """What a row counts in a metric, and in a weighted one."""
+        at = self.at
+        if self.net.tallies:
+            self.put(
+                f"q[u({at.counts} + {parity} * {2 * at.ld} + j)] = counted",
+                f"q[u({at.counts} + {parity} * {2 * at.ld} + {at.ld} + j)] = counted * weight",
+            )
 
     def _ahead(self, parity: str) -> tuple[list[str], list[str]]:
         """Lines that read inputs and targets of the rows chosen, and lines that put them into shared memory.
@@ -515,7 +531,11 @@ class Writer:
                         self.put(f"w = {at.weights + offset} + (k0 + {r}) * {ldw} + o + {c}")
                         if index in net.penalised:
                             self._penalise(index, r, c)
-                        self.put(f"update(q, w, {at.distance}, s{r}{c}, h)")
+                        self._apply(f"s{r}{c}")
+
+    def _apply(self, gradient: str) -> None:
+        """What becomes of the gradient of weight w."""
+        self.put(f"update(q, w, {self.at.distance}, {gradient}, h)")
 
     def _penalise(self, index: int, r: int, c: int) -> None:
         net = self.net
@@ -550,7 +570,7 @@ class Writer:
             else:
                 first = f"{at.targets} + now * {outs * ld} + b"
                 self.put(f"y0 = {first}", f"ys = q[y0:y0 + {outs * ld}:{ld}]")
-            if row is not IDENTITY and (not fused or net.tallies):
+            if row is not IDENTITY and (not fused or self.scored):
                 finish = self.rule("finish", rules.activation(row, net.dtype))
                 if row.coupled:
                     self.put(f"{finish}(hs, zs, {outs})")

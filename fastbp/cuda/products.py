@@ -36,8 +36,11 @@ PAD = 4
 class Products(Protocol):
     """The launches of a layer's products; `op` is the number of a product among the ops of the bound step.
 
-    All of the buffers' rows may be computed, whatever the batch has: dZ is 0 in those beyond it.
+    All of the buffers' rows may be computed, whatever the batch has: dZ is 0 in those beyond it. `precision` is what
+    factors are rounded to.
     """
+
+    precision: str
 
     def __init__(self, bound: "Bound") -> None: ...
 
@@ -278,7 +281,7 @@ class Tiles:
     """
 
     def __init__(self, bound: "Bound", precision: str = "float32") -> None:
-        self._bound, self._precision = bound, precision
+        self._bound, self.precision = bound, precision
 
     def _launch(self, made: Any, tile: Tile, grid: tuple[int, ...], *arguments: Any) -> Launch:
         shared = shared_numbers(tile) * self._bound.dtype.itemsize
@@ -289,7 +292,7 @@ class Tiles:
         bound, layer = self._bound, self._bound.layout.layers[op]
         tile = bound.shapes.tile(bound.dtype.itemsize, (bound.layout.batch, layer.fan_out))
         plain = layer.activation is IDENTITY or not bound.layout.fused[op]
-        made = forward(bound.dtype, tile, self._precision, None if plain else layer.activation)
+        made = forward(bound.dtype, tile, self.precision, None if plain else layer.activation)
         grid = -(-layer.fan_out // tile.columns), -(-bound.layout.batch // tile.rows)
         arguments = bound.table, bound.layout.field(op), bound.params, bound.work, bound.constants
         return [self._launch(made, tile, grid, *arguments)]
@@ -300,7 +303,7 @@ class Tiles:
         layer, before = layout.layers[op], layout.befores[op]
         tile = bound.shapes.tile(bound.dtype.itemsize, (layout.batch, layer.fan_in))
         row = layout.layers[before].activation if before >= 0 else IDENTITY
-        made = input_gradient(bound.dtype, tile, self._precision, None if row is IDENTITY else row)
+        made = input_gradient(bound.dtype, tile, self.precision, None if row is IDENTITY else row)
         grid = -(-layer.fan_in // tile.columns), -(-layout.batch // tile.rows)
         fields = layout.field(op), layout.field(max(before, 0))
         return [self._launch(made, tile, grid, bound.table, *fields, bound.params, bound.work, bound.constants)]
@@ -318,6 +321,6 @@ class Tiles:
             for m0 in range(0, layers[op].learned, tile.rows)
             for n0 in range(0, layers[op].fan_out, tile.columns)
         ]
-        made = weight_gradients(bound.dtype, tile, self._precision, bound.element if fused else write)
+        made = weight_gradients(bound.dtype, tile, self.precision, bound.element if fused else write)
         arguments = bound.table, bound.upload(np.array(tasks, np.int64).ravel()), bound.params, bound.work
         return [self._launch(made, tile, (len(tasks),), *arguments, bound.constants, bound.coefficients)]

@@ -165,11 +165,11 @@ def _unmarked(work: Any, place: Any, rows: Any, a: Any, y: Any, n: Any, numbers:
 
 
 @functools.cache
-def _marking(tallies: tuple[Tally, ...], dtype: np.dtype, labels: bool) -> Any:
+def marking(tallies: tuple[Tally, ...], dtype: np.dtype, labels: bool) -> Any:
     """What tallies mark of a row, written for all of them: f(work, place, rows, a, y, n, constants)."""
     if not tallies:
         return inlined(_unmarked)
-    before, m = _marking(tallies[:-1], dtype, labels), len(tallies) - 1
+    before, m = marking(tallies[:-1], dtype, labels), len(tallies) - 1
     if tallies[-1].loop not in ("classes", "pairs"):
         return before
     marks, numbers = rules.tally(tallies[-1], dtype, labels).marks, lo.LOSS_NUMBERS + m * lo.TALLY_NUMBERS
@@ -202,7 +202,7 @@ def output(
     labelled = loss is not None and loss.targets == "labels"
     fused = loss is not None and loss.fused_with is not None
     rule: Any = None if loss is None else rules.loss(loss, dtype)
-    marked = _marking(tallies, dtype, labelled)
+    marked = marking(tallies, dtype, labelled)
 
     def run(t, work, constants):
         b = cuda.grid(1)

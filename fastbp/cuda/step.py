@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fastbp.cuda import device
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -26,7 +28,7 @@ class Launch:
 
     def __call__(self, stream: Any) -> None:
         """Put it into the stream."""
-        self.kernel[self.grid, self.block, stream, self.shared](*self.arguments)
+        device.launch(self.kernel, self.grid, self.block, stream, self.shared, *self.arguments)
 
 
 class Step(Protocol):

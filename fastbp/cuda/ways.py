@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fastbp.cuda import captured, narrow
+from fastbp.cuda import captured, narrow, slices
 from fastbp.cuda.step import Step
 
 if TYPE_CHECKING:
@@ -13,12 +13,14 @@ STEPS_AHEAD = 64
 
 
 def step_of(bound: "Bound", data: "Data") -> Step:
-    """The way that a step of a bound network goes: all of it by one block where it is small, else launch by launch,
-    replayed as graphs."""
+    """The way that a step of a bound network goes: by one block where it is small, by slices of rows where it is
+    narrow, else product by product; launches are replayed as graphs."""
     keeps = data.result is not None or bool(data.kept)
-    if data.starts is not None or narrow.reason(bound.layout, bound.objective, bound.optimizer, data.targets, keeps):
+    if data.starts is not None:  # sparse rows
         return captured.step_of(bound.launches(data))
-    return narrow.Narrow(bound, data)
+    if not narrow.reason(bound.layout, bound.objective, bound.optimizer, data.targets, keeps):
+        return narrow.Narrow(bound, data)
+    return captured.step_of(bound.launches(data) if slices.reason(bound, data) else slices.launches(bound, data))
 
 
 def steps_ahead(step: Step) -> int:

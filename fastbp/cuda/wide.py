@@ -206,7 +206,7 @@ class Wide(products.Tiles):
         """
         bound = self._bound
         source = bound.work if buffer == "work" else bound.params
-        if self._precision != "bfloat16":
+        if self.precision != "bfloat16":
             return self._at(source, place), ld
         key = buffer, place
         if key not in self._halves:
@@ -261,7 +261,7 @@ class Wide(products.Tiles):
         z, ldz, h, w, ldw = self._field(op, lo.Z, lo.LDZ, lo.H, lo.W, lo.LDW)
         a, ld_a = self._matrix(found, op, lo.A, lo.LDA, layer.fan_in)
         b, ld_b = self._weights(found, op)
-        shape = Shape(layout.batch, layer.fan_out, layer.fan_in, ldz, ld_a, ld_b, precision=self._precision)
+        shape = Shape(layout.batch, layer.fan_out, layer.fan_in, ldz, ld_a, ld_b, precision=self.precision)
         beside = self._at(bound.params, w + layer.fan_in * ldw) if layer.bias else 0
         wanted = self._epilogues(op, row, z == h)
         mask = 0
@@ -315,7 +315,7 @@ class Wide(products.Tiles):
         a, ld_a = self._matrix(found, op, lo.DZ, lo.LDDZ, layer.fan_out)
         b, ld_b = self._weights(found, op)
         shape = Shape(layout.batch, layer.fan_in, layer.fan_out, ldda, ld_a, ld_b, flip_b=True)
-        shape = Shape(**{**shape.__dict__, "precision": self._precision})
+        shape = Shape(**{**shape.__dict__, "precision": self.precision})
         masked = before in self._masks
         mask = address_of(self._masks[before]) if masked else 0
         wanted = ["relu back"] if masked else []
@@ -355,7 +355,7 @@ class Wide(products.Tiles):
         w, ldw = self._field(op, lo.W, lo.LDW)
         a, ld_a = self._matrix(found, op, lo.A, lo.LDA, layer.fan_in)
         b, ld_b = self._matrix(found, op, lo.DZ, lo.LDDZ, layer.fan_out)
-        shape = Shape(layer.fan_in, layer.fan_out, layout.batch, ldw, ld_a, ld_b, True, precision=self._precision)
+        shape = Shape(layer.fan_in, layer.fan_out, layout.batch, ldw, ld_a, ld_b, True, precision=self.precision)
         beside = self._at(self._gradient, w + layer.fan_in * ldw) if layer.bias else 0
         wanted = ["sums"] if layer.bias else []
         launch, got = self._bind(shape, Addresses(self._at(self._gradient, w), a, b, beside), *wanted)
