@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp import device_arrays
 from fastbp._checks import whole
 from fastbp.activations import unknown
 from fastbp.layers import Layer, lower
@@ -32,7 +33,7 @@ def predict(
     network = lower(model.layers[:count], model.input_width)
     if not noise and all(spec.operation.noise for spec in network.specs):
         result = _room(rows.shape, model, out)
-        np.copyto(result, np.asarray(rows))
+        np.copyto(result, np.asarray(device_arrays.on_host(x) if isinstance(rows, device_arrays.OnDevice) else rows))
         return result
     batch = EVALUATION_ROWS if batch_size is None else whole("batch_size", batch_size)
     engine = model._ready(Objective(), False, None, False, min(batch, len(rows)), network.specs)
@@ -47,6 +48,8 @@ def _room(shape: tuple[int, ...], model: "Model", out: NDArray[Any] | None) -> N
     """Where outputs of a shape go: `out`, where it is given and fits."""
     if out is None:
         return np.empty(shape, model.dtype)
+    if device_arrays.found(out, "out") is not None:
+        raise ValueError("predict: with upto or noise out must be an array in main memory")
     if out.shape != shape or out.dtype != model.dtype or not (out.flags.carray and out.flags.writeable):
         raise ValueError(f"out has shape {out.shape} and type {out.dtype}; wanted a C-ordered {shape} of {model.dtype}")
     return out

@@ -97,6 +97,16 @@ def test_outputs_that_do_not_fit_are_refused(out: np.ndarray, words: str) -> Non
         model().predict(X, out=Interface(locked))
 
 
+def test_a_layers_outputs_of_rows_on_the_device() -> None:
+    made = model()
+    np.testing.assert_array_equal(made.predict(Interface(X), upto=0), made.predict(X, upto=0))
+    with pytest.raises(ValueError, match="with upto or noise out must be an array in main memory"):
+        made.predict(X, upto=0, out=Interface(np.zeros((12, 4), np.float32)))
+    noisy = fb.Model([fb.Dropout(0.5), fb.Dense(3)], device="cuda")
+    noisy.build(5)
+    np.testing.assert_array_equal(noisy.predict(Interface(X), upto=0), X)
+
+
 @pytest.mark.parametrize("value, count", [(np.nan, 2), (np.inf, 1)])
 def test_what_is_not_finite_is_found_on_the_device(value: float, count: int) -> None:
     bad = X.copy()
