@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from fastbp.losses import Poisson as Poisson
     from fastbp.losses import PoissonDeviance as PoissonDeviance
     from fastbp.losses import Quantile as Quantile
+    from fastbp.losses import SparseCategoricalCrossentropies as SparseCategoricalCrossentropies
     from fastbp.losses import SparseCategoricalCrossentropy as SparseCategoricalCrossentropy
     from fastbp.losses import SparseCategoricalFocalCrossentropy as SparseCategoricalFocalCrossentropy
     from fastbp.losses import SquaredHinge as SquaredHinge
@@ -127,6 +128,7 @@ _CONTENTS = {
         "Poisson",
         "PoissonDeviance",
         "Quantile",
+        "SparseCategoricalCrossentropies",
         "SparseCategoricalCrossentropy",
         "SparseCategoricalFocalCrossentropy",
         "SquaredHinge",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastbp import device_arrays
+from fastbp.class_columns import marks
 from fastbp.device_arrays import OnDevice
 from fastbp.frames import columns_of, foreign, from_arrow, one_block
 from fastbp.sparse import SparseRows, as_sparse, is_sparse, staged_bytes
@@ -203,7 +204,14 @@ def staging_bytes(x: Any, dtype: np.dtype[Any]) -> int:
 
 
 def as_targets(
-    y: Any, kind: str, outputs: int, dtype: DTypeLike, *, rows: int, name: str = "y", missing: bool = False
+    y: Any,
+    kind: str | tuple[int, ...],
+    outputs: int,
+    dtype: DTypeLike,
+    *,
+    rows: int,
+    name: str = "y",
+    missing: bool = False,
 ) -> NDArray[Any] | NDArray[np.int64]:
     """Return `y` as the targets the kernels read.
 
@@ -211,8 +219,9 @@ def as_targets(
     ----------
     y : array-like of shape (N,) or (N, O)
         As for :func:`as_matrix`; one dimension is enough for one output and for class numbers.
-    kind : a key of :data:`TARGETS`
-        Numbers, numbers of a range, or class numbers. For "signs" 0 becomes -1.
+    kind : a key of :data:`TARGETS`, or a tuple of int
+        Numbers, numbers of a range, or class numbers. For "signs" 0 becomes -1. A tuple: as many columns of class
+        numbers, and how many classes each has, which become what ``fastbp.class_columns`` writes.
     outputs : int
         O, the width of the model's last layer.
     dtype : numpy.float32 or numpy.float64
@@ -239,6 +248,8 @@ def as_targets(
     table = _table(y, name, missing)
     if kind == "labels":
         return _labels(table, outputs, rows, name, missing)
+    if isinstance(kind, tuple):
+        return _class_columns(table, kind, outputs, np.dtype(dtype), rows, name, missing)
     if isinstance(table.source, np.ndarray) and table.source.ndim == 1 and outputs == 1:
         table = _Table(table.source.reshape(-1, 1), (table.shape[0], 1), None)
     _check_rows(table.shape, rows, name)
@@ -520,8 +531,34 @@ def _not_finite(table: _Table, row: int, column: int, dtype: np.dtype[Any], name
     )
 
 
-def _labels(table: _Table, classes: int, rows: int, name: str, missing: bool = False) -> NDArray[np.int64]:
-    """Return class numbers (N,), each 0 <= label < classes, or `MISSING_LABEL` where it may be missing."""
+def _class_columns(
+    table: _Table, classes: tuple[int, ...], outputs: int, dtype: np.dtype[Any], rows: int, name: str, missing: bool
+) -> NDArray[Any]:
+    """Return the targets of several columns of class numbers."""
+    if outputs != sum(classes):
+        raise ValueError(f"the model's last layer has {outputs} outputs; {name}'s columns have {sum(classes)} classes")
+    _check_rows(table.shape, rows, name)
+    if table.shape[1:] != (len(classes),):
+        raise ValueError(
+            f"{name} has shape {table.shape}; this loss wants class numbers of shape {(rows, len(classes))}"
+        )
+    staged = _stage(table, np.dtype(np.float64), name, missing)
+    numbers = np.empty(staged.shape, np.int64)
+    for column, count in enumerate(classes):
+        own = _Table(np.ascontiguousarray(staged[:, column]), (rows,), None)
+        place = f"{name}[:, {column}]"
+        numbers[:, column] = _labels(own, count, rows, place, missing, f"column {column} has {count} classes")
+    return marks(numbers, classes, dtype)
+
+
+def _labels(
+    table: _Table, classes: int, rows: int, name: str, missing: bool = False, have: str = ""
+) -> NDArray[np.int64]:
+    """Return class numbers (N,), each 0 <= label < classes, or `MISSING_LABEL` where it may be missing.
+
+    have : who has so many classes, in words
+    """
+    have = have or f"the model's last layer has {classes} outputs"
     shape = table.shape
     _check_rows(shape, rows, name)
     if len(shape) == 2 and shape[1] == classes > 1:
@@ -535,7 +572,7 @@ def _labels(table: _Table, classes: int, rows: int, name: str, missing: bool = F
     gaps = np.isnan(labels) if missing and labels.dtype.kind == "f" else None
     if gaps is not None and gaps.any():
         known = _Table(np.where(gaps, 0, labels), (rows,), table.columns)
-        return np.where(gaps, MISSING_LABEL, _labels(known, classes, rows, name))
+        return np.where(gaps, MISSING_LABEL, _labels(known, classes, rows, name, have=have))
     bad = (labels < 0) | (labels >= classes)
     if labels.dtype.kind == "f":
         bad |= labels != np.floor(labels)
@@ -547,7 +584,7 @@ def _labels(table: _Table, classes: int, rows: int, name: str, missing: bool = F
         elif labels[row] != np.floor(labels[row]):
             why = "class numbers are whole; for a regression use loss='mean_squared_error'"
         else:
-            why = f"the model's last layer has {classes} outputs, so class numbers go from 0 to {classes - 1}"
+            why = f"{have}, so class numbers go from 0 to {classes - 1}"
             if labels.min() == 1 and labels.max() == classes:
                 why += f": pass {name} - 1"
         raise ValueError(f"{name}[{row}] is {labels[row]}: {why}")

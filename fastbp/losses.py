@@ -6,14 +6,17 @@ couple the neurons of a row take columns.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from fastbp._checks import number
 from fastbp._math import exp, formula, log, log1p, logistic, tanh
 from fastbp._vector import copysign, maximum, minimum, sqrt, where
 from fastbp.activations import unknown
+from fastbp.class_columns import crossentropies
 from fastbp.tracing import Steps, derivative_of, elementwise, follow, kept, loss_by_rows, named, restored, unwrapped
 
 
@@ -26,7 +29,8 @@ class Loss:
     name : how users call it
     function : f(a, y, p) -> (l, dl/da), of z and dl/dz where the loss is fused;
         for a coupled one f(da, a, y, n, weight, p) -> l, which writes weight * dl/da (of z where it is fused)
-    targets : what y holds, see ``data.TARGETS``: "dense" (N, O) numbers, or of a range, or "labels" (N,) class numbers
+    targets : what y holds, see ``data.TARGETS``: "dense" (N, O) numbers, or of a range, or "labels" (N,) class numbers;
+        of several columns of class numbers (see ``fastbp.class_columns``) how many classes each has
     fused_with : name of the output activation computed together with the loss, None where any will do
     parameters : names and values of p
     mean_outputs : whether the loss of a row is the mean over its outputs (else the sum)
@@ -41,7 +45,7 @@ class Loss:
 
     name: str
     function: Callable[..., Any]
-    targets: str = "dense"
+    targets: str | tuple[int, ...] = "dense"
     fused_with: str | None = None
     parameters: tuple[tuple[str, float], ...] = ()
     mean_outputs: bool = True
@@ -435,6 +439,7 @@ def config(loss: Loss) -> dict[str, Any]:
         "parameters": dict(loss.parameters),
         "from_logits": loss.from_logits,
         "mask_nan": loss.mask_nan,
+        **({"classes": loss.targets} if isinstance(loss.targets, tuple) else {}),
         **({} if loss.made is None else {"made": loss.made, "mean_outputs": loss.mean_outputs}),
     }
 
@@ -444,6 +449,8 @@ def from_config(config: dict[str, Any]) -> Loss:
     if "made" in config:
         own = remade(config["name"], config["made"])
         return replace(own, mean_outputs=bool(config["mean_outputs"]), mask_nan=bool(config["mask_nan"]))
+    if "classes" in config:
+        return replace(SparseCategoricalCrossentropies(config["classes"]), mask_nan=bool(config["mask_nan"]))
     row, parameters = get(config["name"]), dict(config["parameters"])
     if parameters.keys() != dict(row.parameters).keys():
         wanted = ", ".join(name for name, _ in row.parameters) or "none"
@@ -457,9 +464,9 @@ def check_output(loss: Loss, activation: str) -> None:
     wanted = "linear" if loss.from_logits else loss.fused_with
     if wanted is not None and activation != wanted:
         if loss.from_logits:
-            hint = (
-                f'give the last layer activation="linear", or use the loss by name with activation="{loss.fused_with}"'
-            )
+            hint = 'give the last layer activation="linear"'
+            if loss.fused_with is not None:
+                hint += f', or use the loss by name with activation="{loss.fused_with}"'
         else:
             hint = f'give the last layer activation="{wanted}"'
             if activation == "linear":
@@ -596,6 +603,27 @@ def SparseCategoricalFocalCrossentropy(
 ) -> Loss:
     """`CategoricalFocalCrossentropy` for integer labels (N,)."""
     return _categorical("sparse_categorical_focal_crossentropy", from_logits, label_smoothing, alpha=alpha, gamma=gamma)
+
+
+def SparseCategoricalCrossentropies(classes: Sequence[int]) -> Loss:
+    """The sum of the cross-entropies of several columns of integer labels, mean over rows; linear outputs.
+
+    Parameters
+    ----------
+    classes : sequence of int
+        How many classes each column of y (N, columns) has. The outputs are their logits side by side, so that the last
+        layer is ``Dense(sum(classes))``; the class given for a column is that of its highest logit.
+
+    Raises
+    ------
+    ValueError
+        For anything but whole numbers of at least 1.
+    """
+    counts = tuple(classes)
+    if not counts or not all(isinstance(count, int | np.integer) and count > 0 for count in counts):
+        raise ValueError(f"SparseCategoricalCrossentropies: wanted how many classes each column has, got {classes!r}")
+    name = "sparse_categorical_crossentropies"
+    return Loss(name, crossentropies, tuple(map(int, counts)), mean_outputs=False, coupled=True, from_logits=True)
 
 
 def Poisson() -> Loss:

@@ -109,6 +109,8 @@ def cut(threshold: float | None, loss: Loss) -> float:
 
 
 def _accuracy(metric: Metric, loss: Loss, outputs: int) -> Metric:
+    if isinstance(loss.targets, tuple):
+        return replace(metric, tally=TALLIES["accuracy of class columns"])
     if categorical(loss, outputs):
         return METRICS["categorical_accuracy"]
     return _binary_accuracy(METRICS["binary_accuracy"], loss, outputs)
@@ -387,6 +389,8 @@ def bound(request: "str | Metric", loss: Loss, outputs: int) -> Metric:
     ValueError : an unknown name, or a metric that doesn't go with them
     """
     metric = get(request)
+    if isinstance(loss.targets, tuple) and metric.name != "accuracy":
+        raise ValueError(f"{metric.name} doesn't go with several columns of classes: accuracy does, the share of all")
     if metric.choose is None:
         return metric
     return replace(metric.choose(metric, loss, outputs), label=metric.label)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastbp._math import exp, formula, log, log1p
 from fastbp._vector import copysign, maximum, where
+from fastbp.class_columns import accuracy
 
 EPSILON = 1e-7
 """What Keras keeps probabilities away from 0 by."""
@@ -155,6 +156,7 @@ TALLIES = {
     row.name: row
     for row in (
         Tally("categorical accuracy", categorical_accuracy),
+        Tally("accuracy of class columns", accuracy),
         Tally("top-k accuracy", top_k_accuracy, values=(5.0,)),
         Tally("binary accuracy", binary_accuracy, values=(0.5,)),
         Tally("squared error", squared_error),

@@ -26,6 +26,7 @@ FLOORS = {
     "fastbp._math": 0,
     "fastbp._signals": 0,
     "fastbp.activations": 1,
+    "fastbp.class_columns": 1,
     "fastbp.losses": 1,
     "fastbp.metrics": 1,
     "fastbp.optimizers": 1,

@@ -148,7 +148,9 @@ def test_several_columns_of_classes() -> None:
     model = ours.to_model()
     logits = model.predict(X)[:, :3]
     np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), shares[0])
-    assert model.loss_name == ""  # a model's own losses are of one softmax
+    assert model.evaluate(X, SEVERAL) == pytest.approx(
+        -np.sum([np.log(s[range(150), y]).mean() for s, y in zip(shares, SEVERAL.T, strict=True)])
+    )
     assert fb.from_sklearn(ours).meta["classes"] == [[0, 1, 2], [0, 1, 2], [0, 1]]
 
 

@@ -187,8 +187,8 @@ class BasePerceptron(Course):
         Returns
         -------
         Model
-            With these weights; its outputs are those of the last layer. It is compiled with the loss that was fitted,
-            but for several columns of classes, of which a model has no loss; its outputs are then the logits of each.
+            With these weights; its outputs are those of the last layer, of several columns of classes the logits of
+            each. It is compiled with the loss that was fitted, unless that is a function of one's own.
         """
         check_is_fitted(self)
         network = self._ready()
@@ -198,7 +198,9 @@ class BasePerceptron(Course):
         model.build(network.units[0])
         model.set_weights(network.engine.program.take(network.engine.weights))
         loss = self._criterion()
-        if loss.name in LOSSES:
+        if isinstance(loss.targets, tuple):
+            model.compile("adam", loss)
+        elif loss.name in LOSSES:
             model.compile("adam", replace(loss, mean_outputs=True, reported=1.0))
         return model
 

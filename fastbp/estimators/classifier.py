@@ -15,9 +15,9 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 
 from fastbp.activations import Activation
 from fastbp.estimators.base import BasePerceptron
-from fastbp.estimators.heads import LOSS, Heads
+from fastbp.estimators.heads import Heads
 from fastbp.estimators.wording import described
-from fastbp.losses import LOSSES, Loss
+from fastbp.losses import LOSSES, Loss, SparseCategoricalCrossentropies
 from fastbp.schedules import Schedule
 
 Array = NDArray[Any]
@@ -253,7 +253,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         if self._heads is not None:
             if self.loss != "log_loss":
                 raise ValueError(f'several columns of classes are learned by loss="log_loss" alone, got {self.loss!r}')
-            return LOSS
+            return SparseCategoricalCrossentropies(self._heads.counts)
         softmax = self.out_activation_ == "softmax"
         if isinstance(self.loss, str):
             return replace(CRITERIA[self.loss][not softmax], mean_outputs=False)

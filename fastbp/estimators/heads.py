@@ -6,41 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp._math import exp, formula, log
-from fastbp._vector import maximum, where
-from fastbp.losses import Loss
+from fastbp.class_columns import FIRST, marks
 
 Array = NDArray[Any]
-
-FIRST, LAST = 2, 4
-"""What a target has more at a column's first class, and at its last."""
-
-
-@formula
-def crossentropies(dz: Any, z: Any, y: Any, n: int, weight: Any, p: Any) -> Any:
-    """The sum over the columns of log(sum(exp(z))) - z of the right class; y as `Heads.targets` writes it."""
-    peak = z[0]
-    norm = peak * 0.0
-    for c in range(n):
-        begins = where(y[c] > 3.5, y[c] - 4.0, y[c]) > 1.5
-        before = where(begins, z[c], peak)
-        norm = where(begins, norm * 0.0, norm)
-        peak = maximum(before, z[c])
-        norm = norm * exp(before - peak) + exp(z[c] - peak)
-        dz[c] = peak + log(norm)
-    whole = peak
-    value = peak * 0.0
-    for c in range(n - 1, -1, -1):
-        ends = y[c] > 3.5
-        target = where(ends, y[c] - 4.0, y[c])
-        target = where(target > 1.5, target - 2.0, target)
-        whole = where(ends, dz[c], whole)
-        value = value + where(ends, whole, 0.0) - target * z[c]
-        dz[c] = (exp(z[c] - whole) - target) * weight
-    return value
-
-
-LOSS = Loss("crossentropies", crossentropies, mean_outputs=False, coupled=True)
 
 
 class Heads:
@@ -53,7 +21,8 @@ class Heads:
 
     def __init__(self, classes: Sequence[Array]) -> None:
         self.classes = list(classes)
-        self.borders = np.cumsum([0, *map(len, classes)])
+        self.counts = tuple(map(len, classes))
+        self.borders = np.cumsum([0, *self.counts])
 
     @property
     def outputs(self) -> int:
@@ -61,18 +30,14 @@ class Heads:
         return int(self.borders[-1])
 
     def targets(self, y: Array) -> Array:
-        """(N, outputs) of rows of labels (N, columns): 1 at the right classes, and where columns begin and end."""
-        marks = np.zeros((len(y), self.outputs), np.float32)
-        marks[:, self.borders[:-1]] += FIRST
-        marks[:, self.borders[1:] - 1] += LAST
-        rows = np.arange(len(y))
-        for column, (labels, start) in enumerate(zip(self.classes, self.borders, strict=False)):
-            marks[rows, start + np.searchsorted(labels, y[:, column])] += 1
-        return marks
+        """(N, outputs) of rows of labels (N, columns), see ``fastbp.class_columns``."""
+        numbers = [np.searchsorted(labels, y[:, column]) for column, labels in enumerate(self.classes)]
+        return marks(np.stack(numbers, axis=1), self.counts, np.float32)
 
     def right(self, outputs: Array, targets: Array) -> NDArray[np.bool_]:
         """Whether a row's largest outputs are its right classes, in all columns."""
-        found = [own.argmax(axis=1) == (marks % FIRST).argmax(axis=1) for own, marks in self._parts(outputs, targets)]
+        parts = self._parts(outputs, targets)
+        found = [own.argmax(axis=1) == (wanted % FIRST).argmax(axis=1) for own, wanted in parts]
         return np.logical_and.reduce(found)
 
     def labels(self, outputs: Array) -> Array:
