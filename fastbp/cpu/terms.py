@@ -158,13 +158,14 @@ def forward(op: int, p0: int, p1: int, o0: int, o1: int, now: int) -> float:
     strip = inputs + (p1 - p0) * 2 * most * STEP
     w, w_panel = at(op, pg.W), at(op, pg.W_PANEL)
     square = MATRIX_ROWS * ROW  # from a panel's neurons to the next panel's
+    halves = 1 if at(op, pg.THIN) else 2
     amx_begin()
     for k0 in range(0, steps, most):
         k = min(most, steps - k0)
         last = k0 + k == steps
         for p in range(p0, p1):
             a = at(op, pg.A) + p * at(op, pg.A_PANEL)
-            for half in range(2):
+            for half in range(halves):
                 side = inputs + (2 * (p - p0) + half) * k * STEP
                 _pack_turned(a + half * VECTOR, k0 * DEPTH, ins, k, sums, side)
         o = o0
@@ -182,14 +183,14 @@ def forward(op: int, p0: int, p1: int, o0: int, o1: int, now: int) -> float:
                 c = z if whole else sums
                 if k0 and not whole:
                     for i in range(o1 - o):
-                        for half in range(2):
+                        for half in range(halves):
                             column(KIND, sums, 1)[2 * i + half] = column(KIND, z, 1)[2 * i + half]
-                    for half in range(2):
+                    for half in range(halves):
                         transpose_square(KIND, sums + half * VECTOR, ROW, sums + half * VECTOR, ROW)
-                tile_terms(8 + wide, side, k * STEP, strip, k * STEP, c, ROW, VECTOR, square, k, k0)
+                tile_terms(4 * halves + wide, side, k * STEP, strip, k * STEP, c, ROW, VECTOR, square, k, k0)
                 if last or not whole:
                     for j in range(wide):
-                        for half in range(2):
+                        for half in range(halves):
                             place = c + j * square + half * VECTOR
                             transpose_square(KIND, place, ROW, place, ROW)
                 if last:
