@@ -209,6 +209,8 @@ def test_parts_of_several_columns_and_what_does_not_fit() -> None:
         ours.partial_fit(X, SEVERAL[:, :2])
     with pytest.raises(ValueError, match=r"column 2 of y has the classes \[0 7\], the network was made for \[0 1\]"):
         ours.partial_fit(X, SEVERAL * [1, 1, 7])
+    with pytest.raises(ValueError, match=r"y has the shape \(150, 2\), the predictions \(150, 3\)"):
+        ours.score(X, SEVERAL[:, :2])
     with pytest.raises(ValueError, match="are learned by loss="):
         MLPClassifier(loss="focal", **SMALL).fit(X, SEVERAL)
     warm = MLPClassifier(warm_start=True, **SMALL).fit(X, SEVERAL)

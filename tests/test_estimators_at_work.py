@@ -1,8 +1,10 @@
 """The estimators inside scikit-learn: pipelines, searches, ensembles, inspection, routing, files; keywords."""
 
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import fastbp as fb
+from fastbp._jit import default_threads
 from fastbp.cpu.engine import Engine
 from fastbp.estimators import MLPClassifier, MLPRegressor, MLPSearchCV, network
 
@@ -143,6 +146,30 @@ def test_skops_trusts_our_own_classes_names_alone(estimator: Any) -> None:
     np.testing.assert_array_equal(again.partial_fit(X, Y).coefs_[0], fitted.partial_fit(X, Y).coefs_[0])
 
 
+def test_skops_and_joblib_take_models_too(tmp_path: Path) -> None:
+    model = fb.Model([fb.Dense(4, activation="relu"), fb.BatchNormalization(), fb.Dropout(0.2), fb.Dense(1)])
+    model.compile("adam", "mse")
+    model.fit(XR, YR, verbose=0)
+    data = skops.io.dumps(model)
+    untrusted = skops.io.get_untrusted_types(data=data)
+    assert untrusted and all(name.startswith("fastbp.") for name in untrusted)
+    joblib.dump(model, tmp_path / "model.joblib")
+    for again in (skops.io.loads(data, trusted=untrusted), joblib.load(tmp_path / "model.joblib")):
+        np.testing.assert_array_equal(again.predict(XR), model.predict(XR))
+        assert again.history.history == model.history.history
+
+
+def test_fits_at_once_share_the_cores() -> None:
+    with network.crowd.member():
+        assert network.crowd.share(4) == 4
+        with network.crowd.member(), network.crowd.member():
+            assert network.crowd.share(4) == 1
+        assert network.crowd.share(5) == 5
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        found = joblib.Parallel(n_jobs=2)(joblib.delayed(default_threads)() for _ in range(2))
+    assert found == [1, 1]
+
+
 # ---------------------------------------------------------------- keywords beyond scikit-learn's
 
 
@@ -240,8 +267,9 @@ def test_frames_of_other_libraries(kind: str) -> None:
     gaps = framed(kind, {"whole": [1.0, 2.0, 3.0, 4.0], "holes": [1.0, None, 3.0, 4.0]})
     with pytest.raises(ValueError, match="'holes'"):
         MLPClassifier(**SMALL).fit(gaps, Y[48:52])
-    with pytest.raises(ValueError, match="could not convert string to float"):
+    with pytest.raises(ValueError, match="could not convert string to float") as refused:
         MLPClassifier(**SMALL).fit(framed(kind, {"text": ["a", "b", "c", "d"]}), Y[48:52])
+    assert "'text'" in refused.value.__notes__[0]
 
 
 def framed(kind: str, columns: dict[str, Any]) -> Any:

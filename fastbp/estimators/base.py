@@ -1,7 +1,6 @@
 """Floor 5: what the classifier and the regressor share: from data as users hold it to a fit, and predictions."""
 
 from abc import abstractmethod
-from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -109,12 +108,20 @@ class BasePerceptron(Course):
         A frame of numbers is converted a block at a time, without a copy of it in another type or order.
         """
         checks = {"accept_sparse": ["csr", "csc"], "dtype": known or (np.float64, np.float32), "order": "C", **of_y}
+        odd = ""
         if columns_of(X) is not None:
-            with suppress(TypeError):  # other columns than numbers: as scikit-learn converts them
+            try:
                 rows = as_matrix(X, known or np.float64, name="X")
                 validate_data(self, X, reset=reset, skip_check_array=True)
                 return (check_X_y if y else check_array)(rows, *y, estimator=self, **checks)
-        return validate_data(self, X, *y, reset=reset, **checks)
+            except TypeError as error:  # other columns than numbers: as scikit-learn converts them
+                odd = str(error)
+        try:
+            return validate_data(self, X, *y, reset=reset, **checks)
+        except ValueError as error:
+            if odd:
+                error.add_note(odd)
+            raise
 
     def _check_shape(self, units: list[int], network: Network) -> None:
         """Refuse to train a network further that is not the one the parameters and the data ask for."""

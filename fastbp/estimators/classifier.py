@@ -314,7 +314,12 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         """
         if self._heads is None:
             return float(super().score(X, y, sample_weight))
-        right = (np.asarray(y) == self.predict(X)).all(axis=1)
+        truth, found = np.asarray(y), self.predict(X)
+        if truth.shape != found.shape:
+            raise ValueError(
+                f"y has the shape {truth.shape}, the predictions {found.shape}: give all columns of classes"
+            )
+        right = (truth == found).all(axis=1)
         return float(np.average(right, weights=None if sample_weight is None else np.asarray(sample_weight)))
 
     def __sklearn_tags__(self) -> Any:
