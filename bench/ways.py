@@ -43,6 +43,7 @@ WAYS: dict[str, Callable[[str], Callable[..., object]]] = {
     "launches": _tiles,
     "graphs": _tiles,
     "graphs, library": _library,
+    "slices": _tiles,
     "one block": _tiles,
 }
 """What makes the products of each way."""
@@ -57,21 +58,23 @@ def forced(way: str) -> Iterator[None]:
     Unfit
         Where a network can't, when its step is made.
     """
-    from fastbp.cuda import captured, narrow
+    from fastbp.cuda import captured, narrow, slices
     from fastbp.cuda.step import Launches
 
-    reason = narrow.reason
+    def only(name: str, reason: Callable[..., str]) -> Callable[..., str]:
+        def chosen(*arguments: object) -> str:
+            if way != name:
+                return "another way is asked for"
+            found = reason(*arguments)
+            if found:
+                raise Unfit(found)
+            return ""
 
-    def chosen(*arguments: object) -> str:
-        if way != "one block":
-            return "another way is asked for"
-        found = reason(*arguments)
-        if found:
-            raise Unfit(found)
-        return ""
+        return chosen
 
     with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(narrow, "reason", chosen))
+        for module, name in ((narrow, "one block"), (slices, "slices")):
+            patches.enter_context(mock.patch.object(module, "reason", only(name, module.reason)))
         patches.enter_context(mock.patch.object(narrow, "MOST_WORK", float("inf")))
         if way == "launches":
             patches.enter_context(mock.patch.object(captured, "step_of", Launches))
