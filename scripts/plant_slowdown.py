@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import sys
@@ -135,6 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=3.0, help="of a verdict, at most (default: %(default)s)")
     parser.add_argument("--stop", type=float, metavar="MINUTES", help="begin no trial that may end later than this")
     args = parser.parse_args(arguments)
+    os.environ["FASTBP_AMX"] = "0"  # what is slowed down are the kernels that every machine has
     results, start, longest = args.folder / "trials.json", time.monotonic(), 0.0
     trials = json.loads(results.read_text()) if results.exists() else []
     heads = [name for kernel in islice(cycle(PLANTS), args.trials) for name in (kernel, UNCHANGED)]
