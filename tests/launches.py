@@ -37,6 +37,7 @@ def launches(
     backward: bool = True,
     dtype: str = "float32",
     precision: str = "float32",
+    sparse: bool = False,
 ) -> list[Launch]:
     """The launches of a step, over arrays of the host: only their types matter."""
     program = Program(lower(layers, width).specs, np.dtype(dtype), layout.Rows())
@@ -57,8 +58,9 @@ def launches(
     step = bound.Bound(plan, Objective(loss, tuple(tallies)), optimizer, *buffers)
     kept = tuple(numbers for tally in tallies if tally.loop == "kept")
     targets = rows.LABELS if labels else rows.NUMBERS
-    data = bound.Data(numbers, whole if labels else numbers, whole, numbers, numbers, targets, numbers, kept)
-    return step.launches(data)
+    entries = (whole, np.zeros(8, np.int32)) if sparse else (None, None)
+    arrays = numbers, whole if labels else numbers, whole, numbers, numbers
+    return step.launches(bound.Data(*arrays, targets, numbers, kept, *entries))
 
 
 def steps() -> Iterator[list[Launch]]:
@@ -88,6 +90,7 @@ def steps() -> Iterator[list[Launch]]:
     yield launches([fb.Dense(3)], error, fb.SGD(clipnorm=1.0), [], update="given")
     for batch, width in ((1000, 1000), (4000, 4000)):  # the larger tiles
         yield launches([fb.Dense(width, "gelu"), fb.Dense(1)], error, fb.SGD(), [], batch=batch, width=width)
+    yield launches([fb.Dense(9)], error, fb.SGD(), [], batch=20_000, sparse=True)  # sums in parts
     for precision in ("tf32", "bfloat16"):
         yield launches([fb.Dense(9, "gelu"), fb.Dense(1)], error, fb.Adam(), [], precision=precision)
     yield launches([fb.Dense(9, "gelu"), fb.Dense(1)], error, fb.Adam(), [], dtype="float64")

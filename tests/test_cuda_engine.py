@@ -275,3 +275,19 @@ def rounded(numbers: np.ndarray, precision: str) -> np.ndarray:
     mantissa, exponent = np.frexp(numbers.astype(np.float64))
     bits = {"tf32": 11, "bfloat16": 8}[precision]
     return np.ldexp(np.round(mantissa * 2**bits) / 2**bits, exponent)
+
+
+@pytest.mark.parametrize("group", [None, 2])
+def test_sums_over_many_rows_are_cut_in_parts(
+    group: int | None, way: None, cuda: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastbp.cuda import products
+
+    monkeypatch.setattr("fastbp.cuda.narrow.MOST_WORK", 0)
+    seen: list[int] = []
+    learn = products.learn
+    monkeypatch.setattr(products, "learn", lambda *options: seen.append(1) or learn(*options))
+    optimizer = fb.Adam(0.02, gradient_accumulation_steps=group)
+    rows = 3000 if cuda else 46
+    trained_alike(network(), {"optimizer": optimizer}, rows=rows, batch=rows * 2 // 3)
+    assert seen

@@ -119,6 +119,11 @@ def test_a_fit_is_resumed_to_the_same_bits(tmp_path: Path, cuda: bool) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_profile_is_of_the_cpu() -> None:
+    with pytest.raises(ValueError, match="profile reads the clocks of the CPU engine's threads"):
+        fb.profile(models()[1], X, Y)
+
+
 def test_all_rows_at_once_by_lbfgs(cuda: bool) -> None:
     pytest.importorskip("scipy", reason="scipy is not installed")
     found = models("mse", dtype="float64")

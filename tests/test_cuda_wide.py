@@ -152,8 +152,8 @@ cases = [
     (wide.halve(kind, sizes), (i64, u16, n, u32, n, n, n, n), sizes.threads),
     (wide.add_bias(kind, sizes), (i64, n, n, n, f32, f32), sizes.threads),
     (wide.sum_rows(kind, sizes), (i64, n, f32, f32), sizes.threads),
-    (wide.learn(kind, sizes, element), (i64, i64, f32, f32, f32, f32), sizes.flat),
-    (wide.learn(kind, sizes, products.write), (i64, i64, f32, f32, f32, f32), sizes.flat),
+    (products.learn(kind, sizes, element), (i64, i64, f32, n, n, f32, f32, f32), sizes.flat),
+    (products.learn(kind, sizes, products.write), (i64, i64, f32, n, n, f32, f32, f32), sizes.flat),
     (arrays._unfit(kind), (f32, i64), sizes.flat),
 ]
 for made, signature, threads in cases:

@@ -16,11 +16,11 @@ import numpy as np
 from fastbp import program as pg
 from fastbp.activations import IDENTITY, Activation
 from fastbp.cuda import layout as lo
-from fastbp.cuda import rules
+from fastbp.cuda import rules, weights
 from fastbp.cuda.device import cuda, inlined, kernel
 from fastbp.cuda.precision import rounded
 from fastbp.cuda.rows import goes_on
-from fastbp.cuda.shapes import Tile
+from fastbp.cuda.shapes import Shapes, Tile
 from fastbp.cuda.step import Launch
 from fastbp.operations import DENSE
 
@@ -231,9 +231,10 @@ def input_gradient(dtype: np.dtype, tile: Tile, precision: str, row: Activation 
 
 @functools.cache
 def weight_gradients(dtype: np.dtype, tile: Tile, precision: str, element: Any) -> Any:
-    """Kernel: the gradients of many layers' weights, a block a tile.
+    """Kernel: the gradients of many layers' weights, or parts of their sums, a block a tile.
 
-    tasks (3 * blocks,) int64: of each block the op's fields, and the first row and column of its tile
+    tasks (6 * blocks,) int64: of each block the op's fields, the first row and column of its tile, the first batch row
+        and the end of those summed, and what is added to the place of each weight
     element : f(t, op, k, i, g, params, constants, coefficients): what becomes of weight i of row k and its gradient
     """
     kind: Any = dtype.type
@@ -248,10 +249,11 @@ def weight_gradients(dtype: np.dtype, tile: Tile, precision: str, element: Any) 
         sums = cuda.local.array(count, dtype)
         for i in range(count):
             sums[i] = kind(0)
-        task = 3 * cuda.blockIdx.x
-        op, m0, n0 = tasks[task], tasks[task + 1], tasks[task + 2]
-        m, n, k = t[op + lo.IN], t[op + lo.OUT], t[lo.ROWS]
-        a, lda, dz, lddz = t[op + lo.A], t[op + lo.LDA], t[op + lo.DZ], t[op + lo.LDDZ]
+        task = 6 * cuda.blockIdx.x
+        op, m0, n0, first = tasks[task], tasks[task + 1], tasks[task + 2], tasks[task + 3]
+        m, n, k, w = t[op + lo.IN], t[op + lo.OUT], tasks[task + 4] - first, tasks[task + 5] + t[op + lo.W]
+        lda, lddz = t[op + lo.LDA], t[op + lo.LDDZ]
+        a, dz = t[op + lo.A] + first * lda, t[op + lo.DZ] + first * lddz
         multiply(sums, share, work, a, 1, lda, work, dz, lddz, 1, m0, n0, m, n, k)
         tx, ty = cuda.threadIdx.x % across, cuda.threadIdx.x // across
         cuda.syncthreads()
@@ -259,7 +261,7 @@ def weight_gradients(dtype: np.dtype, tile: Tile, precision: str, element: Any) 
             g = passing(sums, share, e)
             row, o = m0 + ty + e // wide * down, n0 + tx + e % wide * across
             if row < t[op + lo.LEARNED] and o < n:
-                element(t, op, row, t[op + lo.W] + row * t[op + lo.LDW] + o, g, params, constants, coefficients)
+                element(t, op, row, w + row * t[op + lo.LDW] + o, g, params, constants, coefficients)
 
     return kernel(run, threads=tile.threads)
 
@@ -269,6 +271,35 @@ def write(t, op, k, i, g, params, constants, coefficients):
     """Puts weight i's gradient in its place, or adds it to those of the batches before."""
     place = t[lo.GRADIENT] + i
     params[place] = params[place] + g if goes_on(t) else g
+
+
+@inlined
+def lay_aside(t, op, k, i, g, params, constants, coefficients):
+    """Puts a part of a sum into the array that stands in the place of the parameters."""
+    params[i] = g
+
+
+@functools.cache
+def learn(dtype: np.dtype, shapes: Shapes, element: Any) -> Any:
+    """Kernel: what becomes of gradients that stand in an array, weight by weight or in parts to be added in order.
+
+    tasks : see ``weights``; parts : how many there are, so many numbers apart; element : see `weight_gradients`
+    """
+    threads = shapes.flat
+
+    def run(t, tasks, gradient, parts, apart, params, constants, coefficients):
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        task = weights.TASK * cuda.blockIdx.x
+        op, first, end = tasks[task], tasks[task + 2], tasks[task + 3]
+        row = t[op + lo.KERNEL] if tasks[task + 1] != 0 else 0  # a row of the same part: all that an element asks for
+        for i in range(first + cuda.threadIdx.x, end, threads):
+            g = gradient[i]
+            for part in range(1, parts):
+                g += gradient[part * apart + i]
+            element(t, op, row, i, g, params, constants, coefficients)
+
+    return kernel(run, threads=threads)
 
 
 class Tiles:
@@ -314,13 +345,32 @@ class Tiles:
         ops = [op for op in ops if layers[op].operation is DENSE]
         if not ops:
             return []
-        tile = bound.shapes.tile(bound.dtype.itemsize, *((layers[op].learned, layers[op].fan_out) for op in ops))
-        tasks = [
+        batch, sizes = bound.layout.batch, [(layers[op].learned, layers[op].fan_out) for op in ops]
+        most = max(1, batch // bound.shapes.part)
+        tile = bound.shapes.tile(bound.dtype.itemsize, *sizes, parts=most)
+        tiles = [
             (bound.layout.field(op), m0, n0)
-            for op in ops
-            for m0 in range(0, layers[op].learned, tile.rows)
-            for n0 in range(0, layers[op].fan_out, tile.columns)
+            for op, (learned, neurons) in zip(ops, sizes, strict=True)
+            for m0 in range(0, learned, tile.rows)
+            for n0 in range(0, neurons, tile.columns)
         ]
-        made = weight_gradients(bound.dtype, tile, self.precision, bound.element if fused else write)
-        arguments = bound.table, bound.upload(np.array(tasks, np.int64).ravel()), bound.params, bound.work
-        return [self._launch(made, tile, (len(tasks),), *arguments, bound.constants, bound.coefficients)]
+        parts = max(1, min(most, 2 * bound.shapes.busy // len(tiles)))
+        apart = bound.layout.program.parameter_bytes // bound.dtype.itemsize
+        bounds = [batch * part // parts for part in range(parts + 1)]
+        tasks = [
+            (*one, bounds[part], bounds[part + 1], part * apart if parts > 1 else 0)
+            for part in range(parts)
+            for one in tiles
+        ]
+        element = bound.element if fused else write
+        made = weight_gradients(bound.dtype, tile, self.precision, element if parts == 1 else lay_aside)
+        sums = bound.params if parts == 1 else bound.upload(np.zeros(parts * apart, bound.dtype))
+        beside = bound.constants, bound.coefficients
+        table = bound.upload(np.array(tasks, np.int64).ravel())
+        launch = self._launch(made, tile, (len(tasks),), bound.table, table, sums, bound.work, *beside)
+        if parts == 1:
+            return [launch]
+        blocks = bound.tasks(ops)
+        arguments = bound.table, bound.upload(blocks.ravel()), sums, parts, apart, bound.params, *beside
+        made = learn(bound.dtype, bound.shapes, element)
+        return [launch, Launch(made, (len(blocks),), bound.shapes.flat, arguments)]

@@ -36,6 +36,7 @@ class Shapes:
     single : threads of the block that adds up a step's sums, a power of 2
     tiles : of products, the smallest first
     busy : blocks that keep the device busy
+    part : least batch rows of a part, where the sums over a large batch are cut into parts
     """
 
     lanes: int
@@ -44,25 +45,28 @@ class Shapes:
     single: int
     tiles: tuple[Tile, ...]
     busy: int
+    part: int
 
     @property
     def threads(self) -> int:
         """Threads of a block by rows or columns."""
         return self.lanes * self.groups
 
-    def tile(self, itemsize: int, *products: tuple[int, int]) -> Tile:
+    def tile(self, itemsize: int, *products: tuple[int, int], parts: int = 1) -> Tile:
         """The tile for products of so many rows and columns: the largest that still gives work to most of a GPU.
 
+        parts : into how many parts each tile's sums may be cut
         The largest of all is for float32: sums in float64 would take too many registers and too much shared memory.
         """
         for tile in reversed(self.tiles[1 : None if itemsize == 4 else -1]):
-            if sum(-(-rows // tile.rows) * -(-columns // tile.columns) for rows, columns in products) >= self.busy:
+            blocks = sum(-(-rows // tile.rows) * -(-columns // tile.columns) for rows, columns in products)
+            if parts * blocks >= self.busy:
                 return tile
         return self.tiles[0]
 
 
-DEVICE = Shapes(32, 8, 256, 256, (Tile(32, 32, 16, 2, 2), Tile(64, 64, 16, 4, 4), Tile(128, 128, 8, 8, 8)), 128)
-SIMULATED = Shapes(2, 2, 2, 4, (Tile(4, 8, 4, 2, 2), Tile(8, 8, 4, 4, 4)), 2)
+DEVICE = Shapes(32, 8, 256, 256, (Tile(32, 32, 16, 2, 2), Tile(64, 64, 16, 4, 4), Tile(128, 128, 8, 8, 8)), 128, 512)
+SIMULATED = Shapes(2, 2, 2, 4, (Tile(4, 8, 4, 2, 2), Tile(8, 8, 4, 4, 4)), 2, 5)
 
 
 @functools.cache

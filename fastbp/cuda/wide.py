@@ -13,7 +13,7 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp.activations import GELU_TANH, IDENTITY, RELU, Activation
-from fastbp.cuda import cublas, ops, products, weights
+from fastbp.cuda import cublas, ops, products
 from fastbp.cuda import layout as lo
 from fastbp.cuda.cublas import Addresses, Library, Shape, address_of, handle_of, mask_bytes
 from fastbp.cuda.device import cuda, kernel
@@ -114,26 +114,6 @@ def sum_rows(dtype: np.dtype, shapes: Shapes) -> Any:
             gradient[t[op + lo.W] + t[op + lo.IN] * t[op + lo.LDW] + o] = kind(value)
 
     return kernel(run, threads=shapes.threads)
-
-
-@functools.cache
-def learn(dtype: np.dtype, shapes: Shapes, element: Any) -> Any:
-    """Kernel: what becomes of the gradients of each task (see ``weights``) that the library wrote.
-
-    element : as for ``products.weight_gradients``
-    """
-    threads = shapes.flat
-
-    def run(t, tasks, gradient, params, constants, coefficients):
-        if t[lo.STATUS] != pg.RUNNING:
-            return
-        task = weights.TASK * cuda.blockIdx.x
-        op, first, end = tasks[task], tasks[task + 2], tasks[task + 3]
-        row = t[op + lo.KERNEL] if tasks[task + 1] != 0 else 0  # a row of the same part: all that an element asks for
-        for i in range(first + cuda.threadIdx.x, end, threads):
-            element(t, op, row, i, gradient[i], params, constants, coefficients)
-
-    return kernel(run, threads=threads)
 
 
 # -------------------------------------------------- the products of a step
@@ -340,8 +320,8 @@ class Wide(products.Tiles):
         if not wide:
             return found
         tasks = bound.tasks(wide)
-        made = learn(bound.dtype, bound.shapes, bound.element if fused else products.write)
-        arguments = bound.table, bound.upload(tasks.ravel()), self._gradient, bound.params
+        made = products.learn(bound.dtype, bound.shapes, bound.element if fused else products.write)
+        arguments = bound.table, bound.upload(tasks.ravel()), self._gradient, 1, 0, bound.params
         found.append(Launch(made, (len(tasks),), bound.shapes.flat, (*arguments, bound.constants, bound.coefficients)))
         return found
 
