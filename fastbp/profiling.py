@@ -298,8 +298,8 @@ class _Trial:
         self.engine = self.twin._ready(self.twin._scoring().objective, True, self.optimizer, False, self.batch)
         if self.twin.device != "cpu":
             raise ValueError(
-                "profile reads the clocks of the CPU engine's threads; on a GPU `history.seconds` has each epoch's time, and "
-                "`nsys profile python ...` shows each kernel's"
+                "profile reads the clocks of the CPU engine's threads; on a GPU `history.seconds` has an epoch's time, "
+                "and `nsys profile python ...` shows each kernel's"
             )
         self.original = self.engine.twin() if model._engine is None else model._engine
         self.epochs = 1
