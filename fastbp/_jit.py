@@ -58,6 +58,7 @@ def _user_cache() -> Path:
 KERNEL_SOURCES = (
     "_*.py",
     "activations.py",
+    "class_columns.py",
     "constraints.py",
     "counters.py",
     "graph.py",
@@ -74,7 +75,6 @@ KERNEL_SOURCES = (
     "program.py",
     "sparse.py",
     "cpu/*.py",
-    "estimators/heads.py",
     "estimators/shuffles.py",
 )
 """Every source that a compiled kernel can depend on (a test compares this with the imports)."""
