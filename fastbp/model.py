@@ -647,6 +647,7 @@ class Model(Stack):
         """
         if threads is not None:
             whole("threads", threads)
+        devices.checked(device, "float32")  # what is wrong with the device isn't wrong with the file
         tensors, content = storage.read(path)
         try:
             return files.restored(cls(**files.settings(content), threads=threads, device=device), tensors, content)

@@ -181,6 +181,15 @@ def test_a_model_travels_between_devices(cuda: bool, tmp_path: Path) -> None:
             assert error(a, b) < 1e-6
 
 
+def test_a_file_is_not_blamed_for_a_gpu_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastbp.cuda import presence
+
+    make([5, 3]).save(tmp_path / "model.fastbp")
+    monkeypatch.setattr(presence, "problem", lambda: "no NVIDIA driver was found")
+    with pytest.raises(RuntimeError, match="device='cuda': no NVIDIA driver was found"):
+        fb.load_model(tmp_path / "model.fastbp", device="cuda")
+
+
 def test_gradients_can_be_taken_and_given(cuda: bool) -> None:
     models = both(network())
     x, y = inputs(9, 5), targets("mean_squared_error", 9, 3)
