@@ -183,6 +183,16 @@ def sqrt(a: Any) -> Any:
     return np.sqrt(a)
 
 
+def root(a: Any) -> Any:
+    """Square root of a number of at least 0, to a unit or two in the last place where that is quicker (AVX-512)."""
+    return np.sqrt(a)
+
+
+def quotient(a: Any, b: Any) -> Any:
+    """a / b for a normal b, to a unit or two in the last place where that is quicker (AVX-512)."""
+    return a / b
+
+
 def copysign(a: Any, b: Any) -> Any:
     """|a| with the sign of b."""
     return np.copysign(a, b)
@@ -217,6 +227,49 @@ def _emit_copysign(builder: ir.IRBuilder, vec: Vec, a: ir.Value, b: ir.Value) ->
 
 
 _operation(copysign, 2, _same, _emit_copysign)
+
+
+# AVX-512 divides and takes roots of 16 float32 in 16 and 18 cycles, one at a time (uops.info: VDIVPS, VSQRTPS of 512
+# bits). An estimate to 14 bits and one step of Newton's method take a few operations that overlap with others.
+
+
+def _estimate(builder: ir.IRBuilder, name: str, a: ir.Value, mask: ir.Value) -> ir.Value:
+    """The reciprocal ("rcp14"), or that of the root ("rsqrt14"), to 14 bits; 0 where the mask doesn't hold."""
+    kinds = [a.type, a.type, ir.IntType(16)]
+    emitted = external(builder, f"llvm.x86.avx512.{name}.ps.512", a.type, kinds)
+    return builder.call(emitted, [a, ir.Constant(a.type, [0.0] * 16), mask])
+
+
+def _estimates(vec: Vec) -> bool:
+    """Whether there are estimates of this type."""
+    return vec.dtype == types.float32 and vec.lanes == 16
+
+
+def _emit_root(builder: ir.IRBuilder, vec: Vec, a: ir.Value) -> ir.Value:
+    if not _estimates(vec):
+        emitted: ir.Value = unary("sqrt")(builder, vec, a)
+        return emitted
+    largest, least = (_constant(a.type, float(np.finfo(np.float32).max)), _constant(a.type, 2.0**-126))
+    a = builder.select(builder.fcmp_ordered(">", a, largest), largest, a)
+    normal = builder.bitcast(builder.fcmp_unordered(">=", a, least), ir.IntType(16))
+    inverse = _estimate(builder, "rsqrt14", a, normal)
+    found = builder.fmul(a, inverse)
+    half = builder.fmul(inverse, _constant(a.type, 0.5))
+    error = fused(builder, builder.fneg(found), half, _constant(a.type, 0.5))
+    return fused(builder, found, error, found)
+
+
+def _emit_quotient(builder: ir.IRBuilder, vec: Vec, a: ir.Value, b: ir.Value) -> ir.Value:
+    if not _estimates(vec):
+        return builder.fdiv(a, b)
+    inverse = _estimate(builder, "rcp14", b, ir.Constant(ir.IntType(16), -1))
+    found = builder.fmul(a, inverse)
+    error = fused(builder, builder.fneg(found), b, a)
+    return fused(builder, error, inverse, found)
+
+
+_operation(root, 1, _same, _emit_root)
+_operation(quotient, 2, _same, _emit_quotient)
 
 
 # ---------------------------------------------------------------- bits of a float: what exp and log are made of

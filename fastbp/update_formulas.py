@@ -7,7 +7,7 @@ returns the new weight and the tuple of new moments.
 from typing import Any
 
 from fastbp._math import formula
-from fastbp._vector import copysign, fma, maximum, sqrt, where
+from fastbp._vector import copysign, fma, maximum, quotient, root, sqrt, where
 
 
 @formula
@@ -36,13 +36,13 @@ def _decayed(average: Any, keep: Any, value: Any, take: Any) -> Any:
 @formula
 def rmsprop(w: Any, s: Any, g: Any, h: Any) -> Any:
     v = _decayed(s[0], h[1], g * g, h[2])
-    return w - h[0] * g / sqrt(v + h[3]), (v,)
+    return w - quotient(h[0] * g, root(v + h[3])), (v,)
 
 
 @formula
 def rmsprop_momentum(w: Any, s: Any, g: Any, h: Any) -> Any:
     v = _decayed(s[0], h[1], g * g, h[2])
-    b = fma(s[1], h[4], h[0] * g / sqrt(v + h[3]))
+    b = fma(s[1], h[4], quotient(h[0] * g, root(v + h[3])))
     return w - b, (v, b)
 
 
@@ -51,21 +51,21 @@ def rmsprop_centered(w: Any, s: Any, g: Any, h: Any) -> Any:
     v = _decayed(s[0], h[1], g * g, h[2])
     m = _decayed(s[1], h[1], g, h[2])
     # rounding can make the variance of a steady gradient negative
-    return w - h[0] * g / sqrt(maximum(fma(-m, m, v), 0.0) + h[3]), (v, m)
+    return w - quotient(h[0] * g, root(maximum(fma(-m, m, v), 0.0) + h[3])), (v, m)
 
 
 @formula
 def rmsprop_centered_momentum(w: Any, s: Any, g: Any, h: Any) -> Any:
     v = _decayed(s[0], h[1], g * g, h[2])
     m = _decayed(s[1], h[1], g, h[2])
-    b = fma(s[2], h[4], h[0] * g / sqrt(maximum(fma(-m, m, v), 0.0) + h[3]))
+    b = fma(s[2], h[4], quotient(h[0] * g, root(maximum(fma(-m, m, v), 0.0) + h[3])))
     return w - b, (v, m, b)
 
 
 @formula
 def adagrad(w: Any, s: Any, g: Any, h: Any) -> Any:
     v = fma(g, g, s[0])
-    return w - h[0] * g / sqrt(v + h[1]), (v,)
+    return w - quotient(h[0] * g, root(v + h[1])), (v,)
 
 
 @formula
@@ -79,7 +79,7 @@ def adadelta(w: Any, s: Any, g: Any, h: Any) -> Any:
 def adam(w: Any, s: Any, g: Any, h: Any) -> Any:
     m = _decayed(s[0], h[1], g, h[2])
     v = _decayed(s[1], h[3], g * g, h[4])
-    return w - h[0] * m / (sqrt(v) + h[5]), (m, v)
+    return w - quotient(h[0] * m, root(v) + h[5]), (m, v)
 
 
 @formula
@@ -87,21 +87,21 @@ def amsgrad(w: Any, s: Any, g: Any, h: Any) -> Any:
     m = _decayed(s[0], h[1], g, h[2])
     v = _decayed(s[1], h[3], g * g, h[4])
     most = maximum(s[2], v)
-    return w - h[0] * m / (sqrt(most) + h[5]), (m, v, most)
+    return w - quotient(h[0] * m, root(most) + h[5]), (m, v, most)
 
 
 @formula
 def nadam(w: Any, s: Any, g: Any, h: Any) -> Any:
     m = _decayed(s[0], h[1], g, h[2])
     v = _decayed(s[1], h[3], g * g, h[4])
-    return w - fma(h[0], m, h[6] * g) / (sqrt(v) + h[5]), (m, v)
+    return w - quotient(fma(h[0], m, h[6] * g), root(v) + h[5]), (m, v)
 
 
 @formula
 def radam(w: Any, s: Any, g: Any, h: Any) -> Any:
     m = _decayed(s[0], h[1], g, h[2])
     v = _decayed(s[1], h[3], g * g, h[4])
-    return w - h[0] * m / fma(sqrt(v), h[6], h[5]), (m, v)
+    return w - quotient(h[0] * m, fma(root(v), h[6], h[5])), (m, v)
 
 
 @formula

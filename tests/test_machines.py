@@ -37,7 +37,7 @@ def check_this_machine() -> None:
         test_bfloat16.check(make(widths, "tanh", "softmax", dtype="bfloat16", threads=2), LOSS, rows)
     if sys.platform == "linux":
         few = [case for case in test_memory.cases() if case[3] == "tanh" and case[4] in (LOSS, "mean_squared_error")]
-        test_memory.run_guarded("end", few)
+        test_memory.run_guarded("end", few, test_memory.everything)
     print(vector_bytes())
 
 

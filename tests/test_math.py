@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numba.core import types
 
-from fastbp import _math
+from fastbp import _math, _vector
 from fastbp._jit import Kernel
 from fastbp._vector import column, lanes_of
 from fastbp.program import aligned
@@ -102,3 +102,29 @@ def test_numpy_arrays_take_the_same_functions(name: str) -> None:
     truth = {"logistic": lambda v: 1 / (1 + np.exp(-v))}.get(name, getattr(np, name, None))
     assert truth is not None
     np.testing.assert_allclose(getattr(_math, name)(z), truth(z), rtol=1e-13)
+
+
+def _over_three(z: Any) -> Any:
+    return _vector.quotient(z, z * 0.0 + 3.0)
+
+
+def _under_one(z: Any) -> Any:
+    return _vector.quotient(z * 0.0 + 1.0, z)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_roots_and_quotients(dtype: type) -> None:
+    """To two units in the last place; 0, infinity and NaN as they should be."""
+    z = np.concatenate([np.geomspace(1e-37, 1e37, 20_001), np.linspace(1.0, 4.0, 20_001)]).astype(dtype)
+    spacing = np.finfo(dtype).eps
+    cases = (
+        (_math.formula(_under_one), 1 / z),
+        (_math.formula(_over_three), z / 3),
+        (_vector.root, np.sqrt(z)),
+    )
+    for function, wanted in cases:
+        found = evaluate(function, z)
+        assert np.abs(found / wanted - 1).max() < 2 * spacing
+    ends = evaluate(_vector.root, np.array([0.0, np.nan, np.finfo(dtype).max, np.inf], dtype))
+    assert ends[0] == 0 and np.isnan(ends[1])
+    assert ends[3] >= ends[2] == pytest.approx(float(np.sqrt(np.finfo(dtype).max)), rel=4 * float(spacing))

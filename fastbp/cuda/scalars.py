@@ -36,6 +36,10 @@ def _minimum(a: Any, b: Any) -> Any:
     return b if a > b else a
 
 
+def _quotient(a: Any, b: Any) -> Any:
+    return a / b
+
+
 def _product_and_sum(a: Any, b: Any, c: Any) -> Any:
     return a * b + c
 
@@ -116,8 +120,6 @@ def _primitives(kind: Any) -> dict[Any, Callable[..., Any]]:
             _math.tanh: np.tanh,
             _math.sin: np.sin,
             _math.cos: np.cos,
-            _math.sin: np.sin,
-            _math.cos: np.cos,
             _math.normal_cdf: lambda x: kind(_math.normal_cdf(float(x))),
             _math.cosine_of_turns: lambda x: kind(_math.cosine_of_turns(float(x))),
             _vector.where: _where,
@@ -125,6 +127,8 @@ def _primitives(kind: Any) -> dict[Any, Callable[..., Any]]:
             _vector.minimum: _minimum,
             _vector.fma: _product_and_sum,
             _vector.sqrt: np.sqrt,
+            _vector.root: np.sqrt,
+            _vector.quotient: _quotient,
             _vector.copysign: np.copysign,
             abs: abs,
         }
@@ -137,6 +141,8 @@ def _primitives(kind: Any) -> dict[Any, Callable[..., Any]]:
         _vector.minimum: inlined(_minimum),
         _vector.fma: inlined(_fused),
         _vector.sqrt: inlined(_of_math("sqrt")),
+        _vector.root: inlined(_of_math("sqrt")),
+        _vector.quotient: inlined(_quotient),
         _vector.copysign: inlined(_copysign),
         _erfc: inlined(_of_math("erfc")),
         abs: abs,
