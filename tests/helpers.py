@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +93,16 @@ def error(got: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(got - wanted).max() / max(np.abs(wanted).max(), 1e-3))
 
 
-def python(code: str, **environment: str) -> str:
-    """What a fresh interpreter prints for the code; its failure is the test's."""
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), **environment}
+def python(code: str, **environment: str | None) -> str:
+    """What a fresh interpreter prints for the code; its failure is the test's. None takes a variable away."""
+    changed = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), **environment}
+    variables = {name: value for name, value in {**os.environ, **changed}.items() if value is not None}
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def side_by_side(work: Callable[..., Any], cases: Mapping[Any, tuple[Any, ...]]) -> dict[Any, Future[Any]]:
+    """The work of each case on its way, two at a time: for slow ones that wait for processes of their own."""
+    pool = ThreadPoolExecutor(2)
+    return {name: pool.submit(work, *arguments) for name, arguments in cases.items()}

@@ -10,8 +10,8 @@ from helpers import python
 
 import fastbp as fb
 
-COLUMNS, ROWS, ALLOWED = 64, 1 << 20, 26 << 20
-"""256 MiB of rows; bytes that the process may take beside what it holds when it begins."""
+COLUMNS, ROWS, ALLOWED = 80, 1 << 20, 32 << 20
+"""320 MiB of rows; bytes that a process may take beside what it begins with: each thread's stack has 8 MiB."""
 BLOCK, CHUNK = 2 << 20, 1 << 16
 """Blocks of rows are read in and shuffled; usually they have 32 MiB, of which four may be held at once."""
 

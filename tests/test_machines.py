@@ -1,15 +1,18 @@
 """Machines other than this one: AVX2 and SSE are run on any x86 (Numba is told another CPU), arm64 is compiled."""
 
+import functools
 import platform
 import re
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import reference
-from helpers import TOLERANCE, error, expected, inputs, make, python, targets
+from helpers import TOLERANCE, error, expected, inputs, make, python, side_by_side, targets
 from llvmlite import ir
 
 import fastbp as fb
@@ -67,27 +70,38 @@ def check(widths: list[int], rows: int, dtype: str) -> None:
         np.testing.assert_array_equal(one, two, case)
 
 
+NARROWER = ("haswell", "", 32), ("haswell", None, 32), ("x86-64", "", 16)
+NEON = "x86-64", "", "NEON's shapes"
+CHECK = "import test_machines; test_machines.check_this_machine()"
+CHECK_NEON = f"import test_machines as t; t.tile.TILES[16, 16] = t.tile.TILES[32, 16]; {CHECK}"
+
+
+def check_another(cpu: str, features: str | None, shapes: Any) -> str:
+    """`check_this_machine` by the instructions of another."""
+    names = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
+    if shapes == NEON[-1]:
+        # no setting of Numba's: it gives these kernels a cache folder of their own
+        return python(CHECK_NEON, **names, NUMBA_TILES_OF="NEON")
+    return python(CHECK, **names)
+
+
+@functools.cache
+def started() -> dict[Any, Future[Any]]:
+    return side_by_side(check_another, {machine: machine for machine in (*NARROWER, NEON)})
+
+
 @pytest.mark.skipif(not X86, reason="these CPU names are of x86")
-@pytest.mark.parametrize(
-    ("cpu", "features", "width"), [("haswell", "", 32), ("haswell", None, 32), ("x86-64", "", 16)], ids=str
-)
-def test_narrower_vectors_compute_the_same(
-    cpu: str, features: str | None, width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("cpu", "features", "width"), NARROWER, ids=str)
+def test_narrower_vectors_compute_the_same(cpu: str, features: str | None, width: int) -> None:
     if cpu == "haswell" and not (llvm.get_host_cpu_features().get("avx2") and llvm.get_host_cpu_features().get("fma")):
         pytest.skip("this machine has no AVX2")
-    monkeypatch.delenv("NUMBA_CPU_FEATURES", raising=False)
-    environment = {"NUMBA_CPU_NAME": cpu} | ({} if features is None else {"NUMBA_CPU_FEATURES": features})
-    assert python("import test_machines; test_machines.check_this_machine()", **environment).split()[-1] == str(width)
+    assert started()[cpu, features, width].result().split()[-1] == str(width)
 
 
 @pytest.mark.skipif(not X86, reason="arm64 computes with these shapes by itself")
 def test_the_shapes_of_arm64_compute_the_same() -> None:
     """NEON's tiles and panels, written in SSE: vectors of 16 bytes either way."""
-    code = "import test_machines; test_machines.tile.TILES[16, 16] = test_machines.tile.TILES[32, 16]"
-    # the last variable is no setting of Numba's: it gives these kernels a cache folder of their own
-    environment = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "", "NUMBA_TILES_OF": "NEON"}
-    assert python(f"{code}; test_machines.check_this_machine()", **environment).split()[-1] == "16"
+    assert started()[NEON].result().split()[-1] == "16"
 
 
 # ---------------------------------------------------------------- the tiles' machine code, compiled for any machine
