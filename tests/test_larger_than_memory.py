@@ -10,8 +10,8 @@ from helpers import python
 
 import fastbp as fb
 
-COLUMNS, ROWS, ALLOWED = 80, 1 << 20, 32 << 20
-"""320 MiB of rows; bytes that a process may take beside what it begins with: each thread's stack has 8 MiB."""
+COLUMNS, ROWS, ALLOWED = 112, 1 << 20, 44 << 20
+"""448 MiB of rows; bytes that a process may take beside what it begins with: each thread's stack has 8 MiB."""
 BLOCK, CHUNK = 2 << 20, 1 << 16
 """Blocks of rows are read in and shuffled; usually they have 32 MiB, of which four may be held at once."""
 
