@@ -184,7 +184,10 @@ def sqrt(a: Any) -> Any:
 
 
 def root(a: Any) -> Any:
-    """Square root of a number of at least 0, to a unit or two in the last place where that is quicker (AVX-512)."""
+    """Square root of a number of at least 0, to a unit or two in the last place where that is quicker (AVX-512).
+
+    There a number below the least normal one counts as 0, infinity as the largest number.
+    """
     return np.sqrt(a)
 
 
