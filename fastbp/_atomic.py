@@ -15,7 +15,7 @@ def replacing(path: str | os.PathLike[str], *, previous: str | os.PathLike[str] 
     ----------
     path : the file, replaced if it exists; a link is followed
     previous : what the file that was there before is called from now on, in the same folder. After a crash at any
-        moment one of the two is whole
+        moment `path` is whole (one of the two, where the file system has no hard links)
 
     Raises
     ------
@@ -35,7 +35,7 @@ def replacing(path: str | os.PathLike[str], *, previous: str | os.PathLike[str] 
         with open(part, "r+b") as file:
             os.fsync(file.fileno())
         if previous is not None and target.exists():
-            os.replace(target, previous)
+            _keep(target, previous)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
@@ -49,6 +49,20 @@ def _create(path: Path) -> int:
         return os.fstat(descriptor).st_mode & 0o777
     finally:
         os.close(descriptor)
+
+
+def _keep(target: Path, name: str | os.PathLike[str]) -> None:
+    """Give the file a second name, under which it stays when the first goes to a new file."""
+    link = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        os.link(target, link)
+    except OSError:
+        os.replace(target, name)
+        return
+    try:
+        os.replace(link, name)
+    finally:
+        link.unlink(missing_ok=True)  # it is still there where both names were this very file's
 
 
 def _sync_folder(folder: Path) -> None:
