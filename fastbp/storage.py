@@ -56,8 +56,8 @@ def write(
     meta : mapping
         What else belongs to the model: JSON's types; NumPy numbers and arrays become numbers and lists.
     previous : str or path, optional
-        What the file that was there before is called from now on, in the same folder. After a crash at any moment one
-        of the two is whole.
+        What the file that was there before is called from now on, in the same folder. After a crash at any
+        moment `path` is whole (one of the two, where the file system has no hard links).
 
     Raises
     ------
