@@ -11,7 +11,7 @@ from fastbp.activations import ACTIVATIONS
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
 from fastbp.cuda import narrow, slices, ways
-from fastbp.cuda.narrow_code import GROUPS, Shared, tile
+from fastbp.cuda.narrow_net import GROUPS, Shared, tile
 
 ROWS = 23
 

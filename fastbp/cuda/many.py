@@ -11,7 +11,8 @@ from fastbp.cuda import device, narrow
 from fastbp.cuda.bound import constants_of
 from fastbp.cuda.device import cuda, simulated
 from fastbp.cuda.engine import Engine, Prepared
-from fastbp.cuda.narrow_code import FIRSTS, Network, Shared
+from fastbp.cuda.narrow_code import FIRSTS
+from fastbp.cuda.narrow_net import Network, Shared
 from fastbp.cuda.presence import in_words
 from fastbp.objective import Outcome
 from fastbp.sparse import SparseRows

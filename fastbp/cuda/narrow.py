@@ -15,7 +15,8 @@ import numpy as np
 from fastbp.cuda import device, rows, rules
 from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, kernel, simulated
-from fastbp.cuda.narrow_code import FIRSTS, Network, Shared, Writer
+from fastbp.cuda.narrow_code import FIRSTS, Writer
+from fastbp.cuda.narrow_net import Network, Shared
 from fastbp.graph import GIVEN
 from fastbp.operations import DENSE
 

@@ -15,28 +15,18 @@ Each number is computed by one thread, and each sum runs in an order that follow
 gives the same bits, and what a launch begins with doesn't change them.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from fastbp import program as pg
-from fastbp.activations import IDENTITY, Activation
+from fastbp.activations import IDENTITY
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
-from fastbp.cuda.device import cuda, simulated
-from fastbp.losses import Loss
+from fastbp.cuda.narrow_net import tile
+from fastbp.cuda.narrow_sums import Sums
 from fastbp.program import round_up
-from fastbp.tallies import Tally
 
-TILES = (4, 4), (2, 4), (2, 2), (1, 4), (1, 2), (1, 1)
-"""Results that a thread computes at once, rows x columns: the first that leaves work to half of the threads."""
 UNROLL = 16
 """Products of a tile that are written one after the other."""
-GROUPS = 32
-"""Parts that the sum over a batch is cut into."""
 AHEAD = 8
 """Numbers that a thread keeps in registers on their way from global memory."""
 HEADER = "def train(most, bases, t, params, constants, coefficients, sums, x, y, rows, weights, present):"
@@ -44,162 +34,11 @@ FIRSTS = "table0", "params0", "constants0", "coefficients0", "sums0", "rows0", "
 """Numbers of a network among `bases`: where its own part of each array begins, and how many steps it does at most."""
 
 
-@dataclass(frozen=True)
-class Network:
-    """All that the code depends on.
-
-    Attributes
-    ----------
-    dtype : of all numbers
-    batch : rows of a full batch
-    widths : inputs, then the outputs of each layer
-    biased : of each layer, whether it has biases
-    places : of each layer, where its weights begin among the parameters, and the distance of their rows
-    activations : of each layer
-    learning : the layers that are trained
-    lowest : the first layer that is gone back through
-    penalised : layers whose weights are penalised
-    slots : arrays that the optimizer keeps beside the weights
-    numbers : coefficients of a step
-    update : the optimizer's rule
-    loss, tallies : what is summed
-    labels : whether targets are class numbers
-    threads : of the block
-    """
-
-    dtype: np.dtype
-    batch: int
-    widths: tuple[int, ...]
-    biased: tuple[bool, ...]
-    places: tuple[tuple[int, int], ...]
-    activations: tuple[Activation, ...]
-    learning: tuple[int, ...]
-    lowest: int
-    penalised: tuple[int, ...]
-    slots: int
-    numbers: int
-    update: Any
-    loss: Loss
-    tallies: tuple[Tally, ...]
-    labels: bool
-    threads: int
-
-    @property
-    def sums(self) -> int:
-        """Sums of a batch."""
-        return 1 + sum(tally.sums(self.widths[-1]) for tally in self.tallies)
-
-    @property
-    def work(self) -> int:
-        """Floating-point operations of a step."""
-        pairs = zip(self.widths, self.widths[1:], strict=False)
-        return 6 * self.batch * sum(a * b for a, b in pairs)
-
-
-class Shared:
-    """Where everything stands in shared memory: float64 and int64 numbers first, then those of the network's type."""
-
-    def __init__(self, net: Network) -> None:
-        widths, tallies = net.widths, len(net.tallies)
-        self.ld = net.batch + (4 if net.batch % 2 else 3)  # odd; a tile of rows may reach beyond the batch
-        self._end = 0
-        self.sums, self.partial = self._take(net.sums), self._take(net.sums * GROUPS)
-        self.penalties = self._take(net.threads + GROUPS if net.penalised else 0)
-        self.rows, self.wild = self._take(net.batch), self._take(1)
-        self._end *= 8 // net.dtype.itemsize
-        last = net.places[-1][0] + (widths[-2] + 1) * net.places[-1][1]
-        self.distance = round_up(last, pg.ROW_MULTIPLE)
-        self.weights = self._take(self.distance * (1 + net.slots))
-        self.coefficients = self._take(len(widths) * net.numbers)
-        self.inputs, self.targets = self._two(widths[0] + 1), self._two(1 if net.labels else widths[-1])
-        self.scales, self.counts = self._two(1), self._two(2 if tallies else 0)
-        self.values, self.marks = self._rows(1 + tallies), self._rows(2 * tallies)
-        self.h, self.z, self.dz = [self.inputs], [0], [0]
-        for index, row in enumerate(net.activations):
-            kept = row.keeps_z or (index == len(net.activations) - 1 and row is not IDENTITY)
-            self.h.append(self._rows(widths[index + 1] + 1))
-            self.z.append(self._rows(widths[index + 1]) if kept else self.h[-1])
-            self.dz.append(self._rows(widths[index + 1]))
-        self.bytes = round_up((self._end + self.ld * TILES[0][0]) * net.dtype.itemsize, 16)
-
-    def _take(self, count: int) -> int:
-        start = self._end
-        self._end += count
-        return start
-
-    def _rows(self, count: int) -> int:
-        return self._take(count * self.ld)
-
-    def _two(self, count: int) -> int:
-        """Room for this batch's numbers and the next one's."""
-        return self._take(2 * count * self.ld)
-
-
-def tile(rows: int, columns: int, threads: int) -> tuple[int, int]:
-    """The tile of a product."""
-    for high, wide in TILES:
-        if -(-rows // high) * -(-columns // wide) >= threads // 2:
-            return high, wide
-    return TILES[-1]
-
-
-class Writer:
-    """Writes the kernel of a network; `names` is what it finds among its globals."""
+class Writer(Sums):
+    """Writes the kernel of a network."""
 
     before = ""
     """The rows of a batch before this block's, as code."""
-
-    def __init__(self, net: Network) -> None:
-        self.net, self.at, self.scored = net, self.place(net), bool(net.tallies)
-        kind: Any = net.dtype.type
-        self.names: dict[str, Any] = {
-            "cuda": cuda,
-            "math": math,
-            "np": np,
-            "kind": kind,
-            "u": int if simulated() else np.uint64,
-            "f64": np.float64,
-            "i64": np.int64,
-            "of_double": np.dtype(np.float64),
-            "of_int": np.dtype(np.int64),
-            "of_kind": net.dtype,
-            "mix": rules.mix(),
-            "shuffled": rules.shuffled(),
-            "update": net.update,
-            "__name__": __name__,
-        }
-        self.lines: list[str] = []
-        self._depth = 1
-
-    @staticmethod
-    def place(net: Network) -> Shared:
-        """Where everything stands."""
-        return Shared(net)
-
-    # -------------------------------------------------- lines
-
-    def put(self, *lines: str) -> None:
-        """Write lines."""
-        self.lines += ["    " * self._depth + line for line in lines]
-
-    def under(self, head: str) -> "_Under":
-        """Write a head and what follows under it."""
-        return _Under(self, head)
-
-    def rule(self, name: str, made: Any) -> str:
-        """Name a rule."""
-        self.names[name] = made
-        return name
-
-    def each(self, count: int | str, name: str = "j", *, last_first: bool = False) -> "_Under":
-        """Share `count` things among the threads; `last_first` begins with the last thread."""
-        first, threads = "last" if last_first else "i", self.net.threads
-        if isinstance(count, int) and count <= threads:
-            self.put(f"{name} = {first}")
-            return self.under(f"if {name} < {count}:")
-        return self.under(f"for {name} in range({first}, {count}, {threads}):")
-
-    # -------------------------------------------------- the kernel
 
     def source(self) -> str:
         """All of it."""
@@ -548,136 +387,3 @@ class Writer:
             f"penalty += f64({value}(q[u(w)], l1, l2) * scale)",
             f"s{r}{c} = {pull}(s{r}{c}, q[u(w)], l1 * scale, l2 * scale)",
         )
-
-    # -------------------------------------------------- loss and sums
-
-    def _loss(self) -> None:
-        """Of each row the last activation, the loss, dZ, and what tallies need; a thread a row."""
-        net, at = self.net, self.at
-        last, outs, ld = len(net.activations) - 1, net.widths[-1], at.ld
-        row, fused = net.activations[last], net.loss.fused_with is not None
-        z, h, dz = at.z[-1], at.h[-1], at.dz[-1]
-        numbers = len(net.activations) * lo.CONSTANTS
-        with self.each(net.batch, "b"):
-            self.put(
-                *(f"{name} = q[{place} + b:{place + outs * ld} + b:{ld}]" for name, place in (("zs", z), ("hs", h))),
-                f"dzs = q[{dz} + b:{dz + outs * ld} + b:{ld}]",
-                f"numbers = constants[constants0 + {numbers}:]",
-                f"scale = q[u({at.scales} + now * {ld} + b)]",
-            )
-            if net.labels:
-                self.put(f"ys = i64(q[u({at.targets} + now * {ld} + b)])")
-            else:
-                first = f"{at.targets} + now * {outs * ld} + b"
-                self.put(f"y0 = {first}", f"ys = q[y0:y0 + {outs * ld}:{ld}]")
-            if row is not IDENTITY and (not fused or self.scored):
-                finish = self.rule("finish", rules.activation(row, net.dtype))
-                if row.coupled:
-                    self.put(f"{finish}(hs, zs, {outs})")
-                else:
-                    self.put(f"for o in range({outs}):", f"    hs[o] = {finish}(zs[o], own{last})")
-            loss = self.rule("loss", rules.loss(net.loss, net.dtype))
-            self.put(f"value = {loss}(dzs, {'zs' if fused else 'hs'}, ys, {outs}, scale, numbers)")
-            self.put(f"q[u({at.values} + b)] = value", "if not math.isfinite(value):", f"    n[u({at.wild})] = 1")
-            if not fused and row is not IDENTITY:
-                derive = self.rule("finish_back", rules.derivative(row, net.dtype))
-                if row.coupled:
-                    self.put(f"{derive}(dzs, hs, {outs})")
-                else:
-                    self.put(f"for o in range({outs}):", f"    dzs[o] = {derive}(dzs[o], zs[o], hs[o], own{last})")
-            for m, tally in enumerate(net.tallies):
-                rule = rules.tally(tally, net.dtype, net.labels)
-                marks, term = self.rule(f"marks{m}", rule.marks), self.rule(f"term{m}", rule.term)
-                self.put(f"those = numbers[{lo.LOSS_NUMBERS + m * lo.TALLY_NUMBERS}:]")
-                if tally.loop == "rows":
-                    self.put(f"q[u({at.values + (1 + m) * ld} + b)] = {term}(0, 0, 0, hs, ys, {outs}, those)")
-                elif tally.loop in ("classes", "pairs"):
-                    self.put(
-                        f"given, had = {marks}(hs, ys, {outs}, those)",
-                        f"q[u({at.marks + 2 * m * ld} + b)] = kind(given)",
-                        f"q[u({at.marks + (2 * m + 1) * ld} + b)] = kind(had)",
-                    )
-
-    def _sum_parts(self) -> None:
-        """Each sum over the batch in parts: of the rows g, g + GROUPS ..."""
-        net, at = self.net, self.at
-        with self.each(net.sums * GROUPS, "e", last_first=True):
-            self.put(f"sum_number, g, part = e // {GROUPS}, e % {GROUPS}, 0.0")
-            with self.under("if sum_number == 0:"), self.under(f"for b in range(g, {net.batch}, {GROUPS}):"):
-                self.put(f"part += f64(q[u({at.values} + b)])")
-            first = 1
-            for m, tally in enumerate(net.tallies):
-                count = tally.sums(net.widths[-1])
-                with self.under(f"elif sum_number < {first + count}:"):
-                    self._part_of_tally(m, tally, first)
-                first += count
-            self.put(f"d[u({at.partial} + e)] = part")
-
-    def _part_of_tally(self, m: int, tally: Tally, first: int) -> None:
-        net, at, ld, outs = self.net, self.at, self.at.ld, self.net.widths[-1]
-        self.put(f"those = constants[constants0 + {self._tally_numbers(m)}:]")
-        with self.under(f"for b in range(g, {net.batch}, {GROUPS}):"):
-            self.put(f"weight = f64(q[u({at.counts} + now * {2 * ld} + {int(tally.weighted) * ld} + b)])")
-            with self.under("if weight != 0.0:"):
-                if tally.loop == "rows":
-                    self.put(f"part += weight * f64(q[u({at.values + (1 + m) * ld} + b)])")
-                    return
-                self.put(f"hs = q[{at.h[-1]} + b:{at.h[-1] + outs * ld} + b:{ld}]", "given, had = i64(0), i64(0)")
-                if tally.loop in ("classes", "pairs"):
-                    self.put(
-                        f"given = i64(q[u({at.marks + 2 * m * ld} + b)])",
-                        f"had = i64(q[u({at.marks + (2 * m + 1) * ld} + b)])",
-                    )
-                if net.labels:
-                    self.put(f"ys = i64(q[u({at.targets} + now * {ld} + b)])")
-                else:
-                    self.put(f"y0 = {at.targets} + now * {outs * ld} + b", f"ys = q[y0:y0 + {outs * ld}:{ld}]")
-                term = f"term{m}(sum_number - {first}, given, had, hs, ys, {outs}, those)"
-                self.put(f"part += weight * f64({term})")
-
-    def _tally_numbers(self, m: int) -> int:
-        return len(self.net.activations) * lo.CONSTANTS + lo.LOSS_NUMBERS + m * lo.TALLY_NUMBERS
-
-    def _sum_up(self, flush: bool) -> None:
-        """The batch before is added to its epoch's sums; `flush` writes them out where that epoch is over."""
-        net, at = self.net, self.at
-        with self.each(net.sums, last_first=True):
-            self.put("whole = 0.0")
-            with self.under(f"for g in range({GROUPS}):"):
-                self.put(f"whole += d[u({at.partial} + j * {GROUPS} + g)]")
-            self.put("if j == 0 and mean != 0:", "    whole *= before", "d[u(j)] += whole")
-            if flush:
-                with self.under(f"if belonged != epoch{' and j > 0' if net.penalised else ''}:"):
-                    self.put("sums[sums0 + belonged * columns + j] += d[u(j)]", "d[u(j)] = 0.0")
-        if net.penalised:
-            parts = at.penalties + net.threads
-            with self.each(GROUPS, "g", last_first=True):
-                self.put("whole = 0.0")
-                with self.under(f"for k in range(g, {net.threads}, {GROUPS}):"):
-                    self.put(f"whole += d[u({at.penalties} + k)]")
-                self.put(f"d[u({parts} + g)] = whole")
-
-    def _add_penalties(self, flush: bool) -> None:
-        net, at = self.net, self.at
-        with self.under("if last == 0:"):
-            self.put("whole = 0.0")
-            with self.under(f"for g in range({GROUPS}):"):
-                self.put(f"whole += d[u({at.penalties + net.threads} + g)]")
-            self.put("d[u(0)] += whole * before if mean != 0 else whole")
-            if flush:
-                with self.under("if belonged != epoch:"):
-                    self.put("sums[sums0 + belonged * columns] += d[u(0)]", "d[u(0)] = 0.0")
-
-
-class _Under:
-    """What is written meanwhile stands one step further in."""
-
-    def __init__(self, writer: Writer, head: str) -> None:
-        writer.put(head)
-        self._writer = writer
-
-    def __enter__(self) -> None:
-        self._writer._depth += 1
-
-    def __exit__(self, *error: object) -> None:
-        self._writer._depth -= 1

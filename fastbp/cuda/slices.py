@@ -15,7 +15,8 @@ from fastbp import program as pg
 from fastbp.cuda import device, narrow, rows
 from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, kernel, simulated
-from fastbp.cuda.narrow_code import Network, Shared, Writer
+from fastbp.cuda.narrow_code import Writer
+from fastbp.cuda.narrow_net import Network, Shared
 from fastbp.cuda.rows import goes_on
 from fastbp.cuda.shapes import Shapes
 from fastbp.cuda.step import Launch

@@ -1,0 +1,116 @@
+"""A small network as the code of its kernel knows it, and where its numbers stand in shared memory."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastbp import program as pg
+from fastbp.activations import IDENTITY, Activation
+from fastbp.losses import Loss
+from fastbp.program import round_up
+from fastbp.tallies import Tally
+
+TILES = (4, 4), (2, 4), (2, 2), (1, 4), (1, 2), (1, 1)
+"""Results that a thread computes at once, rows x columns: the first that leaves work to half of the threads."""
+GROUPS = 32
+"""Parts that the sum over a batch is cut into."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """All that the code depends on.
+
+    Attributes
+    ----------
+    dtype : of all numbers
+    batch : rows of a full batch
+    widths : inputs, then the outputs of each layer
+    biased : of each layer, whether it has biases
+    places : of each layer, where its weights begin among the parameters, and the distance of their rows
+    activations : of each layer
+    learning : the layers that are trained
+    lowest : the first layer that is gone back through
+    penalised : layers whose weights are penalised
+    slots : arrays that the optimizer keeps beside the weights
+    numbers : coefficients of a step
+    update : the optimizer's rule
+    loss, tallies : what is summed
+    labels : whether targets are class numbers
+    threads : of the block
+    """
+
+    dtype: np.dtype
+    batch: int
+    widths: tuple[int, ...]
+    biased: tuple[bool, ...]
+    places: tuple[tuple[int, int], ...]
+    activations: tuple[Activation, ...]
+    learning: tuple[int, ...]
+    lowest: int
+    penalised: tuple[int, ...]
+    slots: int
+    numbers: int
+    update: Any
+    loss: Loss
+    tallies: tuple[Tally, ...]
+    labels: bool
+    threads: int
+
+    @property
+    def sums(self) -> int:
+        """Sums of a batch."""
+        return 1 + sum(tally.sums(self.widths[-1]) for tally in self.tallies)
+
+    @property
+    def work(self) -> int:
+        """Floating-point operations of a step."""
+        pairs = zip(self.widths, self.widths[1:], strict=False)
+        return 6 * self.batch * sum(a * b for a, b in pairs)
+
+
+class Shared:
+    """Where everything stands in shared memory: float64 and int64 numbers first, then those of the network's type."""
+
+    def __init__(self, net: Network) -> None:
+        widths, tallies = net.widths, len(net.tallies)
+        self.ld = net.batch + (4 if net.batch % 2 else 3)  # odd; a tile of rows may reach beyond the batch
+        self._end = 0
+        self.sums, self.partial = self._take(net.sums), self._take(net.sums * GROUPS)
+        self.penalties = self._take(net.threads + GROUPS if net.penalised else 0)
+        self.rows, self.wild = self._take(net.batch), self._take(1)
+        self._end *= 8 // net.dtype.itemsize
+        last = net.places[-1][0] + (widths[-2] + 1) * net.places[-1][1]
+        self.distance = round_up(last, pg.ROW_MULTIPLE)
+        self.weights = self._take(self.distance * (1 + net.slots))
+        self.coefficients = self._take(len(widths) * net.numbers)
+        self.inputs, self.targets = self._two(widths[0] + 1), self._two(1 if net.labels else widths[-1])
+        self.scales, self.counts = self._two(1), self._two(2 if tallies else 0)
+        self.values, self.marks = self._rows(1 + tallies), self._rows(2 * tallies)
+        self.h, self.z, self.dz = [self.inputs], [0], [0]
+        for index, row in enumerate(net.activations):
+            kept = row.keeps_z or (index == len(net.activations) - 1 and row is not IDENTITY)
+            self.h.append(self._rows(widths[index + 1] + 1))
+            self.z.append(self._rows(widths[index + 1]) if kept else self.h[-1])
+            self.dz.append(self._rows(widths[index + 1]))
+        self.bytes = round_up((self._end + self.ld * TILES[0][0]) * net.dtype.itemsize, 16)
+
+    def _take(self, count: int) -> int:
+        start = self._end
+        self._end += count
+        return start
+
+    def _rows(self, count: int) -> int:
+        return self._take(count * self.ld)
+
+    def _two(self, count: int) -> int:
+        """Room for this batch's numbers and the next one's."""
+        return self._take(2 * count * self.ld)
+
+
+def tile(rows: int, columns: int, threads: int) -> tuple[int, int]:
+    """The tile of a product."""
+    for high, wide in TILES:
+        if -(-rows // high) * -(-columns // wide) >= threads // 2:
+            return high, wide
+    return TILES[-1]
