@@ -62,6 +62,7 @@ KERNEL_SOURCES = (
     "constraints.py",
     "counters.py",
     "graph.py",
+    "loss_formulas.py",
     "losses.py",
     "tallies.py",
     "noise_formulas.py",

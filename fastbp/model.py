@@ -16,6 +16,7 @@ from fastbp import (
     full_batch,
     losses,
     optimizers,
+    own_loop,
     partial,
     scoring,
     sparse,
@@ -25,12 +26,11 @@ from fastbp import (
 )
 from fastbp._checks import whole
 from fastbp._jit import default_threads
-from fastbp._signals import HeldBack
 from fastbp.bars import watched
 from fastbp.callbacks import Callback, CallbackList
 from fastbp.compilation import compile_kernels
 from fastbp.data import Sample
-from fastbp.fit import DivergenceError, Fit, evaluated
+from fastbp.fit import Fit, evaluated
 from fastbp.fit_options import Options, sources
 from fastbp.gradient_report import GradientReport, gradient_report
 from fastbp.history import History
@@ -38,12 +38,12 @@ from fastbp.layers import Input, Layer
 from fastbp.losses import Loss
 from fastbp.objective import EVALUATION_ROWS, Objective
 from fastbp.optimizers import LBFGS, Optimizer
-from fastbp.program import LayerSpec, aligned
+from fastbp.program import LayerSpec
 from fastbp.progress import resolve_verbose, shown
 from fastbp.scoring import Scoring
 from fastbp.sources import opened
 from fastbp.stack import Stack
-from fastbp.weighting import by_class, sample_weights, without_missing
+from fastbp.weighting import sample_weights
 
 Array = NDArray[Any]
 Own = Callable[[Any, Any], Any]
@@ -405,26 +405,7 @@ class Model(Stack):
         self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, class_weight: Any = None
     ) -> float | list[float]:
         """One step over the rows given; returns the loss before it, or [loss, *metrics]."""
-        sample = self._sample(x, y, sample_weight, task="train_on_batch")
-        engine, loss, optimizer = self._compiled("train_on_batch")
-        if class_weight is not None:
-            sample = by_class(sample, class_weight, loss, self.output_width)
-        sample, scores = without_missing(sample, loss), self._scoring()
-        objective, kept = scores.objective, scores.objective.kept(self.output_width, len(sample), self.dtype)
-        self._ready(objective, True, optimizer, False, len(sample))
-        updates = self._updates
-        options: dict[str, Any] = {"objective": objective, "optimizer": optimizer, "updates": updates, "kept": kept}
-        with HeldBack():
-            outcome = engine.run(sample.x, sample.y, **sample.beside, batch=len(sample), seed=self.seed, **options)
-            self._updates += outcome.steps
-        outcome.completed()
-        if outcome.diverged:
-            error = DivergenceError(1, 1, outcome.diverged, optimizer.rate(updates))
-            if outcome.steps:  # the moments aren't finite either
-                self._reset_optimizer()
-            raise error
-        kept = tuple(rows[: len(sample)] for rows in kept)
-        return scoring.listed(scores.values(outcome.sums[0], len(sample), kept))
+        return own_loop.train(self, x, y, sample_weight, class_weight)
 
     def test_on_batch(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float | list[float]:
         """The loss over the rows given, or [loss, *metrics]; the model stays as it is."""
@@ -446,32 +427,7 @@ class Model(Stack):
         -------
         list of arrays in the order and shapes of `get_weights`; with ``inputs=True`` a pair of it and dx (N, I)
         """
-        sample = self._sample(x, y, sample_weight, task="gradients")
-        engine, loss, _ = self._compiled("gradients")
-        sample, objective = without_missing(sample, loss), Objective(loss)
-        self._ready(objective, True, None, False, len(sample))
-        flat = aligned(engine.program.parameter_bytes).view(self.dtype)
-        if inputs and isinstance(sample.x, sparse.SparseRows):
-            raise ValueError("gradients: inputs=True gives a dense dx, for dense x: pass x.toarray()")
-        dx = np.empty(sample.x.shape, self.dtype) if inputs else None
-        outcome = engine.run(
-            sample.x,
-            sample.y,
-            **sample.beside,
-            batch=len(sample),
-            objective=objective,
-            gradient=flat,
-            result=dx,
-            noise=self._updates,
-            seed=self.seed,
-        ).completed()
-        if outcome.diverged:
-            raise FloatingPointError(
-                "gradients: the loss of these rows is NaN or infinite, so it has no gradient; look for huge inputs, "
-                "targets or weights"
-            )
-        arrays = engine.program.take(flat)
-        return (arrays, dx) if inputs else arrays
+        return own_loop.gradients(self, x, y, inputs, sample_weight)
 
     def gradient_report(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> GradientReport:
         """The norm of each layer's gradient over the rows given; printed, a table that names what vanishes or explodes.
@@ -483,13 +439,7 @@ class Model(Stack):
 
     def apply_gradients(self, gradients: Sequence[ArrayLike]) -> None:
         """One update of the optimizer from gradients in the order and shapes of `get_weights`."""
-        engine, _, optimizer = self._compiled("apply_gradients")
-        flat = aligned(engine.program.parameter_bytes).view(self.dtype)
-        engine.program.put(flat, files.checked(self, gradients, "apply_gradients"))
-        self._ready(Objective(), True, optimizer, False, EVALUATION_ROWS)
-        with HeldBack():
-            engine.apply(optimizer, flat, self._updates)
-            self._updates += 1
+        own_loop.apply(self, gradients)
 
     # -------------------------------------------------- evaluation
 
