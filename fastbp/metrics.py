@@ -234,8 +234,9 @@ def _area(totals: Totals, options: Mapping[str, Any]) -> Array:
     areas = np.array([measure(truth[:, c], scores[:, c], weights) for c in range(outputs)])
     if options["average"] is None and outputs > 1:
         return areas
-    support = weights @ truth
-    share = support if options["average"] == "weighted" else np.ones(outputs)
+    share = np.ones(outputs)
+    if options["average"] == "weighted":
+        share = np.where(truth, weights[:, None], 0.0).sum(0)
     known = ~np.isnan(areas)
     return np.float64((areas * share)[known].sum() / share[known].sum() if known.any() else math.nan)  # type: ignore[return-value]
 

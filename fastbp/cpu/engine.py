@@ -178,7 +178,7 @@ class Engine:
             return True
         weights = self._region(0)
         with np.errstate(all="ignore"):
-            total = float(np.dot(weights, weights))  # one pass; the second look only where it overflows
+            total = float(weights.sum())  # not np.dot: of float64 that wakes BLAS' threads, which then spin for a while
         return math.isfinite(total) or bool(math.isfinite(weights.min()) and math.isfinite(weights.max()))
 
     @property
