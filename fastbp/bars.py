@@ -1,4 +1,4 @@
-"""Floor 4: a bar that shows how far something is: rich's on a terminal that has it, else tqdm's, in notebooks too."""
+"""Floor 2: a bar that shows how far something is: rich's on a terminal that has it, else tqdm's, in notebooks too."""
 
 import importlib.util
 import os

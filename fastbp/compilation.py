@@ -1,18 +1,29 @@
-"""Floor 4: kernels are compiled once per machine, and whoever waits for it sees that and how far it is."""
+"""Floor 3: kernels are compiled once per machine, and whoever waits for it sees that and how far it is."""
 
 import sys
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from fastbp._jit import Kernel, cache_folder
+from fastbp._jit import cache_folder
 from fastbp.bars import Bar, bar, watched
 
 DELAY = 0.6
 """Compiling that takes less is not spoken of."""
 TICK = 0.1
+
+
+class Makeable(Protocol):
+    """A kernel of either engine: see ``_jit.Kernel``."""
+
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def seconds(self) -> float: ...
+    def load(self) -> bool: ...
+    def address(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Compiled:
     seconds: float
 
 
-def compile_kernels(kernels: Iterable[tuple[str, Kernel]], shown: bool) -> Compiled:
+def compile_kernels(kernels: Iterable[tuple[str, Makeable]], shown: bool) -> Compiled:
     """Make named kernels ready: from the cache folder where they are there, else by compiling them.
 
     Parameters
@@ -54,7 +65,7 @@ def compile_kernels(kernels: Iterable[tuple[str, Kernel]], shown: bool) -> Compi
 class _Notice:
     """A bar that goes by the seconds each kernel should take, or two lines; a thread moves it on."""
 
-    def __init__(self, kernels: list[tuple[str, Kernel]], shown: bool) -> None:
+    def __init__(self, kernels: list[tuple[str, Makeable]], shown: bool) -> None:
         self.kernels, self.shown = kernels, shown
         self._ends = [0.0]
         for _, kernel in kernels:

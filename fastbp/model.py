@@ -281,6 +281,7 @@ class Model(Stack):
         self._engine.describe(self._network(self._input).specs)
         if isinstance(optimizer, LBFGS):
             raise ValueError("LBFGS looks at all rows in every step: only fit can use it; compile another optimizer")
+        self._engine.shown = shown
         needed = self._engine.kernels(objective, backward, optimizer, batch, layers)
         if not all(kernel.ready for _, kernel in needed):
             compile_kernels(needed, shown or watched())

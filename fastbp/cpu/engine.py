@@ -108,6 +108,7 @@ class Engine:
     program : the network in this engine's order
     weights : the flat parameters
     watch : where the time of each run is booked, None (default) where nobody asks
+    shown : whether someone wants to see what takes long
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Engine:
         self.lock = threading.RLock()
         self.stop_flag = np.zeros(8, np.int64)
         self.watch: Watch | None = None
+        self.shown = False
 
     @property
     def dtype(self) -> np.dtype:

@@ -33,7 +33,8 @@ class Graphs:
     def __init__(
         self, launches: Sequence[Launch], capture: Callable[[Callable[[Any], None]], Any], many: int = MANY
     ) -> None:
-        self._plain, self._capture, self._many = Launches(launches), capture, many
+        self.launches, self._plain = launches, Launches(launches)
+        self._capture, self._many = capture, many
         self._graphs: dict[int, Any] = {}
         self._warm, self._short = False, 0
 

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbp.cuda import kept
+
 if TYPE_CHECKING:
     cuda: Any
     """``numba.cuda``, or what takes its place."""
@@ -29,7 +31,8 @@ PACKAGES = {"numba_cuda": "numba.cuda", "numba_cuda_mlir": "numba_cuda_mlir.cuda
 """The packages that `cuda` may come from, first choice first, and their module of it."""
 
 # fastmath would delete checks for NaN, and make divisions and roots coarse. Contracting a * b + c to one fused
-# operation is what libNVVM does anyway.
+# operation is what libNVVM does anyway. Kernels aren't optimised again when they are linked (`lto` below): all that
+# they call is part of them, and the PTX that tests see is what runs.
 OPTIONS: dict[str, Any] = {"fastmath": False}
 INLINED: dict[str, Any] = {**OPTIONS, "device": True, "forceinline": True}
 
@@ -85,9 +88,10 @@ def kernel(function: Callable[..., Any] | None = None, *, threads: int | None = 
         return lambda function: kernel(function, threads=threads, blocks=blocks)
     if simulated():
         return _module().jit(_quiet(function), **OPTIONS)
-    if threads is None:
-        return _module().jit(function, **OPTIONS)
-    return _module().jit(function, launch_bounds=(threads, blocks), **OPTIONS)
+    bounds = {} if threads is None else {"launch_bounds": (threads, blocks)}
+    if package() != "numba_cuda":
+        return _module().jit(function, **bounds, **OPTIONS)
+    return kept.keep(_module().jit(function, lto=False, **bounds, **OPTIONS))
 
 
 def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from fastbp._signals import HeldBack
 from fastbp.cuda import arrays, products, rows, ways, weights
 from fastbp.cuda import layout as lo
 from fastbp.cuda.bound import Bound, Data
+from fastbp.cuda.compiling import make_ready
 from fastbp.cuda.device import cuda
 from fastbp.cuda.layout import Layout, Rows
 from fastbp.cuda.presence import in_words
@@ -49,6 +50,7 @@ class Engine:
     ----------
     program : the network in this engine's order
     watch : nobody's
+    shown : whether lines on stderr say what is compiled
     products : what makes the launches of products
     """
 
@@ -57,6 +59,7 @@ class Engine:
         self.program = Program(layers, dtype, Rows())
         self.threads = 1
         self.watch = None
+        self.shown = False
         self.products: Any = products.Tiles
         self.lock = threading.RLock()
         self.stop_flag = np.zeros(8, np.int64)
@@ -551,6 +554,7 @@ class Prepared:
         if self.given is not None:
             engine._params[place : place + engine._numbers].copy_to_device(self.given)
         step, stop = ready.step(data), engine.stop_flag
+        make_ready(step.launches, engine.shown)
         ahead = ways.steps_ahead(step)
         for first in range(0, self.steps, ahead):
             if stop[0]:

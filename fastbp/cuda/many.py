@@ -3,17 +3,20 @@
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fastbp.cuda import device, narrow
+from fastbp.cuda import narrow
 from fastbp.cuda.bound import constants_of
+from fastbp.cuda.compiling import make_ready
 from fastbp.cuda.device import cuda, simulated
 from fastbp.cuda.engine import Engine, Prepared
 from fastbp.cuda.narrow_code import FIRSTS
 from fastbp.cuda.narrow_net import Network, Shared
 from fastbp.cuda.presence import in_words
+from fastbp.cuda.step import Launch
 from fastbp.objective import Outcome
 from fastbp.sparse import SparseRows
 
@@ -115,6 +118,8 @@ class _Side:
     def run(self) -> None:
         """Launch the steps, wait for them, and give each run what came of it."""
         grid, longest = len(self._runs), max(run.steps for run in self._runs)
+        launch = Launch(self._kernel, (grid,), self._threads, (1, *self._arguments), self._shared)
+        make_ready([launch], any(run.engine.shown for run in self._runs))
         for first in range(0, longest, narrow.STEPS_AHEAD):
             if any(run.engine.stop_flag[0] for run in self._runs):
                 break
@@ -122,7 +127,7 @@ class _Side:
                 self._bases[:, -1] = [max(0, run.steps - first) for run in self._runs]
                 self._arguments[0].copy_to_device(self._bases.reshape(-1))
             most = min(narrow.STEPS_AHEAD, longest - first)
-            device.launch(self._kernel, grid, self._threads, 0, self._shared, most, *self._arguments)
+            replace(launch, arguments=(most, *self._arguments))(0)
         tables, params, sums = (array.copy_to_host() for array in self._own)
         for run, bases in zip(self._runs, self._bases, strict=True):
             table, weights, _, _, total, *_ = bases

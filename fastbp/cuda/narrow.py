@@ -8,6 +8,8 @@ float32 (or float64), whatever precision products of larger networks are asked f
 """
 
 import functools
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, kernel, simulated
 from fastbp.cuda.narrow_code import FIRSTS, Writer
 from fastbp.cuda.narrow_net import Network, Shared
+from fastbp.cuda.step import Launch
 from fastbp.graph import GIVEN
 from fastbp.operations import DENSE
 
@@ -121,13 +124,14 @@ class Narrow:
         optimizer = bound.optimizer
         assert optimizer is not None
         net = network(bound.layout, bound.objective, optimizer, data.targets, threads())
-        self._kernel, self._shared = written(net)
-        self._threads = net.threads
+        made, shared = written(net)
         bases = np.zeros(len(FIRSTS), np.int64)
         bases[-1] = np.iinfo(np.int64).max
         arrays = bound.table, bound.params, bound.constants, bound.coefficients, bound.sums
-        self._arguments = cuda.to_device(bases), *arrays, data.x, data.y, data.rows, data.weights, data.present
+        arguments = cuda.to_device(bases), *arrays, data.x, data.y, data.rows, data.weights, data.present
+        self.launches: Sequence[Launch] = [Launch(made, (1,), net.threads, (1, *arguments), shared)]
 
     def run(self, stream: Any, steps: int) -> None:
         """See ``step.Step``."""
-        device.launch(self._kernel, 1, self._threads, stream, self._shared, steps, *self._arguments)
+        launch = self.launches[0]
+        replace(launch, arguments=(steps, *launch.arguments[1:]))(stream)

@@ -32,7 +32,14 @@ class Launch:
 
 
 class Step(Protocol):
-    """A way to run the steps of a bound network; kernels count them, and return at once where something diverged."""
+    """A way to run the steps of a bound network; kernels count them, and return at once where something diverged.
+
+    Attributes
+    ----------
+    launches : what a step is made of
+    """
+
+    launches: Sequence[Launch]
 
     def run(self, stream: Any, steps: int) -> None:
         """Put so many steps into the stream."""
@@ -43,7 +50,7 @@ class Launches:
     """A step as its launches, one after the other."""
 
     def __init__(self, launches: Sequence[Launch]) -> None:
-        self.launches = list(launches)
+        self.launches = launches
 
     def run(self, stream: Any, steps: int) -> None:
         """See `Step`."""
