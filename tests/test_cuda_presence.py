@@ -143,6 +143,51 @@ def test_an_older_driver_needs_a_linker_beside_the_toolkit(monkeypatch: pytest.M
     presence.require()
 
 
+def test_a_linker_older_than_the_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, Driver((13, 5)), toolkit=(13, 5))
+    monkeypatch.setattr(presence, "linker_version", lambda: (13, 0))
+    words = r"nvJitLink \(CUDA 13.0\) is older than the compiler \(CUDA 13.5\).*pip install -U nvidia-nvjitlink"
+    with pytest.raises(RuntimeError, match=words):
+        presence.require()
+    monkeypatch.setattr(presence, "linker_version", lambda: (13, 5))
+    presence.require()
+
+
+LINKER = """
+import os
+os.environ.pop("NUMBA_ENABLE_CUDASIM", None)
+from fastbp.cuda import presence
+from cuda.core import Linker, LinkerOptions, ObjectCode
+for version, arch in (("99.0", "sm_90"), ("8.0", "sm_940")):
+    code = ObjectCode.from_ptx(f".version {version}\\n.target sm_90\\n.address_size 64\\n".encode())
+    try:
+        with presence.in_words():
+            Linker(code, options=LinkerOptions(arch=arch)).link("cubin")
+    except presence.DeviceError as error:
+        print(error)
+"""
+
+
+def test_what_the_linker_refuses_is_said_in_words() -> None:
+    """The real one: PTX of a version that it doesn't know, a GPU that it doesn't know."""
+    old, unknown = python(LINKER).splitlines()
+    assert re.match(r"nvJitLink \(CUDA [\d.]+\) is older than the compiler \(CUDA [\d.]+\)", old)
+    assert re.match(r"nvJitLink \(CUDA [\d.]+\) makes no code for this GPU", unknown)
+
+
+@pytest.mark.parametrize("missing", ["NVVM", "NVRTC", "NVVM and NVRTC"])
+def test_half_a_compiler_is_said(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> tuple[int, int]:
+        raise RuntimeError("Failure finding 'nvrtc'")
+
+    machine(monkeypatch, Driver((13, 0)))
+    device.cuda.cudadrv.nvvm = SimpleNamespace(is_available=lambda: "NVVM" not in missing)
+    if "NVRTC" in missing:
+        monkeypatch.setattr(presence, "toolkit_version", absent)
+    with pytest.raises(RuntimeError, match=rf"{missing} missing.*fastbp\[cuda13\].*CUDA_HOME"):
+        presence.require()
+
+
 def test_the_report_names_device_driver_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, Driver((13, 0)), toolkit=(13, 5))
     monkeypatch.setattr(presence, "product_library", lambda: "nvmath")

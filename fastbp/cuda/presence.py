@@ -1,6 +1,7 @@
 """Whether a GPU can be used here, and why not: each obstacle in one sentence that says what to do."""
 
 import functools
+import importlib
 import importlib.util
 import os
 import re
@@ -97,6 +98,17 @@ TROUBLES = {
 }
 """Errors of the driver by their names."""
 
+LINKER_TROUBLES = {
+    "Unsupported .version": (
+        "nvJitLink (CUDA {linker}) is older than the compiler (CUDA {toolkit}) whose PTX it was to link: install "
+        f"CUDA's packages of one release (pip install -U nvidia-nvjitlink), {CPU_INSTEAD}"
+    ),
+    "UNRECOGNIZED_ARCH": (
+        f"nvJitLink (CUDA {{linker}}) makes no code for this GPU: pip install -U nvidia-nvjitlink, {CPU_INSTEAD}"
+    ),
+}
+"""What the linker says, and what that is answered with."""
+
 _NAME = re.compile(r"CUDA_ERROR_[A-Z_]+")
 
 
@@ -121,6 +133,33 @@ def toolkit_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def linker_version() -> tuple[int, int] | None:
+    """The CUDA that machine code is made with, without the driver; None where only the driver can."""
+    with suppress(ImportError, RuntimeError):  # not installed, or without NVIDIA's own library
+        major, minor = importlib.import_module("cuda.bindings.nvjitlink").version()
+        return int(major), int(minor)
+    return None
+
+
+def _compiler_problem() -> str:
+    """What is missing of CUDA's compiler, "" where nothing is."""
+    missing = []
+    nvvm = getattr(device.cuda.cudadrv, "nvvm", None)
+    if nvvm is not None and not nvvm.is_available():
+        missing.append("NVVM")
+    try:
+        toolkit_version()
+    except RuntimeError:  # as cuda.pathfinder says it
+        missing.append("NVRTC")
+    if not missing:
+        return ""
+    return (
+        f"CUDA's compiler isn't all there ({' and '.join(missing)} missing): pip install 'fastbp[cuda"
+        f"{min(max(driver_version()[0], OLDEST_DRIVER), max(OLDEST_GPU))}]', or name a toolkit's folder by CUDA_HOME, "
+        f"{CPU_INSTEAD}"
+    )
+
+
 def _links_itself() -> bool:
     """Whether machine code is made without the driver, by nvJitLink (true of packages that don't say)."""
     return bool(getattr(device.cuda.cudadrv.driver, "_have_nvjitlink", lambda: True)())
@@ -131,7 +170,7 @@ def problem() -> str:
     try:
         if device.simulated():
             return ""
-        return _driver_problem() or _version_problem()
+        return _driver_problem() or _compiler_problem() or _version_problem()
     except ImportError as error:  # without the package, or with half of it
         return str(error)
 
@@ -171,6 +210,9 @@ def _version_problem() -> str:
         )
     if toolkit > driver and not _links_itself():
         return _sentence("CUDA_ERROR_UNSUPPORTED_PTX_VERSION")
+    linker = linker_version()
+    if linker is not None and linker < toolkit and _links_itself():
+        return _linker_sentence("Unsupported .version")
     capability = tuple(device.cuda.gpus[0].compute_capability)[:2]
     if capability < OLDEST_GPU.get(toolkit[0], (0, 0)):
         older = [major for major, least in OLDEST_GPU.items() if capability >= least]
@@ -212,6 +254,10 @@ def _sentence(name: str) -> str:
     return text.format(**filled)
 
 
+def _linker_sentence(words: str) -> str:
+    return LINKER_TROUBLES[words].format(linker=_version(linker_version() or ()), toolkit=_version(toolkit_version()))
+
+
 def memory() -> tuple[int, int] | None:
     """Bytes free and in all on the GPU; None where nobody knows (in the simulator)."""
     try:
@@ -228,6 +274,9 @@ def explained(error: BaseException) -> Exception | None:
             "this process was forked after its parent had used the GPU, which CUDA doesn't allow: start processes with "
             "multiprocessing.get_context('spawn'), " + CPU_INSTEAD
         )
+    for words in LINKER_TROUBLES:
+        if words in str(error) and "JITLINK" in type(error).__name__.upper() + str(error).upper():
+            return DeviceError(_linker_sentence(words))
     found = _NAME.search(f"{getattr(getattr(error, 'code', ''), 'name', '')} {error}")
     if found is None:
         return None
