@@ -310,8 +310,9 @@ def default_threads() -> int:
     return max(1, min(counts))
 
 
+@functools.cache
 def _cgroup_quota() -> float | None:
-    """CPUs that the control group grants this process, or None without a quota."""
+    """CPUs that the control group granted this process when it was first asked, or None without a quota."""
     try:
         parts = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         if parts[0] != "max":

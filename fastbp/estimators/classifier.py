@@ -11,11 +11,12 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target
 
 from fastbp.activations import Activation
 from fastbp.estimators.base import BasePerceptron
 from fastbp.estimators.heads import Heads
+from fastbp.estimators.labels import binarizer, distinct, numbers
 from fastbp.estimators.wording import described
 from fastbp.losses import LOSSES, Loss, SparseCategoricalCrossentropies
 from fastbp.schedules import Schedule
@@ -197,7 +198,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
             if y.ndim == 2 and type_of_target(y) == "multiclass-multioutput":
                 self.classes_ = [np.unique(column) for column in y.T]
             else:
-                self._label_binarizer = LabelBinarizer().fit(y)
+                self._label_binarizer = binarizer(y)
                 self.classes_ = self._label_binarizer.classes_
         else:
             self._check_known(y, same=self.warm_start)
@@ -219,7 +220,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         if self._heads is not None:
             return self._heads.targets(y)
         if self._label_binarizer.y_type_ == "multiclass":
-            return np.searchsorted(self.classes_, y).astype(np.int64)
+            return numbers(y, np.asarray(self.classes_))
         if y.ndim == 1:
             return np.asarray(y == self.classes_[-1])[:, None] & (len(self.classes_) > 1)
         return self._label_binarizer.transform(y).astype(bool)
@@ -229,7 +230,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         if self._heads is not None:
             self._heads.check(y, same)
         else:
-            self._check_classes(unique_labels(y), same)
+            self._check_classes(distinct(y), same)
 
     def _check_classes(self, classes: Array, same: bool) -> None:
         """Refuse classes that the network has no outputs for; `same`: refuse all others than those it has."""

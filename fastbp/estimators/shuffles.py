@@ -31,30 +31,26 @@ def call_word(typingctx: Any, function: Any, state: Any) -> Any:
 def kernel() -> Kernel:
     """Writes the orders of some epochs, each a shuffle of the one before: `RandomState.shuffle`'s own loop."""
 
-    def orders(word: int, state: int, train: Any, place: Any, moves: Any, lines: Any) -> int:
-        count = len(train)
+    def orders(word: int, state: int, order: Any, lines: Any) -> int:
+        last = len(order) - 1
+        most = 1
+        while most < last:
+            most = 2 * most + 1
         for line in lines:
-            for i in range(count):
-                moves[i] = i
-            i, mask = count - 1, 1
-            while mask < i:
-                mask = 2 * mask + 1
+            i, mask = last, most
             while i > 0:  # no branch on what is drawn: half of them would be mispredicted
                 mask >>= int(i <= mask >> 1)
                 j = call_word(word, state) & mask
                 taken = int(j <= i)
                 j = i + taken * (j - i)
-                moves[i], moves[j] = moves[j], moves[i]
+                order[i], order[j] = order[j], order[i]
                 i -= taken
-            for i in range(count):
-                moves[i] = place[moves[i]]
-            for i in range(count):
-                place[i] = moves[i]
-                line[i] = train[place[i]]
+            for i in range(last + 1):
+                line[i] = order[i]
         return 0
 
     row, rows = types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
-    return Kernel(orders, types.int64(types.int64, types.int64, row, row, row, rows), seconds=0.5)
+    return Kernel(orders, types.int64(types.int64, types.int64, row, rows), seconds=0.5)
 
 
 def orders(train: Array, random: np.random.RandomState | None) -> Callable[[int], Array]:
@@ -69,12 +65,12 @@ def orders(train: Array, random: np.random.RandomState | None) -> Callable[[int]
         return lambda epochs: np.broadcast_to(train, (epochs, len(train)))
     bits = random._bit_generator
     word = ctypes.cast(bits.ctypes.next_uint32, ctypes.c_void_p).value
-    place, moves = np.arange(len(train)), np.empty(len(train), np.int64)
+    order = np.array(train, np.int64)
 
     def drawn(epochs: int) -> Array:
         lines = np.empty((epochs, len(train)), np.int64)
         with bits.lock:
-            kernel().entry(word, bits.ctypes.state_address, train, place, moves, lines)
+            kernel().entry(word, bits.ctypes.state_address, order, lines)
         return lines
 
     return drawn
