@@ -123,3 +123,29 @@ for capability in ((7, 5), (9, 0), (10, 0)):
 print("compiled")
 """
     assert python(code).strip() == "compiled"
+
+
+def test_a_small_grid_is_no_matter_of_a_warning() -> None:
+    """numba-cuda warns of every grid of fewer than 128 blocks; a user's own kernels are still warned of."""
+    code = """
+import os
+del os.environ["NUMBA_ENABLE_CUDASIM"]
+import warnings
+from numba.cuda.core.errors import NumbaPerformanceWarning
+from numba.cuda.dispatcher import CUDADispatcher
+from fastbp.cuda import device
+
+@device.kernel(threads=64)
+def work(out):
+    out[0] = 1
+
+launched = []
+CUDADispatcher.call = lambda self, arguments, configured: launched.append(configured.griddim)
+warnings.simplefilter("error")
+device.launch(work, (3, 2), 64, 0, 0, None)
+try:
+    work[1, 64]
+except NumbaPerformanceWarning:
+    print(launched)
+"""
+    assert python(code).strip() == "[(3, 2, 1)]"

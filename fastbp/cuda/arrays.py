@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.cuda.device import cuda, kernel, simulated
+from fastbp.cuda.device import cuda, kernel, launch, simulated
 from fastbp.cuda.shapes import shapes
 from fastbp.device_arrays import LEGACY_STREAM, OnDevice
 
@@ -59,7 +59,7 @@ def check_finite(array: OnDevice, name: str) -> None:
     numbers, threads = view(array, name), shapes().flat
     found = cuda.to_device(np.array([0, array.size], np.int64))
     blocks = max(1, min(BLOCKS, array.size // (16 * threads)))
-    _unfit(array.dtype)[blocks, threads](numbers, found)
+    launch(_unfit(array.dtype), blocks, threads, 0, 0, numbers, found)
     count, first = (int(number) for number in found.copy_to_host())
     if count:
         place = ", ".join(str(int(i)) for i in np.unravel_index(first, array.shape))

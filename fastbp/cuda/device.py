@@ -15,6 +15,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import threading
 from collections.abc import Callable, Iterator
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,27 @@ def launch(function: Any, grid: Any, block: int, stream: Any, shared: int, *argu
     """Launch a kernel; one that takes more than 48 KB of shared memory is allowed to, which numba-cuda leaves out."""
     if shared > PLAIN_SHARED and not simulated():
         _allow(function, tuple(map(function.typeof_pyval, arguments)), shared)
-    function[grid, block, stream, shared](*arguments)
+    with _unadvised():
+        configured = function[grid, block, stream, shared]
+    configured(*arguments)
+
+
+_advice = threading.Lock()
+
+
+@contextlib.contextmanager
+def _unadvised() -> Iterator[None]:
+    """Inside, numba-cuda doesn't warn of launches of fewer than 128 blocks: small networks have small grids."""
+    if package() != "numba_cuda":
+        yield
+        return
+    config: Any = importlib.import_module("numba.cuda.core.config")
+    with _advice:
+        before, config.CUDA_LOW_OCCUPANCY_WARNINGS = config.CUDA_LOW_OCCUPANCY_WARNINGS, 0
+        try:
+            yield
+        finally:
+            config.CUDA_LOW_OCCUPANCY_WARNINGS = before
 
 
 def _allow(function: Any, signature: tuple[Any, ...], shared: int) -> None:

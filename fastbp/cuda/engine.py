@@ -15,7 +15,7 @@ from fastbp.cuda import arrays, products, rows, ways, weights
 from fastbp.cuda import layout as lo
 from fastbp.cuda.bound import Bound, Data
 from fastbp.cuda.compiling import make_ready
-from fastbp.cuda.device import cuda
+from fastbp.cuda.device import cuda, launch
 from fastbp.cuda.layout import Layout, Rows
 from fastbp.cuda.presence import in_words
 from fastbp.cuda.shapes import shapes
@@ -169,7 +169,8 @@ class Engine:
             self._send()
             found, sizes = cuda.to_device(np.zeros(1, np.int64)), shapes()
             blocks = max(1, min(1024, self._numbers // (16 * sizes.flat)))
-            weights.finite(self.dtype, sizes)[blocks, sizes.flat](self._params, self._numbers, found)
+            look = weights.finite(self.dtype, sizes)
+            launch(look, blocks, sizes.flat, 0, 0, self._params, self._numbers, found)
             return not found.copy_to_host()[0]
 
     @property
