@@ -452,6 +452,23 @@ def pack_terms(typingctx, paired, source, row, second, place):
     return types.void(paired, *[types.int64] * 4), emit
 
 
+PRODUCTS = (0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0)
+"""Which terms' products make one of float32, the smallest first; each is loaded once but the first term of a."""
+
+
+def _multiply_terms(
+    builder: ir.IRBuilder, tall: int, wide: int, number: int, a: Sequence[ir.Value], v: Sequence[ir.Value]
+) -> None:
+    """Product `number` of PRODUCTS for one step; a, v: where the step's tiles of each operand begin."""
+    access, _, multiply = _matrix(builder, tall, wide)
+    before = PRODUCTS[number - 1] if number else (-1, -1)
+    for first, places, term, held in zip((4, 6), (a, v), PRODUCTS[number], before, strict=True):
+        if term != held:
+            for i, place in enumerate(places):
+                access("tileloadd64", first + i, builder.add(place, _const(term * TERM_BYTES)), _const(AMX_BYTES))
+    multiply()
+
+
 def _write_terms(module: ir.Module, tall: int, wide: int) -> ir.Function:
     """`tall` x `wide` AMX tiles of sums of products of terms (written once per module); see `tile_terms`."""
     name = f"tile_terms_{tall}x{wide}"
@@ -459,30 +476,76 @@ def _write_terms(module: ir.Module, tall: int, wide: int) -> ir.Function:
         return module.globals[name]
     function, builder = _function(module, name, 10)
     a, a_second, v, v_second, c, c_row, c_second, c_next, n, accumulate = function.args
-    access, sums, multiply = _matrix(builder, tall, wide)
+    access, sums, _ = _matrix(builder, tall, wide)
     places = _begin_sums(function, builder, access, sums, c, c_row, c_second, c_next, accumulate)
     loop = _Loop(builder, n, [a, v])
     at, vt = loop.values
-
-    def load_term(first: int, count: int, place: ir.Value, second: ir.Value, term: int) -> None:
-        for i in range(count):
-            row = builder.add(place, second) if i else place
-            access("tileloadd64", first + i, builder.add(row, _const(term * TERM_BYTES)), _const(AMX_BYTES))
-
-    # the smallest products first; each operand is loaded once but the first term of a
-    held = (-1, -1)
-    for pair in ((0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0)):
-        if pair[0] != held[0]:
-            load_term(4, tall, at, a_second, pair[0])
-        if pair[1] != held[1]:
-            load_term(6, wide, vt, v_second, pair[1])
-        multiply()
-        held = pair
+    left = [at, builder.add(at, a_second)][:tall]
+    right = [vt, builder.add(vt, v_second)][:wide]
+    for number in range(len(PRODUCTS)):
+        _multiply_terms(builder, tall, wide, number, left, right)
     loop.end([builder.add(at, _const(TERMS * TERM_BYTES)), builder.add(vt, _const(TERMS * TERM_BYTES))])
     for key, number in sums.items():
         access("tilestored64", number, places[key], c_row)
     builder.ret_void()
     return function
+
+
+@intrinsic
+def begin_square(typingctx, c, c_row, c_second, c_next, accumulate):
+    """Two by two tiles of sums in registers, as `tile_terms` begins; `multiply_square` and `end_square` follow."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        if has_amx():
+            access, sums, _ = _matrix(builder, 2, 2)
+            _begin_sums(builder.function, builder, access, sums, *args)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), emit
+
+
+def _write_product(module: ir.Module, number: int) -> ir.Function:
+    """One of the products of a step of a square (written once per module); see `multiply_square`."""
+    name = f"tile_product_{number}"
+    if name in module.globals:
+        return module.globals[name]
+    function, builder = _function(module, name, 4)
+    a, a_second, v, v_second = function.args
+    _multiply_terms(builder, 2, 2, number, [a, builder.add(a, a_second)], [v, builder.add(v, v_second)])
+    builder.ret_void()
+    return function
+
+
+@intrinsic
+def multiply_square(typingctx, number, a, a_second, v, v_second):
+    """Product `number` of PRODUCTS, which come in turn, of one step of a square; arguments as of `tile_terms`.
+
+    What stands between two of these runs while the tiles multiply.
+    """
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        if has_amx():
+            cases = {i: functools.partial(_write_product, builder.module, i) for i in range(len(PRODUCTS))}
+            _switch(builder, args[0], cases, args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), emit
+
+
+@intrinsic
+def end_square(typingctx, c, c_row, c_second, c_next):
+    """Write a square's sums."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        if has_amx():
+            access, sums, _ = _matrix(builder, 2, 2)
+            c, c_row, c_second, c_next = args
+            for (i, j), number in sums.items():
+                place = builder.add(c, c_next) if j else c
+                access("tilestored64", number, builder.add(place, c_second) if i else place, c_row)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), emit
 
 
 @intrinsic

@@ -21,22 +21,26 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp._jit import Kernel, helper
-from fastbp._vector import column, load_int, load_number, spread, store_int, where
+from fastbp._vector import call_rule, column, load_int, load_number, spread, store_int, where
 from fastbp.cpu import penalty, updates, weights
 from fastbp.cpu.pairs import (
     MATRIX_ROWS,
+    PRODUCTS,
     TERM_BYTES,
     TERMS,
     amx_begin,
     amx_end,
     amx_granted,
+    begin_square,
+    end_square,
+    multiply_square,
     pack_terms,
     store_terms,
     tile_terms,
 )
 from fastbp.cpu.rows import at
 from fastbp.cpu.rules import SIGNATURE
-from fastbp.cpu.tile import prefetch_to_write, transpose_square
+from fastbp.cpu.tile import prefetch_to_read, prefetch_to_write, transpose_square
 from fastbp.operations import DENSE
 from fastbp.plan import PANELS_PER_TASK, Plan
 from fastbp.program import LayerSpec, Program
@@ -45,6 +49,8 @@ KIND: Any = np.float32
 ROW, VECTOR = 128, 64  # bytes of a row of a panel of activations, and of a vector
 DEPTH = 32  # numbers of a sum in a tile
 STEP = TERMS * TERM_BYTES
+GROUPS = len(PRODUCTS)  # of products in a step: between two of them runs what isn't products
+SQUARE_ROWS = 2 * MATRIX_ROWS
 K_STEPS = 16  # tiles along a sum that are packed at once: operands of 8 panels stay in L2
 SAMPLE_STEPS = 32  # the same of the gradient
 SUMS = 4096  # bytes of four tiles of sums
@@ -86,6 +92,34 @@ def _pack_pairs(source: int, row: int, first: int, end: int, steps: int, target:
                 if i + 2 * r + 1 < end:
                     high = column(KIND, source + (i + 2 * r + 1) * row, 1)[0]
                 store_terms(low, high, place + r * VECTOR, 1)
+
+
+@helper
+def _pack_some(
+    source: int, distance: int, first: int, end: int, steps: int, target: int, row: int, rows: int, ahead: int
+) -> None:
+    """Rows of terms row:row+rows of what `_pack_pairs` makes of two panels' vectors, `distance` bytes apart.
+
+    ahead : bytes from what is read to what will be read next
+    """
+    zero = spread(KIND, 0.0)
+    for q in range(row, min(row + rows, 2 * steps * MATRIX_ROWS)):
+        step, r = q // MATRIX_ROWS, q % MATRIX_ROWS
+        panel = source
+        i = first + step * DEPTH + 2 * r
+        if step >= steps:
+            panel = source + distance
+            i -= steps * DEPTH
+        low = zero
+        high = zero
+        if i < end:
+            low = column(KIND, panel + i * VECTOR, 1)[0]
+            if ahead:
+                prefetch_to_read(panel + i * VECTOR + ahead)
+                prefetch_to_read(panel + (i + 1) * VECTOR + ahead)
+        if i + 1 < end:
+            high = column(KIND, panel + (i + 1) * VECTOR, 1)[0]
+        store_terms(low, high, target + step * STEP + r * VECTOR, 1)
 
 
 @helper
@@ -155,10 +189,12 @@ def forward(op: int, p0: int, p1: int, o0: int, o1: int, now: int) -> float:
     steps = (ins + DEPTH - 1) // DEPTH
     most = _even(steps)
     inputs = sums + SUMS
-    strip = inputs + (p1 - p0) * 2 * most * STEP
+    strips = inputs + (p1 - p0) * 2 * most * STEP
     w, w_panel = at(op, pg.W), at(op, pg.W_PANEL)
     square = MATRIX_ROWS * ROW  # from a panel's neurons to the next panel's
     halves = 1 if at(op, pg.THIN) else 2
+    share = (SQUARE_ROWS + GROUPS * (p1 - p0) - 1) // (GROUPS * (p1 - p0))
+    turn = 0
     amx_begin()
     for k0 in range(0, steps, most):
         k = min(most, steps - k0)
@@ -169,12 +205,20 @@ def forward(op: int, p0: int, p1: int, o0: int, o1: int, now: int) -> float:
                 side = inputs + (2 * (p - p0) + half) * k * STEP
                 _pack_turned(a + half * VECTOR, k0 * DEPTH, ins, k, sums, side)
         o = o0
+        ready = False
         while o < o1:
             wide = 2 if o + 2 * MATRIX_ROWS <= o1 else 1
             whole = o + MATRIX_ROWS <= o1
-            for j in range(wide):
+            strip = strips + turn * 2 * most * STEP
+            for j in range(0 if ready else wide):
                 panel = w + (o // MATRIX_ROWS + j) * w_panel
                 _pack_pairs(panel, VECTOR, k0 * DEPTH, ins, k, strip + j * k * STEP)
+            turn = 1 - turn
+            following = strips + turn * 2 * most * STEP
+            # the next two panels are packed while these are multiplied, and those after them come nearer
+            ready = halves + wide == 4 and o + 4 * MATRIX_ROWS <= o1
+            panel = w + (o // MATRIX_ROWS + 2) * w_panel
+            ahead = 2 * w_panel if o + 6 * MATRIX_ROWS <= o1 else 0
             for p in range(p0, p1):
                 side = inputs + 2 * (p - p0) * k * STEP
                 z = at(op, pg.Z) + p * at(op, pg.Z_PANEL) + o * ROW
@@ -187,7 +231,16 @@ def forward(op: int, p0: int, p1: int, o0: int, o1: int, now: int) -> float:
                             column(KIND, sums, 1)[2 * i + half] = column(KIND, z, 1)[2 * i + half]
                     for half in range(halves):
                         transpose_square(KIND, sums + half * VECTOR, ROW, sums + half * VECTOR, ROW)
-                tile_terms(4 * halves + wide, side, k * STEP, strip, k * STEP, c, ROW, VECTOR, square, k, k0)
+                if ready:
+                    begin_square(c, ROW, VECTOR, square, k0)
+                    for part in range(GROUPS * k):
+                        step = part // GROUPS * STEP
+                        multiply_square(part % GROUPS, side + step, k * STEP, strip + step, k * STEP)
+                        row = ((p - p0) * k * GROUPS + part) * share
+                        _pack_some(panel, w_panel, k0 * DEPTH, ins, k, following, row, share, ahead)
+                    end_square(c, ROW, VECTOR, square)
+                else:
+                    tile_terms(4 * halves + wide, side, k * STEP, strip, k * STEP, c, ROW, VECTOR, square, k, k0)
                 if last or not whole:
                     for j in range(wide):
                         for half in range(halves):
@@ -283,6 +336,29 @@ def _sum_rows(source: int, first: int, end: int, c: int, more: int) -> None:
     target[0] = even + odd
 
 
+@helper
+def _meanwhile(
+    run: int, part: int, share: int, w: int, c: int, g_panel: int, ahead: int, arrays: int, w_panel: int, own: int
+) -> None:
+    """Part of an update, of `share` vectors: of the square of weights at w by the sums at c, where w isn't 0.
+
+    ahead : the square that comes next: as many of its lines, of `arrays` arrays, are asked for, to be written
+    """
+    parts = (SQUARE_ROWS + share - 1) // share
+    panel = 1 if part >= parts else 0
+    first = (part - panel * parts) * share
+    count = min(share, SQUARE_ROWS - first)
+    if count > 0:
+        place = panel * w_panel + first * VECTOR
+        moments = at(run, pg.MOMENTS)
+        for m in range(arrays):
+            for i in range(count):
+                prefetch_to_write(ahead + place + m * moments + i * VECTOR)
+        if w:
+            gradient = c + panel * g_panel + first * VECTOR
+            call_rule(at(run, pg.UPDATE), w + place, moments, gradient, count, own, at(run, pg.STATUS))
+
+
 def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
     """As `weights.task`."""
     op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * load_int(row + 8)
@@ -300,6 +376,13 @@ def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
     moments = at(run, pg.MOMENTS)
     arrays = at(run, pg.ARRAYS) if due else 0
     panels = (count + DEPTH - 1) // DEPTH
+    # a square's update waits until the next one's products, which it runs beside: w and c of the one that waits
+    waiting, waiting_c, turn = 0, 0, 0
+    own = h + at(op, pg.RATES)
+    second = MATRIX_ROWS * VECTOR
+    alone = panels <= SAMPLE_STEPS and at(run, pg.GRADIENT) == 0
+    if alone:
+        g_panel = 2 * second
     amx_begin()
     for b0 in range(0, panels, SAMPLE_STEPS):
         steps = min(SAMPLE_STEPS, panels - b0)
@@ -320,17 +403,37 @@ def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
             for t in range(tall):
                 source, height = a + t * MATRIX_ROWS * ROW, min(MATRIX_ROWS, rows)
                 _pack_rows(source, ROW, height, VECTOR, steps, a_panel, steps, inputs + t * steps * STEP)
-            for j in range(0, j1 - j0, 2):
+            j = 0
+            while j < j1 - j0:
                 wide = min(2, j1 - j0 - j)
                 place = j * w_panel + k * VECTOR
-                c = g + j * g_panel + k * VECTOR
-                if b0 + steps == panels:
-                    for m in range(arrays):
-                        for q in range(wide):
-                            for byte in range(0, rows * VECTOR, pg.LINE):
-                                prefetch_to_write(w + place + m * moments + q * w_panel + byte)
+                c = g + turn * 2 * g_panel if alone else g + j * g_panel + k * VECTOR
+                complete = due and b0 + steps == panels
+                fetched = arrays if complete else 0
                 side = slopes + j * steps * STEP
-                key, length, second = 4 * tall + wide, steps * STEP, MATRIX_ROWS * VECTOR
+                length = steps * STEP
+                if rows == SQUARE_ROWS and wide == 2:
+                    ahead = w + place
+                    share = (2 * SQUARE_ROWS + GROUPS * steps - 1) // (GROUPS * steps)
+                    begin_square(c, VECTOR, second, g_panel, more + b0)
+                    for part in range(GROUPS * steps):
+                        step = part // GROUPS * STEP
+                        multiply_square(part % GROUPS, inputs + step, length, side + step, length)
+                        _meanwhile(run, part, share, waiting, waiting_c, g_panel, ahead, fetched, w_panel, own)
+                    end_square(c, VECTOR, second, g_panel)
+                    waiting = 0
+                    if complete:
+                        for q in range(wide):
+                            weights.prepare(KIND, run, op, k0 + k, rows, w + place + q * w_panel, c + q * g_panel, h)
+                        if at(run, pg.UPDATE):
+                            waiting, waiting_c, turn = w + place, c, 1 - turn
+                    j += wide
+                    continue
+                for m in range(fetched):
+                    for q in range(wide):
+                        for byte in range(0, rows * VECTOR, pg.LINE):
+                            prefetch_to_write(w + place + m * moments + q * w_panel + byte)
+                key = 4 * tall + wide
                 if rows % MATRIX_ROWS == 0:
                     tile_terms(key, inputs, length, side, length, c, VECTOR, second, g_panel, steps, more + b0)
                 else:
@@ -345,14 +448,15 @@ def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
                         target = column(KIND, c + q * g_panel, 1)
                         for i in range(rows):
                             target[i] = kept[2 * i + q]
-                if due and b0 + steps == panels:
+                if complete:
                     for q in range(wide):
                         weights.finish(KIND, run, op, k0 + k, rows, w + place + q * w_panel, c + q * g_panel, h)
+                j += wide
             k += rows
         if end < k1 - k0:
             for j in range(j1 - j0):
                 place = j * w_panel + end * VECTOR
-                c = g + j * g_panel + end * VECTOR
+                c = sums if alone else g + j * g_panel + end * VECTOR
                 _sum_rows(
                     at(op, pg.T) + (j0 + j) * at(op, pg.T_PANEL),
                     b0 * DEPTH,
@@ -362,6 +466,9 @@ def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
                 )
                 if due and b0 + steps == panels:
                     weights.finish(KIND, run, op, k0 + end, 1, w + place, c, h)
+    if waiting:
+        for q in range(2):
+            weights.update(run, op, SQUARE_ROWS, waiting + q * w_panel, waiting_c + q * g_panel, h)
     amx_end()
     if due and at(op, pg.SQUARES):
         updates.squares_of(KIND, run, op, k0, k1, j0, j1)
@@ -417,7 +524,7 @@ def room(plan: Plan) -> int:
         return 0
     steps = [0]
     if any(rows):
-        steps.append((min(PANELS_PER_TASK, plan.panels) + 1) * 2 * K_STEPS)
+        steps.append((min(PANELS_PER_TASK, plan.panels) + 2) * 2 * K_STEPS)
     if any(gradient):
         steps.append((pg.PANELS_OF_TILE + 2) * min(SAMPLE_STEPS, plan.panels))
     return SUMS + max(steps) * STEP

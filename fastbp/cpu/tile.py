@@ -482,6 +482,17 @@ def scatter_square(typingctx, kind, source, source_row, table, table_row, rows, 
 
 
 @intrinsic
+def prefetch_to_read(typingctx, address):
+    """Ask for the cache line at an address, to be read soon."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        _prefetch(builder, args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+@intrinsic
 def prefetch_to_write(typingctx, address):
     """Ask for the cache line at an address, to be written soon: it is taken from other cores' caches meanwhile."""
 

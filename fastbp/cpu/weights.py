@@ -27,14 +27,25 @@ LAST, MORE, DUE = 1, 2, 4
 @helper
 def finish(kind: Any, run: int, op: int, k: int, rows: int, w: int, g: int, h: int) -> None:
     """What follows the sum of rows k:k+rows of one panel's gradient (at g, the weights at w): their update."""
-    vectors = rows * (panel_width(kind) // lanes(kind))
+    prepare(kind, run, op, k, rows, w, g, h)
+    if at(run, pg.UPDATE):
+        update(run, op, rows * (panel_width(kind) // lanes(kind)), w, g, h)
+
+
+@helper
+def prepare(kind: Any, run: int, op: int, k: int, rows: int, w: int, g: int, h: int) -> None:
+    """What makes the gradient of rows k:k+rows of one panel out of their sum."""
     if at(run, pg.AVERAGE):
-        call_rule(at(run, pg.AVERAGE), g, vectors, at(run, pg.SHARE), 0, 0, 0)
+        call_rule(at(run, pg.AVERAGE), g, rows * (panel_width(kind) // lanes(kind)), at(run, pg.SHARE), 0, 0, 0)
     if at(op, pg.PENALTY):
         penalty.pull(kind, run, op, k, rows, w, g, h)
-    if at(run, pg.UPDATE):
-        own = h + at(op, pg.RATES)
-        call_rule(at(run, pg.UPDATE), w, at(run, pg.MOMENTS), g, vectors, own, at(run, pg.STATUS))
+
+
+@helper
+def update(run: int, op: int, vectors: int, w: int, g: int, h: int) -> None:
+    """Move so many vectors of weights by their gradient."""
+    own = h + at(op, pg.RATES)
+    call_rule(at(run, pg.UPDATE), w, at(run, pg.MOMENTS), g, vectors, own, at(run, pg.STATUS))
 
 
 @helper
