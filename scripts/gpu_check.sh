@@ -1,8 +1,15 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call of under 9 minutes: tests, compute-sanitizer, the race. Nothing is installed;
-# what is missing is said. The results lie in $OUT (default gpu_check/), first of all table.md.
+# Everything that needs a GPU, in one call of under 9 minutes: tests, compute-sanitizer, the ways of a step, the race. The
+# results lie in $OUT (default gpu_check/), first of all table.md, which is written line by line: what ends early leaves
+# what came before.
 #
-#   PYTHON=.venv/bin/python scripts/gpu_check.sh
+#   scripts/gpu_check.sh
+#
+# It begins with what it found. The Python is $PYTHON, else .venv's, else python3; what that lacks is put beside it, into
+# $WORK/packages (default gpu_check/packages): from the wheels in $WHEELS (default gpu_wheels/) where that folder is, else by pip from its index; a
+# machine that reaches no network needs the folder:
+#
+#   python scripts/gpu_packages.py --download gpu_wheels --python 3.12
 #
 # Exit code: 0 all well, 1 something failed, 2 nothing could run.
 set -uo pipefail
@@ -10,14 +17,16 @@ cd "$(dirname "$0")/.."
 
 begun=$SECONDS
 whole=525
-out=${OUT:-gpu_check}
-mkdir -p "$out"
+work=${WORK:-$PWD/gpu_check}
+mkdir -p "$work" "${OUT:-$work}"
+out=$(cd "${OUT:-$work}" && pwd)
 python=${PYTHON:-}
 if [ -z "$python" ]; then
     python=python3
     [ -x .venv/bin/python ] && python=.venv/bin/python
 fi
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export FASTBP_CACHE_DIR=${FASTBP_CACHE_DIR:-$work/cache} # kernels are compiled once for all that follows
 unset NUMBA_ENABLE_CUDASIM
 table=$out/table.md
 failed=0
@@ -76,60 +85,71 @@ run_tests() {
 }
 
 : >"$table"
+trap 'echo; echo "$table, after $((SECONDS - begun)) s"' EXIT
 say "# On a GPU, $(date -u +%Y-%m-%d), $(git rev-parse --short HEAD 2>/dev/null || echo 'no git')"
 say
-if ! "$python" -c "from fastbp.cuda import presence; presence.require()" 2>"$out/obstacle.txt"; then
+if command -v nvidia-smi >/dev/null; then
+    timeout 30 nvidia-smi >"$out/machine.txt" 2>&1
+    gpu=$(timeout 30 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1)
+    say "- nvidia-smi: ${gpu:-$(head -n 1 "$out/machine.txt")}"
+else
+    say "- nvidia-smi: missing"
+fi
+if ! command -v "$python" >/dev/null; then
+    say "- no Python: $python is missing; name one of 3.11 or newer by PYTHON"
+    exit 2
+fi
+found=$(timeout 60 "$python" scripts/gpu_packages.py 2>&1)
+lacking=$?
+say "- $(tail -n 1 <<<"$found")"
+if [ $lacking -eq 3 ] || [ -d "${WHEELS:-gpu_wheels}" ]; then
+    export PYTHONPATH="$work/packages:$PYTHONPATH"
+    for _ in 1 2; do # NVIDIA's libraries are looked for by a package of the first pass
+        said=$(timeout --kill-after=5 90 "$python" scripts/gpu_packages.py --install "$work/packages" 2>>"$out/machine.txt")
+        say "- ${said:-installing was cut off or failed, see machine.txt}"
+    done
+fi
+if ! timeout 60 "$python" -c "from fastbp.cuda import presence; presence.require()" 2>"$out/obstacle.txt"; then
     say "Nothing ran: $(tail -n 1 "$out/obstacle.txt" | sed 's/^[A-Za-z._]*Error: //')"
     exit 2
 fi
 rm "$out/obstacle.txt"
-"$python" - <<'END' | tee -a "$table"
-from importlib import metadata
-
+timeout 60 "$python" - <<'END' | tee -a "$table"
 from fastbp.cuda import presence
 
 print(*(f"- {line}" for line in presence.lines(presence.report())), sep="\n")
-names = "numpy numba numba-cuda cuda-core cuda-bindings nvmath-python cupy-cuda13x cupy-cuda12x torch jax".split()
-there, missing = [], []
-for name in names:
-    try:
-        there.append(f"{name} {metadata.version(name)}")
-    except metadata.PackageNotFoundError:
-        missing.append(name)
-print(f"- with {', '.join(there)}; without {', '.join(missing) or 'nothing'}")
 END
-command -v nvidia-smi >/dev/null && nvidia-smi >"$out/nvidia-smi.txt" 2>&1
 say
 say "| part | verdict | |"
 say "|---|---|---|"
 
 if "$python" -c "import pytest" 2>/dev/null; then
-    run_tests 240
+    run_tests 210
 else
     say "| tests | not run | pytest is missing |"
 fi
 
+part small 75 "$python" scripts/gpu_small.py # compiles what the sanitizer then loads
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -n 1)
 if [ -n "$sanitizer" ]; then
     for tool in memcheck racecheck; do
-        part "$tool" 60 "$sanitizer" --tool "$tool" --error-exitcode 9 "$python" scripts/gpu_small.py
+        part "$tool" 45 "$sanitizer" --tool "$tool" --error-exitcode 9 "$python" scripts/gpu_small.py
     done
 else
     say "| memcheck, racecheck | not run | compute-sanitizer is missing |"
-    part small 60 "$python" scripts/gpu_small.py
 fi
+cat "$out"/memcheck.txt "$out"/racecheck.txt >>"$out/small.txt" 2>/dev/null && rm "$out"/memcheck.txt "$out"/racecheck.txt
 
 part ways 70 "$python" bench/ways.py --networks tiny,tcnn,mnist,wide --dtype float32,tf32
 part race "$(left)" "$python" bench/rivals.py --device cuda --dtype float32,tf32,bfloat16 --optimizers adam \
     --seconds 1 --limit $(($(left) - 60)) --markdown --json "$out/race.json"
 say
-grep -E '^skipped:' "$out/race.txt" | sort -u | sed 's/^/- /' | tee -a "$table"
+lines_of() { [ -f "$out/$1.txt" ] && grep -E "$2" "$out/$1.txt" | sort -u | sed 's/^/- /' | tee -a "$table"; }
+lines_of race '^skipped:'
 for name in race ways; do
     say
-    sed -n '/^| network /,$p' "$out/$name.txt" >>"$table"
+    [ -f "$out/$name.txt" ] && sed -n '/^| network /,$p' "$out/$name.txt" >>"$table"
 done
 say
-grep -E 'one by one|not raced' "$out/race.txt" | sed 's/^/- /' | tee -a "$table"
-echo
-echo "$table, after $((SECONDS - begun)) s"
+lines_of race 'one by one|not raced'
 exit $failed

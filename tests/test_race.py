@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import networks
 import numpy as np
 import pytest
 import rivals
-from helpers import ROOT
+from helpers import ROOT, python
 
 BENCH = ROOT / "bench"
 
@@ -143,7 +144,13 @@ def test_the_check_on_a_gpu_leaves_its_table(small: int, tmp_path: Path) -> None
     fake, out = tmp_path / "python", tmp_path / "out"
     fake.write_text(FAKE)
     fake.chmod(0o755)
-    environment = {**os.environ, "PYTHON": str(fake), "OUT": str(out), "ASKED": str(tmp_path / "asked")}
+    environment = {
+        **os.environ,
+        "PYTHON": str(fake),
+        "OUT": str(out),
+        "WORK": str(tmp_path),
+        "ASKED": str(tmp_path / "asked"),
+    }
     command = ["bash", str(ROOT / "scripts" / "gpu_check.sh")]
     done = subprocess.run(command, env={**environment, "SMALL": str(small)}, capture_output=True, text=True)
     assert done.returncode == bool(small), done.stderr
@@ -162,8 +169,94 @@ def test_the_check_on_a_gpu_leaves_its_table(small: int, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_check_says_what_is_missing_and_what_it_could_not_get(tmp_path: Path) -> None:
+    """A Python with nothing in it, and a folder of wheels that has nothing for it: the table is there all the same."""
+    bare, out, wheels = tmp_path / "python", tmp_path / "out", tmp_path / "wheels"
+    bare.write_text(f'#!/usr/bin/env bash\nunset PYTHONPATH PYTHONHOME\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    wheels.mkdir()
+    environment = {**os.environ, "PYTHON": str(bare), "OUT": str(out), "WORK": str(tmp_path), "WHEELS": str(wheels)}
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "gpu_check.sh")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    table = (out / "table.md").read_text()
+    for words in (
+        "- nvidia-smi: ",
+        f"- Python {sys.version.split()[0]} (",
+        "nothing; without numpy, llvmlite, numba",
+        f"- installed from {wheels}: nothing; not to be had: numpy, llvmlite, numba",
+        "Nothing ran: ",
+    ):
+        assert words in table, table
+
+
+def test_packages_wanted_are_those_of_the_project() -> None:
+    import gpu_packages
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    given = {**gpu_packages.NEEDED, **gpu_packages.WELCOME}
+    extras = project["optional-dependencies"]
+    for wanted in (*project["dependencies"], *extras["cuda13"], *extras["cublas13"], *extras["test"]):
+        name, _, least = wanted.partition(";")[0].partition(">=")
+        name = name.partition("[")[0]
+        if name in given:
+            assert given[name] == least, name
+    assert {wanted.partition(">=")[0] for wanted in project["dependencies"]} <= gpu_packages.NEEDED.keys()
+
+
+@pytest.mark.parametrize(
+    ("versions", "libraries", "cuda", "wanted"),
+    [
+        ({}, (), 13, ["numpy", "numba"]),
+        ({"numpy": "2.1.0", "numba": "0.61.2"}, (), 13, ["numba"]),
+        ({"numpy": "2.1.0", "numba": "0.62.0rc1", "cuda-pathfinder": "1.4"}, ("nvvm",), 12, ["nvidia-nvjitlink-cu12"]),
+        ({"numpy": "1.26", "numba": "1.0", "cuda-pathfinder": "1.4"}, ("nvvm", "nvJitLink"), 13, []),
+    ],
+)
+def test_what_is_lacking(
+    versions: dict[str, str], libraries: tuple[str, ...], cuda: int, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gpu_packages
+
+    monkeypatch.setattr(gpu_packages, "loads", lambda library: library in libraries)
+    some = {name: gpu_packages.LIBRARIES[name] for name in ("nvvm", "nvJitLink")}
+    found = gpu_packages.lacking({"numpy": "1.26", "numba": "0.62"}, some, cuda, lambda name: versions.get(name, ""))
+    assert found == wanted
+
+
+def test_packages_are_put_beside_a_python(tmp_path: Path) -> None:
+    """By the index, or of a folder of wheels as far as they are there; .pth files are obeyed."""
+    import gpu_packages
+
+    asked: list[list[str]] = []
+
+    def run(command: list[str]) -> int:
+        asked.append(command)
+        return int("--no-index" not in command)
+
+    folder, wheels, names = tmp_path / "packages", tmp_path / "wheels", ["numba-cuda", "nvidia-nvvm"]
+    assert gpu_packages.install(folder, names, wheels, run) == names
+    assert asked[-1][-3:] == [str(folder), "numba-cuda>=0.30", "nvidia-nvvm"]
+    wheels.mkdir()
+    assert gpu_packages.install(folder, names, wheels, run) == names and len(asked) == 1
+    (wheels / "numba_cuda-0.31-py3-none-any.whl").touch()
+    assert gpu_packages.install(folder, names, wheels, run) == ["nvidia-nvvm"]
+    assert asked[-1][-5:] == ["--find-links", str(wheels), "--target", str(folder), "numba-cuda>=0.30"]
+    (folder / "some.pth").write_text("import sys; sys.obeyed = True\n")
+    code = "import site, sys; print(sys.obeyed, site.getsitepackages()[0])"
+    assert python(code, PYTHONPATH=str(folder)) == f"True {folder}\n"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_check_without_a_gpu_says_why(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "OUT": str(tmp_path),
+        "WORK": str(tmp_path),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     command = ["bash", str(ROOT / "scripts" / "gpu_check.sh")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
