@@ -105,7 +105,7 @@ def type_of(argument: Any) -> Any:
 
 def main(capability: tuple[int, int]) -> None:
     """Compiles them all."""
-    bound.cuda = SimpleNamespace(to_device=np.ascontiguousarray)
+    bound.cuda, bound.device = SimpleNamespace(to_device=np.ascontiguousarray), SimpleNamespace(zeros=np.zeros)
     seen = {(launch.kernel, tuple(map(type_of, launch.arguments))): launch for step in steps() for launch in step}
     for (kernel, signature), launch in seen.items():
         code = device.compile_ptx(kernel, signature, capability, launch.block)

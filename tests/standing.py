@@ -25,7 +25,7 @@ def stand_in(capability: tuple[int, int]) -> None:
     codegen.devices = SimpleNamespace(get_context=lambda: SimpleNamespace(device=gpu))
     dispatcher.get_current_device = lambda: gpu
     dispatcher._Kernel.bind = lambda kernel: kernel._codelibrary.get_cubin()
-    bound.cuda = SimpleNamespace(to_device=np.ascontiguousarray)
+    bound.cuda, bound.device = SimpleNamespace(to_device=np.ascontiguousarray), SimpleNamespace(zeros=np.zeros)
 
 
 def machine_code(kernel: Any, signature: tuple[Any, ...]) -> bytes:

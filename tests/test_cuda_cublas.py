@@ -187,6 +187,7 @@ def test_streams_of_all_kinds_have_handles() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:matrix products run in fastbp's own kernels")
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 @pytest.mark.parametrize("epilogue", cublas.EPILOGUES)
 @pytest.mark.parametrize("flip_a, flip_b", FLIPS)

@@ -149,3 +149,8 @@ except NumbaPerformanceWarning:
     print(launched)
 """
     assert python(code).strip() == "[(3, 2, 1)]"
+
+
+def test_zeros_take_at_least_one_place() -> None:
+    for count in (0, 3):
+        np.testing.assert_array_equal(device.zeros(count, np.float32).copy_to_host(), np.zeros(max(1, count)))

@@ -1,5 +1,6 @@
 """Wide layers by NVIDIA's library, and steps as graphs: held against our own kernels, launched one by one."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -261,11 +262,14 @@ class Cuda:
 
         return Gpu
 
+    defer_cleanup = staticmethod(contextlib.nullcontext)
+
 
 # ---------------------------------------------------------------- on a GPU
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:matrix products run in fastbp's own kernels")
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-4), ("tf32", 5e-3), ("bfloat16", 1e-3)])
 @pytest.mark.parametrize("name", ["relu", "tanh", "gelu_tanh"])
 def test_the_library_agrees_with_the_tiles_on_a_device(name: str, precision: str, tolerance: float) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from fastbp import operations
 from fastbp.activations import IDENTITY
 from fastbp.constraints import Constraint
+from fastbp.cuda import device, normalization, ops, products, rows, rules, weights
 from fastbp.cuda import layout as lo
-from fastbp.cuda import normalization, ops, products, rows, rules, weights
 from fastbp.cuda.device import cuda
 from fastbp.cuda.layout import Layout
 from fastbp.cuda.shapes import Shapes, shapes
@@ -100,7 +100,7 @@ class Bound:
         layout, loss = self.layout, self.objective.loss
         self.dtype = layout.program.dtype
         self.table = cuda.to_device(layout.table)
-        self.work = cuda.to_device(np.zeros(max(1, layout.size), self.dtype))
+        self.work = self.zeros(layout.size)
         self.constants = cuda.to_device(constants_of(layout, self.objective))
         penalised = bool(layout.penalised) and layout.backward
         rule = None if self.optimizer is None else rules.update(self.optimizer, self.dtype)
@@ -109,7 +109,7 @@ class Bound:
         self.products = self.make_products(self)
         scored = loss is not None
         self._penalties = self.tasks(layout.penalised) if scored or layout.backward else np.empty((0, weights.TASK))
-        self._penalty_values = cuda.to_device(np.zeros(max(1, len(self._penalties))))[: len(self._penalties)]
+        self._penalty_values = self.zeros(len(self._penalties), np.float64)[: len(self._penalties)]
 
     @property
     def nbytes(self) -> int:
@@ -119,6 +119,10 @@ class Bound:
     def upload(self, array: np.ndarray) -> Any:
         """An array on the device."""
         return cuda.to_device(np.ascontiguousarray(array))
+
+    def zeros(self, count: int, dtype: Any = None) -> Any:
+        """So many zeros on the device (at least one), of the network's type by default."""
+        return device.zeros(count, self.dtype if dtype is None else dtype)
 
     # -------------------------------------------------- launches
 
@@ -331,7 +335,7 @@ class Bound:
         table, clipped = self.upload(tasks.ravel()), optimizer.late
         scales = cuda.to_device(np.ones(2 * len(self.layout.layers), self.dtype))
         if clipped:
-            partial, together = cuda.to_device(np.zeros(len(tasks))), optimizer.global_clipnorm is not None
+            partial, together = self.zeros(len(tasks), np.float64), optimizer.global_clipnorm is not None
             most = float(optimizer.global_clipnorm or optimizer.clipnorm or 0.0)
             made = weights.squares(self.dtype, self.shapes, *how)
             arguments = self.table, table, self.params, self.constants, self.coefficients, partial

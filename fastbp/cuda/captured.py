@@ -81,7 +81,8 @@ def capture(put: Callable[[Any], None]) -> _Graph:
     try:
         builder.begin_building("relaxed")
         try:
-            put(builder)
+            with device.cuda.defer_cleanup():  # giving memory back waits for the whole device
+                put(builder)
         finally:
             builder.end_building()
         return _Graph(builder.complete(), core.Stream.from_handle)

@@ -112,6 +112,15 @@ def inlined(function: Callable[..., Any]) -> Any:
     return function if simulated() else _module().jit(function, **INLINED)
 
 
+def zeros(count: int, dtype: Any) -> Any:
+    """So many zeros on the device (at least one), set there: a workspace may be larger than the host's free memory."""
+    if simulated() or package() != "numba_cuda":
+        return _module().to_device(np.zeros(max(1, count), dtype))
+    array = _module().device_array(max(1, count), dtype)
+    array.gpu_data.memset(0)
+    return array
+
+
 PLAIN_SHARED = 48 << 10
 """Bytes of shared memory that a launch may ask for without more."""
 

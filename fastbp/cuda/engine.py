@@ -15,7 +15,7 @@ from fastbp.cuda import arrays, products, rows, ways, weights
 from fastbp.cuda import layout as lo
 from fastbp.cuda.bound import Bound, Data
 from fastbp.cuda.compiling import make_ready
-from fastbp.cuda.device import cuda, launch
+from fastbp.cuda.device import cuda, launch, zeros
 from fastbp.cuda.layout import Layout, Rows
 from fastbp.cuda.presence import in_words
 from fastbp.cuda.shapes import shapes
@@ -98,7 +98,7 @@ class Engine:
     def _room(self) -> tuple[np.ndarray, Any]:
         """Zeros for the weights and moments on the host, and for a gradient too on the device."""
         host = aligned((1 + self._moments) * self.program.parameter_bytes).view(self.dtype)
-        return host, cuda.to_device(np.zeros(len(host) + self._gradient_room * self._numbers, self.dtype))
+        return host, zeros(len(host) + self._gradient_room * self._numbers, self.dtype)
 
     def _region(self, index: int) -> np.ndarray:
         return self._host[index * self._numbers : (index + 1) * self._numbers]
@@ -403,8 +403,7 @@ class Engine:
             columns = objective.columns(layout.layers[-1].fan_out)
 
             def bind() -> Bound:
-                sums, coefficients = np.zeros(room[0] * columns), np.zeros(room[1] * width, self.dtype)
-                buffers = self._params, cuda.to_device(sums), cuda.to_device(coefficients)
+                buffers = self._params, zeros(room[0] * columns, np.float64), zeros(room[1] * width, self.dtype)
                 return Bound(layout, objective, optimizer, *buffers, self.products)
 
             found = _Ready(layout, objective, optimizer, bind, *room)

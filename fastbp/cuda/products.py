@@ -364,7 +364,7 @@ class Tiles:
         ]
         element = bound.element if fused else write
         made = weight_gradients(bound.dtype, tile, self.precision, element if parts == 1 else lay_aside)
-        sums = bound.params if parts == 1 else bound.upload(np.zeros(parts * apart, bound.dtype))
+        sums = bound.params if parts == 1 else bound.zeros(parts * apart)
         beside = bound.constants, bound.coefficients
         table = bound.upload(np.array(tasks, np.int64).ravel())
         launch = self._launch(made, tile, (len(tasks),), bound.table, table, sums, bound.work, *beside)

@@ -216,7 +216,7 @@ def launches(bound: "Bound", data: "Data") -> list[Launch]:
     assert net is not None
     at, layout, sizes = SliceShared(net), bound.layout, bound.shapes
     blocks = min(-(-layout.batch // net.batch), SIMULATED_BLOCKS if simulated() else BLOCKS)
-    partial = cuda.to_device(np.zeros(blocks * at.distance, bound.dtype))
+    partial = bound.zeros(blocks * at.distance)
     arrays = bound.table, bound.params, bound.constants, bound.work, partial
     arguments = *arrays, data.x, data.y, data.rows, data.weights, data.present
     through = Launch(written(net, bound.objective.tallies), (blocks,), net.threads, arguments, at.bytes)

@@ -329,7 +329,7 @@ class Wide(products.Tiles):
         """A' dZ, and the sums of dZ, in the places of the op's weights among the library's gradients; [] without it."""
         if self._gradient is None:
             numbers = self._bound.layout.program.parameter_bytes // self._bound.dtype.itemsize
-            self._gradient = self._bound.upload(np.zeros(numbers, self._bound.dtype))
+            self._gradient = self._bound.zeros(numbers)
         bound, layout = self._bound, self._bound.layout
         layer, found, halved = layout.layers[op], list[Launch](), set(self._halved)
         w, ldw = self._field(op, lo.W, lo.LDW)
