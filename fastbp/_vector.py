@@ -232,40 +232,59 @@ def _emit_copysign(builder: ir.IRBuilder, vec: Vec, a: ir.Value, b: ir.Value) ->
 _operation(copysign, 2, _same, _emit_copysign)
 
 
-# AVX-512 divides and takes roots of 16 float32 in 16 and 18 cycles, one at a time (uops.info: VDIVPS, VSQRTPS of 512
-# bits). An estimate to 14 bits and one step of Newton's method take a few operations that overlap with others.
+# AVX-512 divides and takes roots of 16 float32 in 16 and 18 cycles, of 8 float64 in 16 and 24, one at a time (uops.info:
+# VDIVPS, VSQRTPS and so on of 512 bits). An estimate to 14 bits and a step of Newton's method, for float64 with two more
+# terms of its series, take a few operations that overlap with others.
 
 
 def _estimate(builder: ir.IRBuilder, name: str, a: ir.Value, mask: ir.Value) -> ir.Value:
     """The reciprocal ("rcp14"), or that of the root ("rsqrt14"), to 14 bits; 0 where the mask doesn't hold."""
-    kinds = [a.type, a.type, ir.IntType(16)]
-    emitted = external(builder, f"llvm.x86.avx512.{name}.ps.512", a.type, kinds)
-    return builder.call(emitted, [a, ir.Constant(a.type, [0.0] * 16), mask])
+    kinds = [a.type, a.type, mask.type]
+    number = "ps" if a.type.count == 16 else "pd"
+    emitted = external(builder, f"llvm.x86.avx512.{name}.{number}.512", a.type, kinds)
+    return builder.call(emitted, [a, ir.Constant(a.type, [0.0] * a.type.count), mask])
 
 
 def _estimates(vec: Vec) -> bool:
-    """Whether there are estimates of this type."""
-    return vec.dtype == types.float32 and vec.lanes == 16
+    """Whether there are estimates for vectors of this size."""
+    return vec.lanes * vec.dtype.bitwidth == 512
+
+
+def _series(builder: ir.IRBuilder, coefficients: tuple[float, ...], x: ir.Value) -> ir.Value:
+    value: ir.Value = _constant(x.type, coefficients[0])
+    for c in coefficients[1:]:
+        value = fused(builder, value, x, _constant(x.type, c))
+    return value
 
 
 def _emit_root(builder: ir.IRBuilder, vec: Vec, a: ir.Value) -> ir.Value:
     if not _estimates(vec):
         emitted: ir.Value = unary("sqrt")(builder, vec, a)
         return emitted
-    largest, least = (_constant(a.type, float(np.finfo(np.float32).max)), _constant(a.type, 2.0**-126))
+    single = vec.dtype == types.float32
+    limits = np.finfo(np.float32 if single else np.float64)
+    largest, least = _constant(a.type, float(limits.max)), _constant(a.type, float(limits.tiny))
     a = builder.select(builder.fcmp_ordered(">", a, largest), largest, a)
-    normal = builder.bitcast(builder.fcmp_unordered(">=", a, least), ir.IntType(16))
+    normal = builder.bitcast(builder.fcmp_unordered(">=", a, least), ir.IntType(vec.lanes))
     inverse = _estimate(builder, "rsqrt14", a, normal)
     found = builder.fmul(a, inverse)
-    half = builder.fmul(inverse, _constant(a.type, 0.5))
-    error = fused(builder, builder.fneg(found), half, _constant(a.type, 0.5))
+    if single:
+        half = builder.fmul(inverse, _constant(a.type, 0.5))
+        error = fused(builder, builder.fneg(found), half, _constant(a.type, 0.5))
+    else:
+        rest = fused(builder, builder.fneg(found), inverse, _constant(a.type, 1.0))
+        error = builder.fmul(rest, _series(builder, (5 / 16, 3 / 8, 1 / 2), rest))  # of 1 / sqrt(1 - rest), less 1
     return fused(builder, found, error, found)
 
 
 def _emit_quotient(builder: ir.IRBuilder, vec: Vec, a: ir.Value, b: ir.Value) -> ir.Value:
     if not _estimates(vec):
         return builder.fdiv(a, b)
-    inverse = _estimate(builder, "rcp14", b, ir.Constant(ir.IntType(16), -1))
+    inverse = _estimate(builder, "rcp14", b, ir.Constant(ir.IntType(vec.lanes), -1))
+    if vec.dtype == types.float64:
+        one = _constant(a.type, 1.0)
+        rest = fused(builder, builder.fneg(inverse), b, one)
+        inverse = fused(builder, inverse, fused(builder, rest, rest, rest), inverse)
     found = builder.fmul(a, inverse)
     error = fused(builder, builder.fneg(found), b, a)
     return fused(builder, error, inverse, found)
