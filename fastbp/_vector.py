@@ -232,9 +232,9 @@ def _emit_copysign(builder: ir.IRBuilder, vec: Vec, a: ir.Value, b: ir.Value) ->
 _operation(copysign, 2, _same, _emit_copysign)
 
 
-# AVX-512 divides and takes roots of 16 float32 in 16 and 18 cycles, of 8 float64 in 16 and 24, one at a time (uops.info:
-# VDIVPS, VSQRTPS and so on of 512 bits). An estimate to 14 bits and a step of Newton's method, for float64 with two more
-# terms of its series, take a few operations that overlap with others.
+# AVX-512 divides and takes roots of 16 float32 in 16 and 18 cycles, of 8 float64 in 16 and 24, one at a time
+# (uops.info: VDIVPS, VSQRTPS and so on of 512 bits). An estimate to 14 bits and a step of Newton's method, for float64
+# with more terms of its series, take a few operations that overlap with others.
 
 
 def _estimate(builder: ir.IRBuilder, name: str, a: ir.Value, mask: ir.Value) -> ir.Value:

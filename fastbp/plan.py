@@ -18,6 +18,7 @@ SLAB_BYTES = 4 << 20
 PANELS_PER_TASK = 8
 LAYER_WORK = 2e6  # floating-point operations of a panel: above that few panels are cut at layers
 PANELS_OF_RUN = 4  # a task of the update phase
+PASSED_BY_HALVES = 2  # numbers that pass through the layers, for each weight: above that a gradient is summed by halves
 
 
 def lay_out(
@@ -62,6 +63,8 @@ class Plan(Graph):
     tasks : (tasks, TASK_COLUMNS) int64
     ones : (offset, count) runs of numbers that must be 1
     weights_phase : number of the phase that sums the gradient
+    halves : whether that is the sum of two halves of the rows (see ``cpu.halves``)
+    apart : offset of the two sums, where threads make them before that phase, else None
     """
 
     def __init__(
@@ -103,6 +106,9 @@ class Plan(Graph):
         self.scale = self._take(self.panels * self._row)
         self.counts = self._take(self.panels * self._row * 2)
         self.target, self.target_panel = self._reserve(self.layers[-1].fan_out)
+        self.halves = backward and self._by_halves()
+        self.table[self.learning, pg.SUMMED] = self.halves
+        self.apart: int | None = None
         self.phases, self.tasks = self._schedule(threads)
 
     def _reserve(self, rows: int) -> tuple[int, int]:
@@ -232,6 +238,14 @@ class Plan(Graph):
         self.nbytes += pg.round_up(nbytes, pg.LINE)
         return offset
 
+    def _by_halves(self) -> bool:
+        """Whether little but weights has to pass between two threads that go through half of the rows each."""
+        products = [layer for layer in self.layers if layer.operation is DENSE]
+        if len(products) < len(self.layers) or self.program.half or self.thin or self.panels < 2:
+            return False
+        passed = self.slab * sum(layer.fan_in + layer.fan_out for layer in products)
+        return passed >= PASSED_BY_HALVES * sum(layer.parameters for layer in products)
+
     def _schedule(self, threads: int) -> tuple[np.ndarray, np.ndarray]:
         """Phases and tasks. How the rows are cut changes who computes a number, never the number."""
         work = 2 * self.slab * sum(layer.parameters for layer in self.layers)
@@ -240,6 +254,11 @@ class Plan(Graph):
             phases = self._cut_by_layers(threads)
         else:
             phases = self._cut_by_rows(threads)
+        if self.halves and threads == 2 and len(phases) == 1 and self.update != GIVEN:
+            middle = self.panels // 2
+            bounds = (0, middle), (middle, self.panels)
+            phases = [[(pg.HALF, half, lo, hi, 0, self.lowest) for half, (lo, hi) in enumerate(bounds)]]
+            self.apart = self._take(2 * self.program.parameter_bytes)
         final: list[tuple[int, ...]] = [(pg.SUM, 0, 0, 0, 0, 0)]
         if self.backward:
             if self.thin and threads > 1:

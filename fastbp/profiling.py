@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PARTS = ("rows", "weights", "waiting", "launch", "python")
 """Where the time of a step goes."""
 MEANING = {
-    "rows": "forward, loss and backward",
+    "rows": "forward, loss, backward, sums of halves",
     "weights": "gradients and the optimizer",
     "waiting": "for other threads",
     "launch": "starting and joining threads",

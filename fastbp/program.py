@@ -90,8 +90,9 @@ from fastbp.operations import DENSE, Operation
     W_PANELS,  # weight panels
     PICKS,  # address of int64: the op's ``LayerSpec.picks``
     TERMS,  # distance from a worker's scratch to its room for terms (see ``cpu.terms``), 0 where nobody asks
-) = range(66)
-OP_COLUMNS = 66
+    SUMMED,  # 1: its gradient is summed by halves of the rows (see ``cpu.halves``)
+) = range(67)
+OP_COLUMNS = 67
 
 # ---- columns of a run: what one launch of the workers needs to know
 (
@@ -170,8 +171,10 @@ OP_COLUMNS = 66
     NOW,  # of each worker, a line long: what it works on (see below)
     ACTIVITIES,  # 1: some op penalises what it passes on
     STILL,  # 1: an update leaves weights as they are whose gradient is 0, but for penalties
-) = range(75)
-RUN_COLUMNS = 75
+    APART,  # distance from w to the gradient of the first half, 0: the weights phase sums both
+    APART_NEXT,  # and from there to that of the second
+) = range(77)
+RUN_COLUMNS = 77
 
 # ---- columns of NOW: what an op's rule may ask about the slab of rows that it works on
 (
@@ -217,7 +220,8 @@ TALLY_COLUMNS = 5
     SUM,
     MEASURE,
     APPLY,
-) = range(14)
+    HALF,  # op: which half of the panels; as ROWS, then the sums of its gradient
+) = range(15)
 TASK_COLUMNS = 6
 
 LINE = 64

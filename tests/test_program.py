@@ -112,6 +112,8 @@ def buffers(plan: Plan) -> Iterator[tuple[int, int]]:
             per_panel = plan.panels * program.tiles.samples * program.tiles.width * size
             assert op[pg.T_PANEL] >= per_panel
             spans.add((op[pg.T], op[pg.T] + op[pg.T_PANEL] * program.panels(layer.fan_out)))
+    if plan.apart is not None:
+        spans.add((plan.apart, plan.apart + 2 * program.parameter_bytes))
     yield from sorted(spans)
 
 
@@ -169,7 +171,7 @@ def check_tasks(plan: Plan, threads: int, backward: bool, inputs: bool) -> set[i
                 b1 = b1 if kind in whole else 1
                 if kind in whole:
                     assert b0 % program.tiles.width == 0  # blocks of neurons begin with a panel of weights
-            covered = area.setdefault((kind, op), np.zeros(shape, np.int64))
+            covered = area.setdefault((kind, 0 if kind == pg.HALF else op), np.zeros(shape, np.int64))
             assert 0 <= a0 < a1 <= shape[0]
             assert 0 <= b0 < b1 <= shape[1]
             covered[a0:a1, b0:b1] += 1
@@ -179,8 +181,9 @@ def check_tasks(plan: Plan, threads: int, backward: bool, inputs: bool) -> set[i
     assert kinds >= ({pg.SUM, pg.WEIGHTS} if backward else {pg.SUM})
     if backward:
         assert {op for kind, op in seen if kind == pg.WEIGHTS} == set(range(len(program.layers)))
-    if pg.ROWS in kinds:
-        assert kinds <= {pg.ROWS, pg.SUM, pg.WEIGHTS}
+    if kinds & {pg.ROWS, pg.HALF}:
+        assert kinds in ({pg.ROWS, pg.SUM, pg.WEIGHTS}, {pg.ROWS, pg.SUM}, {pg.HALF, pg.SUM, pg.WEIGHTS})
+        assert (pg.HALF in kinds) == (plan.apart is not None)
     else:
         assert {op for kind, op in seen if kind == pg.FORWARD} == set(range(len(program.layers)))
         first = 0 if backward and inputs else 1

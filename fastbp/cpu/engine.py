@@ -73,7 +73,7 @@ def scratch_bytes(plan: Plan) -> tuple[int, int]:
     """Bytes of a worker's gradient tile, where the update phase keeps its coefficients and factors, and of terms."""
     tiles = plan.program.tiles
     rows = pg.ROWS_OF_TILE + tiles.lanes
-    tile = rows * pg.PANELS_OF_TILE * tiles.width * plan.program.dtype.itemsize
+    tile = rows * pg.PANELS_OF_TILE * tiles.width * plan.program.dtype.itemsize * (1 + plan.halves)
     return pg.round_up(max(tile, COLUMNS * 8 + 16 * len(plan.program.layers)), pg.LINE), terms.room(plan)
 
 
@@ -393,6 +393,9 @@ class Engine:
         run[pg.SCRATCH], run[pg.SCRATCH_WORKER] = scratch.ctypes.data, tile
         run[pg.STOP], run[pg.YIELD] = self.stop_flag.ctypes.data, yield_address()
         run[pg.BACKWARD], run[pg.WEIGHTS_PHASE] = plan.backward, plan.weights_phase
+        if plan.apart is not None:
+            run[pg.APART] = base + plan.apart - self._buffer.ctypes.data
+            run[pg.APART_NEXT] = program.parameter_bytes
         now = aligned(pg.LINE * threads)
         run[pg.NOW], run[pg.ACTIVITIES] = now.ctypes.data, table[:, pg.ACTIVITY].any()
         constants[(len(layers) + 1) * stride + 1] = 1.0

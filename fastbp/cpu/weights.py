@@ -55,6 +55,35 @@ def may_skip(run: int, op: int) -> bool:
 
 
 @helper
+def tile_width(kind: Any, op: int, j: int, j1: int) -> int:
+    """Panels of the next register tile of an op's neurons' panels j:j1."""
+    return min(most_gradient_vectors(kind), j1 - j) if panel_width(kind) == lanes(kind) else 1
+
+
+@helper
+def sum_tile(
+    kind: Any, op: int, k: int, rows: int, j: int, panels: int, b0: int, b1: int, c: int, c_panel: int, more: int
+) -> None:
+    """Sums at c of `rows` inputs from k on and of so many panels of neurons from j on, over the batch rows b0:b1.
+
+    more : 0 begins at zero, else at what is there
+    """
+    width, samples = panel_width(kind), 2 * lanes(kind)
+    k_bytes = width * item_bytes(kind)
+    per_panel = width // lanes(kind)
+    vectors = panels
+    if per_panel > 1:
+        vectors = min(per_panel, (at(op, pg.OUT) - j * width + lanes(kind) - 1) // lanes(kind))
+    a_panel, t_panel = at(op, pg.A_PANEL), at(op, pg.T_PANEL)
+    a = at(op, pg.A) + b0 // samples * a_panel + k * row_bytes(kind)
+    v = at(op, pg.T) + j * t_panel + b0 * k_bytes
+    tile_gradient(kind, 16 * rows + vectors, a, v, c, b1 - b0, more, 0, a_panel, samples * k_bytes, c_panel, t_panel)
+    for i in range(rows):
+        for beyond in range(vectors if per_panel > 1 else per_panel, per_panel):
+            column(kind, c + i * k_bytes, 1)[beyond] = spread(kind, 0.0)
+
+
+@helper
 def task(kind: Any, run: int, row: int, count: int, stage: int, h: int, g: int) -> None:
     """Gradient of the tile that the task's row names and, where it is due, its update.
 
@@ -65,13 +94,8 @@ def task(kind: Any, run: int, row: int, count: int, stage: int, h: int, g: int) 
     """
     op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * load_int(row + 8)
     k0, k1, j0, j1 = load_int(row + 16), load_int(row + 24), load_int(row + 32), load_int(row + 40)
-    item = item_bytes(kind)
-    size = row_bytes(kind)
-    samples = 2 * lanes(kind)
-    width = panel_width(kind)
-    per_panel = width // lanes(kind)
-    k_bytes = width * item
-    w_panel, t_panel, a_panel = at(op, pg.W_PANEL), at(op, pg.T_PANEL), at(op, pg.A_PANEL)
+    k_bytes = panel_width(kind) * item_bytes(kind)
+    w_panel = at(op, pg.W_PANEL)
     w = at(op, pg.W) + j0 * w_panel + k0 * k_bytes
     g_panel = (k1 - k0) * k_bytes
     if at(run, pg.GRADIENT):
@@ -83,16 +107,9 @@ def task(kind: Any, run: int, row: int, count: int, stage: int, h: int, g: int) 
     arrays = at(run, pg.ARRAYS) if due else 0
     for b0 in range(0, count, SAMPLES):
         b1 = min(count, b0 + SAMPLES)
-        a = at(op, pg.A) + b0 // samples * a_panel + k0 * size
         j = 0
         while j < j1 - j0:
-            if per_panel == 1:
-                panels = min(most_gradient_vectors(kind), j1 - j0 - j)
-                vectors = panels
-            else:
-                panels = 1
-                vectors = min(per_panel, (at(op, pg.OUT) - (j0 + j) * width + lanes(kind) - 1) // lanes(kind))
-            v = at(op, pg.T) + (j0 + j) * t_panel + b0 * k_bytes
+            panels = tile_width(kind, op, j0 + j, j1)
             k = 0
             while k < k1 - k0:
                 rows = tile_height(k1 - k0 - k, most_gradient_rows(kind))
@@ -103,23 +120,7 @@ def task(kind: Any, run: int, row: int, count: int, stage: int, h: int, g: int) 
                         for i in range(panels):
                             for byte in range(0, rows * k_bytes, pg.LINE):
                                 prefetch_to_write(w + place + m * moments + i * w_panel + byte)
-                tile_gradient(
-                    kind,
-                    16 * rows + vectors,
-                    a + k * size,
-                    v,
-                    c,
-                    b1 - b0,
-                    more + b0,
-                    0,
-                    a_panel,
-                    samples * k_bytes,
-                    g_panel,
-                    t_panel,
-                )
-                for i in range(rows):
-                    for beyond in range(vectors if per_panel > 1 else per_panel, per_panel):
-                        column(kind, c + i * k_bytes, 1)[beyond] = spread(kind, 0.0)
+                sum_tile(kind, op, k0 + k, rows, j0 + j, panels, b0, b1, c, g_panel, more + b0)
                 if due and b1 == count:
                     for i in range(panels):
                         finish(kind, run, op, k0 + k, rows, w + place + i * w_panel, c + i * g_panel, h)

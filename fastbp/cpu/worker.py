@@ -24,7 +24,7 @@ from fastbp._vector import (
     store_number,
     ticks,
 )
-from fastbp.cpu import penalty, rows, updates, weights
+from fastbp.cpu import halves, penalty, rows, updates, weights
 from fastbp.cpu.rows import at
 
 SIGNATURE = types.int64(types.int64, types.int64)
@@ -85,7 +85,15 @@ def _perform(kind: Any, now: int, task: int, epoch: int, first: int, batch_rows:
     op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * index
     p0, p1 = load_int(task + 16), min(load_int(task + 24), (count + samples - 1) // samples)
     n0, n1 = load_int(task + 32), load_int(task + 40)
-    if code == pg.ROWS or code == pg.UP:
+    if code == pg.HALF:
+        border = halves.first_rows(kind, count) // samples
+        p0, p1 = (border, (count + samples - 1) // samples) if index else (0, border)
+        rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1)
+        if rows.up(kind, now, p0, p1, 0, at(run, pg.OPS)):
+            rows.output(kind, run, count, first, p0, p1)
+            rows.down(kind, now, first, p0, p1, n1, at(run, pg.OPS))
+            halves.sum_apart(kind, run, index, count)
+    elif code == pg.ROWS or code == pg.UP:
         if index:
             rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1)
         if code == pg.UP:
@@ -122,6 +130,8 @@ def _sum_weights(kind: Any, run: int, task: int, count: int, stage: int, h: int,
             updates.squares_of(kind, run, op, k0, k1, j0, j1)
     elif at(op, pg.TASK_RULE):
         call_rule(at(op, pg.TASK_RULE), run, task, count, stage, h, scratch)
+    elif at(op, pg.SUMMED):
+        halves.task(kind, run, task, count, stage, h, scratch)
     else:
         weights.task(kind, run, task, count, stage, h, scratch)
 

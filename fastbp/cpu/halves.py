@@ -1,0 +1,95 @@
+"""The gradient of a batch as the sum of two halves': of the slab's first panels of rows, and of the others.
+
+For few weights and many rows. Two threads then need not read each other's activations and dZ: each sums the gradient
+over the rows that it has just been through, and the weights phase adds the two up. In what order a gradient is summed
+follows from shapes: one thread, or many, sum both halves in the weights phase.
+"""
+
+from typing import Any
+
+from fastbp import program as pg
+from fastbp._jit import helper
+from fastbp._vector import column, lanes, load_int
+from fastbp.cpu import penalty, updates, weights
+from fastbp.cpu.rows import at
+from fastbp.cpu.tile import item_bytes, most_gradient_rows, panel_width, prefetch_to_write, tile_height
+
+
+@helper
+def first_rows(kind: Any, count: int) -> int:
+    """Rows of the first half of so many: whole panels, perhaps none."""
+    samples = 2 * lanes(kind)
+    return (count + samples - 1) // samples // 2 * samples
+
+
+@helper
+def _sum(kind: Any, op: int, k0: int, k1: int, j0: int, j1: int, b0: int, b1: int, g: int, g_panel: int) -> None:
+    """Gradient at g of inputs k0:k1 and panels of neurons j0:j1, over the rows b0:b1."""
+    k_bytes = panel_width(kind) * item_bytes(kind)
+    for start in range(b0, b1, weights.SAMPLES):
+        end = min(b1, start + weights.SAMPLES)
+        j = j0
+        while j < j1:
+            panels = weights.tile_width(kind, op, j, j1)
+            k = k0
+            while k < k1:
+                rows = tile_height(k1 - k, most_gradient_rows(kind))
+                c = g + (j - j0) * g_panel + (k - k0) * k_bytes
+                weights.sum_tile(kind, op, k, rows, j, panels, start, end, c, g_panel, start - b0)
+                k += rows
+            j += panels
+
+
+@helper
+def sum_apart(kind: Any, run: int, half: int, count: int) -> None:
+    """The gradients of all ops over one half of the slab's rows, each at a distance from its weights."""
+    border = first_rows(kind, count)
+    b0, b1 = (border, count) if half else (0, border)
+    for index in range(at(run, pg.OPS)):
+        op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * index
+        if at(op, pg.SUMMED) and at(op, pg.TASK_RULE) == 0:
+            g = at(op, pg.W) + at(run, pg.APART) + half * at(run, pg.APART_NEXT)
+            _sum(kind, op, 0, at(op, pg.STEPS_IN), 0, at(op, pg.W_PANELS), b0, b1, g, at(op, pg.W_PANEL))
+
+
+@helper
+def task(kind: Any, run: int, row: int, count: int, stage: int, h: int, scratch: int) -> None:
+    """As `weights.task`."""
+    op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * load_int(row + 8)
+    k0, k1, j0, j1 = load_int(row + 16), load_int(row + 24), load_int(row + 32), load_int(row + 40)
+    k_bytes = panel_width(kind) * item_bytes(kind)
+    w_panel, panel = at(op, pg.W_PANEL), (k1 - k0) * k_bytes
+    w = at(op, pg.W) + j0 * w_panel + k0 * k_bytes
+    if stage & weights.LAST and at(op, pg.PENALTY):
+        penalty.measure(kind, run, op, k0, k1, j0, j1, h)
+    due = stage & weights.DUE
+    if due:
+        for j in range(j1 - j0):
+            for byte in range(0, panel, pg.LINE):
+                prefetch_to_write(w + j * w_panel + byte)
+    border = first_rows(kind, count)
+    first, second, apart = scratch, scratch + (j1 - j0) * panel, panel
+    if at(run, pg.APART):
+        first, apart = w + at(run, pg.APART), w_panel
+        second = first + at(run, pg.APART_NEXT)
+    else:
+        _sum(kind, op, k0, k1, j0, j1, 0, border, first, panel)
+        _sum(kind, op, k0, k1, j0, j1, border, count, second, panel)
+    g, g_panel = scratch, panel
+    if at(run, pg.GRADIENT):
+        g, g_panel = w + at(run, pg.GRADIENT), w_panel
+    vectors = panel // (lanes(kind) * item_bytes(kind))
+    for j in range(j1 - j0):
+        total = column(kind, g + j * g_panel, 1)
+        one, two = column(kind, first + j * apart, 1), column(kind, second + j * apart, 1)
+        for i in range(vectors):
+            value = two[i]
+            if border:
+                value = one[i] + value
+            if stage & weights.MORE:
+                value = total[i] + value
+            total[i] = value
+        if due:
+            weights.finish(kind, run, op, k0, k1 - k0, w + j * w_panel, g + j * g_panel, h)
+    if due and at(op, pg.SQUARES):
+        updates.squares_of(kind, run, op, k0, k1, j0, j1)
