@@ -20,6 +20,7 @@ from test_layers import MIXED, made, rows_for
 
 import fastbp as fb
 from fastbp import model as model_module
+from fastbp import own_loop as own_loop_module
 from fastbp import program as program_module
 from fastbp.cpu import engine as engine_module
 from fastbp.cpu.engine import Engine
@@ -192,9 +193,9 @@ def guards(side: str) -> Iterator[None]:
         return bound
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (engine_module, model_module, program_module):
+        for module in (engine_module, model_module, own_loop_module, program_module):
             patch.setattr(module, "np", GuardedNumpy(side))
-        for module in (engine_module, model_module):
+        for module in (engine_module, own_loop_module):
             patch.setattr(module, "aligned", lambda nbytes, used=None: guarded(nbytes, side))
         patch.setattr(Plan, "_take", lambda plan, nbytes: take(plan, nbytes, side))
         patch.setattr(Engine, "_make", make_forbidding)
