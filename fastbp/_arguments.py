@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 from fastbp import readers
 from fastbp._checks import DTYPES
 
+SHELLS = ("bash", "zsh", "fish", "tcsh")
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -31,15 +33,16 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=_Version)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    def command(name: str, arguments: str, text: str) -> argparse.ArgumentParser:
+        said, usage = text[0].upper() + text[1:] + ".", f"fastbp {name} {arguments}".strip()
+        return commands.add_parser(name, help=text, description=said, usage=usage, allow_abbrev=False)
 
-    data = f"{', '.join(readers.BUILTIN)}, or a file: {readers.FORMATS}"
-    train = command("train", "train a network on a table and score it on rows held out")
+    data = f"{', '.join(readers.BUILTIN)}; or a file: {readers.FORMATS}; or -, a CSV on standard input"
+    train = command("train", "DATA [options]", "train a network on a table and score it on rows held out")
     train.add_argument("data", metavar="DATA", nargs="?", help=data)
     _training(train)
-    option = train.add_argument
-    option("--config", metavar="FILE", help="options from a TOML file; those of the command line go before")
+    option = train.add_argument_group("course of the training").add_argument
+    option("--epochs", type=_whole, metavar="N", help="passes over the rows (default: 50; 10 to 200 by their number)")
     option(
         "--validation",
         type=_share_or_file,
@@ -51,33 +54,34 @@ def parser() -> argparse.ArgumentParser:
     option("--search", type=_whole, metavar="N", help="try N networks in folds, train the best")
     option("--checkpoint", metavar="FILE", help="write the training to a file while it runs")
     option("--resume", action="store_true", help="go on from the --checkpoint, if there is one")
+    option = train.add_argument_group("what is kept and shown").add_argument
+    option("--out", metavar="FILE", help="save the model, for example as model.fastbp")
     option("--plot", metavar="FILE", help="draw loss and metrics by epoch, as .png, .svg or .pdf")
     option("--report", metavar="FILE", help="write a page about the training, as report.html")
-    _forcing(train)
-    option("--epochs", type=_whole, metavar="N", help="passes over the rows (default: 50; 10 to 200 by their number)")
-    option("--out", metavar="FILE", help="save the model, for example as model.fastbp")
+    _forcing(option)
     option("--quiet", action="store_true", help="show the score only")
+    train.add_argument("--config", metavar="FILE", help="options from a TOML file; those of the command line go before")
 
-    evaluate = command("evaluate", "score a saved model on a table")
+    evaluate = command("evaluate", "MODEL DATA [options]", "score a saved model on a table")
     evaluate.add_argument("model", metavar="MODEL", help="a file that fastbp train --out saved")
     evaluate.add_argument("data", metavar="DATA", help=data)
     evaluate.add_argument("--target", metavar="T", help="column to compare with (default: the one trained on)")
 
-    predict = command("predict", "predict the target of each row with a saved model")
+    predict = command("predict", "MODEL DATA [options]", "predict the target of each row with a saved model")
     predict.add_argument("model", metavar="MODEL", help="a file that fastbp train --out saved")
     predict.add_argument("data", metavar="DATA", help=data)
-    _skipping(evaluate)
-    _skipping(predict)
+    _skipping(evaluate.add_argument)
+    _skipping(predict.add_argument)
     predict.add_argument("--out", metavar="FILE", help="write .csv, .parquet or .npy (default: CSV to stdout)")
 
-    export = command("export", "write a saved model as an ONNX graph")
+    export = command("export", "MODEL --out FILE [options]", "write a saved model as an ONNX graph")
     export.add_argument("model", metavar="MODEL", help="a model file")
     export.add_argument("--out", metavar="FILE", required=True, help="the graph, as model.onnx")
     export.add_argument(
         "--network-only", action="store_true", help="inputs and outputs of the network, not columns and answers"
     )
     for sub in (predict, export):
-        _forcing(sub)
+        _forcing(sub.add_argument)
     for sub in (train, evaluate, predict):
         sub.add_argument(
             "--device",
@@ -88,10 +92,10 @@ def parser() -> argparse.ArgumentParser:
     for sub in (evaluate, predict):
         sub.add_argument("--threads", type=_whole, metavar="N", help="(default: all cores this process may use)")
 
-    info = command("info", "show this machine and installation, or a saved model")
+    info = command("info", "[MODEL] [--json]", "show this machine and installation, or a saved model")
     info.add_argument("model", metavar="MODEL", nargs="?", help="a model file")
 
-    bench = command("bench", "measure what training a network costs, on a table or on made-up rows")
+    bench = command("bench", "[DATA] [options]", "measure what training a network costs, on a table or on made-up rows")
     bench.epilog = (
         "exit codes: 0 (with --compare: the same or better), 1 worse than the file beyond noise and threshold, 2 a "
         "mistake, 3 the file can't be compared with"
@@ -109,18 +113,33 @@ def parser() -> argparse.ArgumentParser:
     option("--threshold", type=_percent, default=0.03, metavar="P", help="least change that counts (default: 3%%)")
     option("--force", action="store_true", help="compare whatever machine and network the file is of")
 
-    warmup = command("warmup", "compile the kernels beforehand, once per machine")
+    warmup = command("warmup", "[options]", "compile the kernels beforehand, once per machine")
     option = warmup.add_argument
     option(
         "--dtype", type=_dtypes, metavar="D,D", help="float32, float64, bfloat16 (default: float32; with --all: each)"
     )
     option("--all", action="store_true", help="every rule of the tables, not only what most networks need")
-    completion = command("completion", "print what completes fastbp's words in a shell")
-    completion.epilog = 'for bash: eval "$(fastbp completion bash)"'
-    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    completion = command("completion", "SHELL", "print what completes fastbp's words in a shell")
+    completion.formatter_class = argparse.RawDescriptionHelpFormatter
+    completion.epilog = (
+        'bash, in ~/.bashrc:            eval "$(fastbp completion bash)"\n'
+        "zsh, in a folder of $fpath:    fastbp completion zsh > _fastbp\n"
+        "fish:                          fastbp completion fish > ~/.config/fish/completions/fastbp.fish"
+    )
+    completion.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
     for sub in (train, evaluate, predict, export, info, bench, warmup):
         sub.add_argument("--json", action="store_true", help="print one JSON document on stdout, all else on stderr")
     return top
+
+
+def actions(made: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The arguments and options of all commands."""
+    return [action for sub in _commands(made).values() for action in sub._actions]
+
+
+def _commands(made: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    groups: Any = made._subparsers._group_actions  # type: ignore[union-attr]
+    return dict(groups[0].choices)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -158,8 +177,7 @@ def _config(path: str, command: str) -> dict[str, Any]:
 
 def _options_of(content: dict[str, Any], path: str, made: argparse.ArgumentParser, command: str) -> list[str]:
     """The settings as they would stand on the command line."""
-    choices: Any = made._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-    names = {name.lstrip("-") for name in choices[command]._option_string_actions if name.startswith("--")}
+    names = {name.lstrip("-") for name in _commands(made)[command]._option_string_actions if name.startswith("--")}
     found = []
     for key, value in content.items():
         name = key.replace("_", "-")
@@ -176,14 +194,16 @@ def _options_of(content: dict[str, Any], path: str, made: argparse.ArgumentParse
 
 def _training(parser: argparse.ArgumentParser) -> None:
     """What data is trained on, and by which network."""
-    option = parser.add_argument
+    option = parser.add_argument_group("the table").add_argument
     option("--target", metavar="T", help="column to predict, by name or by number from 0 (default: the last)")
     option("--task", choices=["auto", "classification", "regression"], default="auto", help="(default: by the target)")
     option("--ignore", type=_names, default=[], metavar="A,B", help="columns to leave out")
     option("--categorical", type=_names, default=[], metavar="A,B", help="columns whose numbers name categories")
     option("--max-categories", type=_whole, default=100, metavar="N", help="most inputs for one column of text")
     option("--id", metavar="COLUMN", help="a column that names the rows: no input, kept beside predictions")
-    _skipping(parser)
+    _skipping(option)
+    option("--test-fraction", type=_share, default=0.2, metavar="S", help="share of the rows held out (default: 0.2)")
+    option = parser.add_argument_group("the network and its steps").add_argument
     option(
         "--hidden",
         type=_widths,
@@ -196,7 +216,6 @@ def _training(parser: argparse.ArgumentParser) -> None:
     option("--learning-rate", type=float, metavar="R", help="(default: the optimizer's)")
     option("--weight-decay", type=_decay, default=0.0, metavar="D", help="decoupled weight decay (default: none)")
     option("--batch-size", type=_whole, default=32, metavar="N", help="rows per step (default: 32)")
-    option("--test-fraction", type=_share, default=0.2, metavar="S", help="share of the rows held out (default: 0.2)")
     option("--seed", type=_seed, default=0, metavar="N", help="the same seed gives the same model (default: 0)")
     option("--threads", type=_whole, metavar="N", help="(default: all cores this process may use)")
     option(
@@ -207,14 +226,12 @@ def _training(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _skipping(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--skip-bad-rows", action="store_true", help="leave out rows that can't be read, count and list them"
-    )
+def _skipping(option: Callable[..., Any]) -> None:
+    option("--skip-bad-rows", action="store_true", help="leave out rows that can't be read, count and list them")
 
 
-def _forcing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
+def _forcing(option: Callable[..., Any]) -> None:
+    option("--force", action="store_true", help="overwrite files that exist")
 
 
 def given(args: argparse.Namespace, names: Sequence[str]) -> list[str]:

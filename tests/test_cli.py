@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -689,13 +690,21 @@ def test_a_page_about_the_training(run, content):
     assert code == 0 and "reported    r.html" in out and "drawn       p.svg" in out
     assert Path("p.svg").read_text().lstrip().startswith("<?xml")
     sections = re.findall(r"<h2>(.*?)</h2>", page)
-    middle = ["Confusion", "Calibration"] if content is flowers else ["Residuals"]
-    assert sections == ["Data", "Network", "Curves", *middle, "Permutation importance", "Speed"]
+    middle = "Confusion" if content is flowers else "Residuals"
+    assert sections == ["Data", "Network", "Curves", middle, "Calibration", "Permutation importance", "Speed"]
+    assert ("3 classes, " if content is flowers else ", mean ") in page.partition("The target ")[2].partition("</p>")[0]
+    assert "<caption></caption>" not in page and 'alt=""' not in page
     assert not re.search(r'(src|href)="(?!data:)', page), "self-contained"
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == (2 if content is flowers else 3)
     importance = page.partition("Permutation importance")[2]
     if content is prices:
         assert importance.index("<td>age</td>") < importance.index("<td>same</td>")
+
+
+def test_a_number_taken_for_classes_is_said(run):
+    Path("t.csv").write_text(prices())
+    _, out, _ = run("train", "t.csv", "--task", "classification", "--epochs", 1)
+    assert re.search(r"note +\d+ classes in \d+ rows are too many .* --task regression", out)
 
 
 def served(path, **columns):
@@ -726,11 +735,30 @@ def test_an_exported_classification_gives_labels(run, flower_model):
 
 
 def test_completion(run, monkeypatch):
-    code, out, _ = run("completion", "bash")
-    assert code == 0 and "--learning-rate" in out
+    for shell in ("zsh", "fish", "tcsh", "bash"):
+        code, out, _ = run("completion", shell)
+        assert code == 0 and "learning-rate" in out
+    with monkeypatch.context() as patch:
+        patch.setattr("shtab.SUPPORTED_SHELLS", ["bash"])
+        code, _, err = run("completion", "fish")
+        assert code == 2 and "pip install --upgrade shtab" in err
     monkeypatch.setitem(sys.modules, "shtab", None)
     code, _, err = run("completion", "bash")
     assert code == 2 and "pip install 'fastbp[completion]'" in err
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [("train --learn", "--learning-rate"), ("tra", "train"), ("train tab", "table.csv"), ("predict m", "m.fastbp")],
+)
+def test_bash_completes_words_and_files(run, words, wanted):
+    _, out, _ = run("completion", "bash")
+    for name in ("table.csv", "m.fastbp"):
+        Path(name).touch()
+    typed = f'COMP_WORDS=(fastbp {words}); COMP_CWORD={len(words.split())}; _shtab_fastbp; echo "${{COMPREPLY[@]}}"'
+    found = subprocess.run(["bash", "-c", f"{out}\n{typed}"], capture_output=True, text=True, check=True)
+    assert wanted in found.stdout.split()
 
 
 def test_options_that_need_another(run):

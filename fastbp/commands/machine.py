@@ -115,5 +115,11 @@ def completion(args: argparse.Namespace) -> int:
         raise ModuleNotFoundError(
             "fastbp completion needs shtab: pip install 'fastbp[completion]'", name="shtab"
         ) from None
-    print(shtab.complete(_arguments.parser(), args.shell))
+    if args.shell not in shtab.SUPPORTED_SHELLS:
+        raise ImportError(f"shtab {shtab.__version__} knows no {args.shell}: pip install --upgrade shtab", name="shtab")
+    top = _arguments.parser()
+    for action in _arguments.actions(top):
+        if action.metavar in ("DATA", "MODEL", "FILE", "S|FILE"):
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(top, args.shell))
     return 0

@@ -50,15 +50,19 @@ def page(model: "Model", table: Preparation, report: dict[str, Any], x: Array, y
         f"<h1>{html.escape(title)}</h1>",
         _paragraph(f"A {report['task']} by fastbp {_machine.versions()['fastbp']}, judged by {judged}."),
         _paragraph(score_text(table.score(outputs, y), "")),
-        _section("Data", _data(table, report)),
+        _section("Data", _data(table, report) + _target(table, y, judged)),
         _section("Network", model._repr_html_()),
-        _section("Curves", _picture(_curves(model))),
+        _section("Curves", _picture(_curves(model), "loss and metrics by epoch")),
     ]
     if table.classes is not None:
         parts.append(_section("Confusion", _confusion(table.classes, table.answers(outputs), y)))
-        parts.append(_section("Calibration", _picture(_calibration(outputs, y))))
+        said = "how often the predicted class is right, by the probability it was given"
+        parts.append(_section("Calibration", _picture(_calibration(outputs, y), said)))
     else:
-        parts.append(_section("Residuals", _picture(_residuals(table.answers(outputs), y))))
+        answers = table.answers(outputs)
+        parts.append(_section("Residuals", _picture(_residuals(answers, y), "predictions by targets; their errors")))
+        said = "mean target of tenths of the rows, by their mean prediction"
+        parts.append(_section("Calibration", _picture(_calibration_of_numbers(answers, y), said)))
     parts.append(_section("Permutation importance", _importance(model, table, x, y)))
     parts.append(_section("Speed", _speed(model, report)))
     body = "\n".join(parts)
@@ -80,14 +84,16 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = ""
     def cells(values: Sequence[Any], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values) + "</tr>"
 
-    lines = [cells(head, "th"), *(cells(row, "td") for row in rows)]
-    return f"<table><caption>{html.escape(caption)}</caption>{''.join(lines)}</table>"
+    lines = [cells(head, "th")] if any(head) else []
+    lines += [cells(row, "td") for row in rows]
+    above = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f"<table>{above}{''.join(lines)}</table>"
 
 
-def _picture(figure: Any) -> str:
+def _picture(figure: Any, said: str) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    return f'<img alt="{html.escape(said)}" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
 
 
 def _axes(width: float = 4.6, columns: int = 1) -> tuple[Any, Any]:
@@ -110,6 +116,18 @@ def _data(table: Preparation, report: dict[str, Any]) -> str:
     caption = f"{report['rows']} rows to train on, {report['skipped']} bad rows left out"
     more = _paragraph(f"... and {rest} more columns") if rest else ""
     return _table(["column", "kind", "what it holds", "gaps"], rows, caption) + more
+
+
+def _target(table: Preparation, y: Array, judged: str) -> str:
+    """What the target holds in the rows that the network is judged by."""
+    if table.classes is None:
+        ends = f"{y.min():.4g} to {y.max():.4g}, mean {y.mean():.4g}, deviation {y.std():.4g}"
+        return _paragraph(f"The target {table.target}: {ends}, in the {judged}.")
+    counts = np.bincount(y, minlength=len(table.classes))
+    order = np.argsort(-counts, kind="stable")[:6]
+    shown = ", ".join(f"{table.classes[k]} {counts[k] / len(y):.1%}" for k in order)
+    rest = " ..." if len(counts) > len(order) else ""
+    return _paragraph(f"The target {table.target}: {len(counts)} classes, {shown}{rest}, in the {judged}.")
 
 
 def _curves(model: "Model") -> Any:
@@ -144,6 +162,17 @@ def _calibration(outputs: Array, y: Array) -> Any:
     axes.plot(mean, share, marker="o")
     axes.set(xlabel="probability of the predicted class", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
     axes.set_title(f"expected calibration error {error:.3f}")
+    return figure
+
+
+def _calibration_of_numbers(answers: Array, y: Array) -> Any:
+    """Whether numbers that are predicted high or low are so on average: tenths of the rows, by their prediction."""
+    groups = [group for group in np.array_split(np.argsort(answers, kind="stable"), BINS) if len(group)]
+    figure, axes = _axes()
+    ends = [answers.min(), answers.max()]
+    axes.plot(ends, ends, color="0.7", linewidth=1)
+    axes.plot([answers[group].mean() for group in groups], [y[group].mean() for group in groups], marker="o")
+    axes.set(xlabel="mean prediction", ylabel="mean target")
     return figure
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Bad rows that are listed."""
+RARE_CLASSES = 0.2
+"""With more classes than this share of the rows, a classification has fewer than five rows of a class."""
 
 
 def network(args: argparse.Namespace, outputs: int | None) -> "Model":
@@ -67,6 +69,12 @@ def read(args: argparse.Namespace, say: Voice) -> tuple[Dataset, NDArray[np.intp
         raise ValueError(
             f"{data.name}: the target {data.target_name!r} is always {data.classes[0]!r}; a classification wants two "
             "classes or more (for a regression: --task regression)"
+        )
+    if data.classes is not None and len(data.classes) > RARE_CLASSES * len(data.x):
+        say.always(
+            "note",
+            f"{len(data.classes)} classes in {len(data.x)} rows are too many to learn from; numbers to be predicted as "
+            "numbers are a --task regression",
         )
     if data.test is not None:
         say("held out", f"the {len(data.test.x)} test rows of {data.name}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp import activations, optimizers
 from fastbp._atomic import replacing
 from fastbp._console import Voice, exit_code, size
 from fastbp.commands import shared
@@ -100,6 +101,11 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ValueError("--patience watches the rows of --validation: add --validation 0.1")
     if args.resume and args.checkpoint is None:
         raise ValueError("--resume goes on from a checkpoint: name it with --checkpoint FILE")
+    for option, table in (("activation", activations), ("optimizer", optimizers)):
+        try:
+            table.get(getattr(args, option))
+        except ValueError as error:
+            raise ValueError(f"--{option}: {error}") from None
     if args.plot is not None or args.report is not None:
         try:
             import matplotlib as matplotlib
