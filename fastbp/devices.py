@@ -144,12 +144,12 @@ def network(device: str, specs: Sequence[LayerSpec], dtype: np.dtype, half: bool
 
 
 def training(device: str, program: Program, threads: int, batch: int, optimizer: Optimizer, **options: Any) -> Needs:
-    """What a fit takes of the device's memory: see ``memory.training``."""
+    """What a fit takes of the device's memory: see ``memory.training``; of a GPU's beside the data."""
     if device == "cpu":
         return memory.training(program, threads, batch, optimizer, **options)
     from fastbp.cuda.layout import bytes_by_part
 
-    return Needs(bytes_by_part(program, batch, optimizer, options.get("staged", 0)))
+    return Needs(bytes_by_part(program, batch, optimizer))
 
 
 def available(device: str) -> int | None:

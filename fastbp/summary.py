@@ -104,6 +104,8 @@ def check_fit(model: "Model", x: Any, batch: int, validates: bool) -> None:
         remedies.append(f"x as a C-contiguous array of {model.dtype.name}, which is read in place")
     remedies.append("narrower layers")
     memory.refuse(needs.total - held, devices.available(device), needs, remedies)
+    if device != "cpu":  # the copies are made in main memory
+        memory.refuse(staged, memory.available(), memory.Needs({"data, checked copies": staged}), remedies[-2:-1])
 
 
 def check_build(model: "Model", width: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp._signals import HeldBack
-from fastbp.cuda import arrays, products, rows, ways, weights
+from fastbp.cuda import arrays, blocks, products, rows, ways, weights
 from fastbp.cuda import layout as lo
 from fastbp.cuda.bound import Bound, Data
 from fastbp.cuda.compiling import make_ready
@@ -67,6 +68,7 @@ class Engine:
         self._numbers = self.program.parameter_bytes // self.program.dtype.itemsize
         self._snapshot: Any = None
         self._host, self._params = self._room()
+        self._said = False
         self._written = False  # whether the host's copy is newer than the device's,
         self._read = True  # and whether it is as new
         self._bound: dict[Any, _Ready] = {}
@@ -246,6 +248,16 @@ class Engine:
             self._held[id(array)] = array, send()
         return self._held[id(array)][1]
 
+    def has_sent(self, array: Any) -> bool:
+        """Whether an array's data is on the device already."""
+        return self._held is not None and self._held.get(id(array), (None, None))[1] is not None
+
+    def say_once(self, text: str) -> None:
+        """Warn of something the first time."""
+        if not self._said:
+            self._said = True
+            warnings.warn(text, RuntimeWarning, stacklevel=4)
+
     def _seen(self, array: OnDevice, name: str) -> Any:
         """An array that is on the device, flat; the same view each time while data is held."""
         return self._kept(array, lambda: arrays.view(array, name))
@@ -292,8 +304,9 @@ class Engine:
             prepared = self.prepare(x, y, **options)
             self.stop_flag[0] = 0
             with HeldBack(self._stop) as signals:
-                prepared.start()
-                return prepared.outcome(signals.take())
+                outcome = prepared.whole({"x": x, "y": y, **options})
+                outcome.interrupt = signals.take()
+                return outcome
 
     def _stop(self) -> None:
         self.stop_flag[0] = 1
@@ -485,6 +498,10 @@ class _Ready:
         if values.size:
             place[: values.size].copy_to_device(np.ascontiguousarray(values).reshape(-1))
 
+    def forget(self) -> None:
+        """Let go of the data of the last run."""
+        self._step = None
+
     def step(self, data: Data) -> Step:
         """The step over these arrays, made once for each of them."""
         arrays = data.x, data.y, data.rows, data.weights, data.present, data.result, *data.kept
@@ -571,6 +588,17 @@ class Prepared:
             self._take(data.result, 0, self.result)
         for source, target in zip(data.kept, self.kept, strict=True):
             self._take(source, 0, target)
+
+    def whole(self, request: dict[str, Any]) -> Outcome:
+        """Launch the steps and wait for them, block by block where the data doesn't fit the device.
+
+        request : what `Engine.prepare` took
+        """
+        most = blocks.rows_at_once(self)
+        if most is not None:
+            return blocks.run(self.engine, self, request, most)
+        self.start()
+        return self.outcome(None)
 
     def _room_of_result(self) -> Any:
         """The device array that outputs are written to: the user's own, where that is on the device."""

@@ -268,8 +268,8 @@ class Layout(Graph):
         return [index for index, layer in enumerate(self.layers) if layer.operation is ACTIVITY]
 
 
-def bytes_by_part(program: Program, batch: int, optimizer: Optimizer, staged: int) -> dict[str, int]:
-    """What a fit takes of the device's memory, by what it is for; `staged` is what the data's copies take."""
+def bytes_by_part(program: Program, batch: int, optimizer: Optimizer) -> dict[str, int]:
+    """What a fit takes of the device's memory, by what it is for, beside the data, which is there as far as it fits."""
     weights = program.parameter_bytes
     return {
         "parameters": weights,
@@ -277,5 +277,4 @@ def bytes_by_part(program: Program, batch: int, optimizer: Optimizer, staged: in
         "gradient": weights,
         "snapshot of the parameters": weights,
         "activations and their gradients": Layout(program, batch, backward=True).size * program.dtype.itemsize,
-        "data, checked copies": staged,
     }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastbp.cuda import narrow
+from fastbp.cuda.blocks import rows_at_once
 from fastbp.cuda.bound import constants_of
 from fastbp.cuda.compiling import make_ready
 from fastbp.cuda.device import cuda, simulated
@@ -44,19 +45,21 @@ def run_together(
             locks.enter_context(engine.lock)
         prepared = []
         for engine, request in requests:
-            prepared.append(engine.prepare(**{name: value for name, value in request.items() if name != "held"}))
+            request.pop("held", None)
+            prepared.append(engine.prepare(**request))
             engine.stop_flag[0] = 0
-        seconds = [0.0] * len(prepared)
+        seconds, outcomes = [0.0] * len(prepared), dict[int, Outcome]()
         with meanwhile:
             for net, places in _groups(prepared):
                 begin = time.perf_counter()
                 if net is None:
-                    prepared[places[0]].start()
+                    outcomes[places[0]] = prepared[places[0]].whole(requests[places[0]][1])
                 else:
                     _Side(net, [prepared[place] for place in places]).run()
+                    outcomes |= {place: prepared[place].outcome(None) for place in places}
                 for place in places:
                     seconds[place] = time.perf_counter() - begin
-        return [(one.outcome(None), part) for one, part in zip(prepared, seconds, strict=True)]
+        return [(outcomes[place], part) for place, part in enumerate(seconds)]
 
 
 def _groups(prepared: Sequence[Prepared]) -> list[tuple[Network | None, list[int]]]:
@@ -74,7 +77,13 @@ def _groups(prepared: Sequence[Prepared]) -> list[tuple[Network | None, list[int
         x, y, rows, weights, present = one.arrays
         data = *(id(array) for array in (x, y, weights, present)), rows is None
         found.setdefault((net, data), (net, []))[1].append(place)
-    return [*found.values(), *alone]
+    whole: list[tuple[Network | None, list[int]]] = []
+    for shape, places in found.values():
+        if rows_at_once(prepared[places[0]]) is None:
+            whole.append((shape, places))
+        else:
+            alone += [(None, [place]) for place in places]
+    return [*whole, *alone]
 
 
 class _Side:

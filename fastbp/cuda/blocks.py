@@ -1,0 +1,171 @@
+"""Rows that don't fit the device: a run over them in blocks of steps, each of which is uploaded when it is due.
+
+A block holds the rows of some batches in the order in which they are due, so that the steps over it are those of the
+whole run: the same batches, the same noise, the same bits of the weights.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbp import counters
+from fastbp._jit import helper
+from fastbp.cuda import presence
+from fastbp.device_arrays import OnDevice
+from fastbp.objective import Outcome
+from fastbp.sparse import SparseRows
+
+if TYPE_CHECKING:
+    from fastbp.cuda.engine import Engine, Prepared
+
+FREELY = 64 << 20
+"""Bytes that are uploaded without a look at what is free."""
+SHARE = 0.4
+"""Of what is free that a block may take: the one before it may still be there."""
+
+
+@helper
+def _ordered(first: Any, end: Any, n: Any, key: Any) -> Any:
+    """The rows at the places from `first` to `end` of the order that a key names."""
+    bits = np.int64(1)
+    while (np.int64(1) << bits) < n:
+        bits += 1
+    found = np.empty(end - first, np.int64)
+    for i in range(first, end):
+        found[i - first] = counters.shuffled(i, n, bits, key)
+    return found
+
+
+@helper
+def _key(seed: Any, epoch: Any) -> Any:
+    return counters.mix(np.int64(seed) ^ counters.mix(np.int64(epoch)))
+
+
+def size(array: Any) -> int:
+    """Bytes that an array takes on the device, beside what is there."""
+    if array is None or isinstance(array, OnDevice):
+        return 0
+    return sum(part.nbytes for part in array.parts) if isinstance(array, SparseRows) else int(array.nbytes)
+
+
+def rows_at_once(prepared: "Prepared") -> int | None:
+    """How many rows a block may have; None where all of them fit."""
+    engine = prepared.engine
+    arrays = [*prepared.arrays, prepared.result, *prepared.kept]
+    if sum(map(size, arrays)) <= FREELY or prepared.given is not None:
+        return None
+    needed = sum(size(array) for array in arrays if not engine.has_sent(array))
+    prepared.ready.bound  # noqa: B018 (what is free is what the step's own buffers leave)
+    room = presence.memory()
+    if room is None or needed <= room[0] - FREELY:
+        return None
+    x, *others = prepared.arrays
+    count = len(x)
+    of_a_row = max(1, -(-sum(size(array) for array in (x, *others[:1], *others[2:])) // count))
+    return max(1, int(SHARE * room[0]) // of_a_row)
+
+
+def run(engine: "Engine", prepared: "Prepared", request: dict[str, Any], most: int) -> Outcome:
+    """What `Engine.run` does, block by block.
+
+    Parameters
+    ----------
+    prepared : the whole run
+    request : what `Engine.prepare` took
+    most : rows of a block, if a batch has no more
+    """
+    total = sum(map(size, prepared.arrays)) / 2**30
+    engine.say_once(
+        f"the data ({total:,.1f} GiB) doesn't fit the GPU's memory beside the rest: rows are uploaded in blocks, in "
+        "each epoch anew, which takes longer"
+    )
+    sums, done, kept_rows, diverged = prepared.sums.copy(), 0, 0, ""
+    for block in _blocks(prepared, request, most):
+        if engine.stop_flag[0]:
+            break
+        inner = engine.prepare(**block.request(prepared, request, sums[block.epoch], done, kept_rows))
+        inner.start()
+        inner.ready.forget()
+        outcome = inner.outcome(None)
+        sums[block.epoch] = outcome.sums[0]
+        done, diverged, kept_rows = done + outcome.steps, outcome.diverged, kept_rows + len(block.places)
+        if diverged or outcome.steps < block.steps:
+            break
+    return Outcome(done, diverged, sums)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some batches of one epoch.
+
+    Attributes
+    ----------
+    epoch : the run's
+    places : in the epoch's order of rows
+    rows : which rows of the data these are
+    steps : batches
+    """
+
+    epoch: int
+    places: range
+    rows: Any
+    steps: int
+
+    def request(
+        self, prepared: "Prepared", request: dict[str, Any], carried: np.ndarray, done: int, kept_rows: int
+    ) -> dict[str, Any]:
+        """What `Engine.prepare` takes for it; `done` steps, and as many rows of those that are kept, came before."""
+        names = "x", "y", "rows", "weights", "present"
+        arrays = dict(zip(names, prepared.arrays, strict=True))
+        own = {name: taken(array, self.rows) for name, array in arrays.items() if name != "rows"}
+        noise, scales = request.get("noise"), request.get("penalty_scales")
+        return {
+            **{name: value for name, value in request.items() if name != "rows"},
+            **own,
+            "first_step": 0,
+            "steps": self.steps,
+            "shuffle": False,
+            "carried": carried.copy(),
+            "updates": request.get("updates", 0) + (done if noise is None else 0),
+            "noise": None if noise is None else noise + done,
+            "penalty_scales": None if scales is None else scales[done : done + self.steps],
+            "kept": tuple(place[kept_rows : kept_rows + len(self.places)] for place in prepared.kept),
+            "result": None if prepared.result is None else prepared.result[self.places.start : self.places.stop],
+        }
+
+
+def _blocks(prepared: "Prepared", request: dict[str, Any], most: int) -> Iterator[_Block]:
+    """The run's steps, cut at the ends of epochs; a batch that is cut short stays with the one before it."""
+    x, _, chosen, *_ = prepared.arrays
+    count = len(x) if chosen is None else chosen.shape[-1]
+    batch = max(1, min(request["batch"], count))
+    per_epoch, first = -(-count // batch), request.get("first_step", 0)
+    step, end, at_once = first, first + prepared.steps, max(1, most // batch)
+    while step < end:
+        epoch, within = divmod(step, per_epoch)
+        stop = min(end - epoch * per_epoch, per_epoch, within + at_once)
+        if stop == per_epoch - 1 and count % batch and end - epoch * per_epoch >= per_epoch:
+            stop = per_epoch
+        places = range(within * batch, min(count, stop * batch))
+        rows: Any = slice(places.start, places.stop)
+        if request.get("shuffle"):
+            key = _key(np.int64(request.get("seed", 0)), np.int64(epoch))
+            rows = _ordered(places.start, places.stop, count, key)
+        if chosen is not None:
+            rows = (chosen[epoch - first // per_epoch] if chosen.ndim == 2 else chosen)[rows]
+        yield _Block(epoch - first // per_epoch, places, rows, stop - within)
+        step += stop - within
+
+
+def taken(array: Any, rows: Any) -> Any:
+    """Some rows of an array of the host, a view where they are a run."""
+    if array is None or isinstance(rows, slice):
+        return None if array is None else array[rows]
+    if not isinstance(array, SparseRows):
+        return array[rows]
+    lengths = array.starts[rows + 1] - array.starts[rows]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    entries = np.repeat(array.starts[rows] - starts[:-1], lengths) + np.arange(starts[-1])
+    return SparseRows(starts, array.columns[entries], array.values[entries], array.width)
