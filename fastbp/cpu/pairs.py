@@ -437,6 +437,16 @@ def pack_terms(typingctx, paired, source, row, second, place):
         raise RequireLiteralValue(paired)
     pairs = bool(paired.literal_value)
 
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        builder.call(_packing(builder.module, pairs), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(paired, *[types.int64] * 4), emit
+
+
+def _packing(module: ir.Module, pairs: bool) -> ir.Function:
+    """What `pack_terms` calls (written once per module)."""
+
     def body(builder: ir.IRBuilder, source: ir.Value, row: ir.Value, second: ir.Value, place: ir.Value) -> None:
         vector = ir.VectorType(ir.FloatType(), lanes_of(4))
         for i in range(MATRIX_ROWS):
@@ -445,11 +455,7 @@ def pack_terms(typingctx, paired, source, row, second, place):
             high = load(builder, builder.add(at, second), vector, align=AMX_BYTES)
             _store_terms(builder, low, high, place, i, pairs)
 
-    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        builder.call(_once(builder.module, f"pack_terms_{int(pairs)}", 4, body), args[1:])
-        return context.get_dummy_value()
-
-    return types.void(paired, *[types.int64] * 4), emit
+    return _once(module, f"pack_terms_{int(pairs)}", 4, body)
 
 
 PRODUCTS = (0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0)
@@ -565,6 +571,47 @@ def tile_terms(typingctx, key, a, a_second, v, v_second, c, c_row, c_second, c_n
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 11), emit
+
+
+def _write_few_terms(module: ir.Module, wide: int) -> ir.Function:
+    """`tile_few_terms` of one or two panels (written once per module)."""
+    name = f"tile_few_terms_{wide}"
+    if name in module.globals:
+        return module.globals[name]
+    function, builder = _function(module, name, 9)
+    a, w, w_panel, strip, c, c_row, c_next, n, accumulate = function.args
+    access, sums, _ = _matrix(builder, 1, wide)
+    places = _begin_sums(function, builder, access, sums, c, c_row, _const(0), c_next, accumulate)
+    vector = _const(AMX_BYTES)
+    strips = [builder.add(strip, _const(j * TERMS * TERM_BYTES)) for j in range(wide)]
+    loop = _Loop(builder, n, [a, w])
+    at, wt = loop.values
+    for j, place in enumerate(strips):
+        source = builder.add(wt, w_panel) if j else wt
+        builder.call(_packing(module, True), [source, _const(2 * AMX_BYTES), vector, place])
+    for number in range(len(PRODUCTS)):
+        _multiply_terms(builder, 1, wide, number, [at], strips)
+    loop.end([builder.add(at, _const(TERMS * TERM_BYTES)), builder.add(wt, _const(2 * MATRIX_ROWS * AMX_BYTES))])
+    for key, number in sums.items():
+        access("tilestored64", number, places[key], c_row)
+    builder.ret_void()
+    return function
+
+
+@intrinsic
+def tile_few_terms(typingctx, wide, a, w, w_panel, strip, c, c_row, c_next, n, accumulate):
+    """As `tile_terms` of 16 rows, of weights that aren't packed: each 32 rows of a panel are, right before their use.
+
+    wide: panels, 1 or 2; w, w_panel: the first one, and bytes to the second; strip: room for 32 rows of both
+    """
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        if has_amx():
+            cases = {j: functools.partial(_write_few_terms, builder.module, j) for j in (1, 2)}
+            _switch(builder, args[0], cases, args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 10), emit
 
 
 @intrinsic

@@ -36,6 +36,7 @@ from fastbp.cpu.pairs import (
     multiply_square,
     pack_terms,
     store_terms,
+    tile_few_terms,
     tile_terms,
 )
 from fastbp.cpu.rows import at
@@ -180,6 +181,21 @@ def _complete(z: int, source: int, rows: int, bias: int, rectify: int) -> None:
             target[2 * i + half] = value
 
 
+@helper
+def _few_rows(side: int, w: int, w_panel: int, k0: int, k: int, ins: int, wide: int, strip: int, c: int) -> None:
+    """Steps k0:k0+k of the sums at c of up to 16 rows by one or two panels of weights.
+
+    Packing is most of the work here, and weights are used once: packed by so few that they stay in L1.
+    """
+    full = min(k, ins // DEPTH - k0)
+    square = MATRIX_ROWS * ROW
+    tile_few_terms(wide, side, w + k0 * DEPTH * VECTOR, w_panel, strip, c, ROW, square, full, k0)
+    if full < k:
+        for j in range(wide):
+            _pack_pairs(w + j * w_panel, VECTOR, (k0 + full) * DEPTH, ins, 1, strip + j * STEP)
+        tile_terms(4 + wide, side + full * STEP, 0, strip, STEP, c, ROW, 0, square, 1, k0 + full)
+
+
 def forward(op: int, p0: int, p1: int, o0: int, o1: int, now: int) -> float:
     """Z of neurons o0:o1 (o0 at a panel's border) from A, for the panels p0:p1; rectified where the op says so."""
     if p0 >= p1:  # a short batch leaves tasks without rows
@@ -210,14 +226,13 @@ def forward(op: int, p0: int, p1: int, o0: int, o1: int, now: int) -> float:
             wide = 2 if o + 2 * MATRIX_ROWS <= o1 else 1
             whole = o + MATRIX_ROWS <= o1
             strip = strips + turn * 2 * most * STEP
-            for j in range(0 if ready else wide):
-                panel = w + (o // MATRIX_ROWS + j) * w_panel
-                _pack_pairs(panel, VECTOR, k0 * DEPTH, ins, k, strip + j * k * STEP)
+            panel = w + o // MATRIX_ROWS * w_panel
+            for j in range(0 if ready or halves == 1 else wide):
+                _pack_pairs(panel + j * w_panel, VECTOR, k0 * DEPTH, ins, k, strip + j * k * STEP)
             turn = 1 - turn
             following = strips + turn * 2 * most * STEP
             # the next two panels are packed while these are multiplied, and those after them come nearer
             ready = halves + wide == 4 and o + 4 * MATRIX_ROWS <= o1
-            panel = w + (o // MATRIX_ROWS + 2) * w_panel
             ahead = 2 * w_panel if o + 6 * MATRIX_ROWS <= o1 else 0
             for p in range(p0, p1):
                 side = inputs + 2 * (p - p0) * k * STEP
@@ -237,10 +252,12 @@ def forward(op: int, p0: int, p1: int, o0: int, o1: int, now: int) -> float:
                         step = part // GROUPS * STEP
                         multiply_square(part % GROUPS, side + step, k * STEP, strip + step, k * STEP)
                         row = ((p - p0) * k * GROUPS + part) * share
-                        _pack_some(panel, w_panel, k0 * DEPTH, ins, k, following, row, share, ahead)
+                        _pack_some(panel + 2 * w_panel, w_panel, k0 * DEPTH, ins, k, following, row, share, ahead)
                     end_square(c, ROW, VECTOR, square)
+                elif halves == 1:
+                    _few_rows(side, panel, w_panel, k0, k, ins, wide, strip, c)
                 else:
-                    tile_terms(4 * halves + wide, side, k * STEP, strip, k * STEP, c, ROW, VECTOR, square, k, k0)
+                    tile_terms(8 + wide, side, k * STEP, strip, k * STEP, c, ROW, VECTOR, square, k, k0)
                 if last or not whole:
                     for j in range(wide):
                         for half in range(halves):
