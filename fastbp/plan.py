@@ -257,7 +257,7 @@ class Plan(Graph):
         if self.halves and threads == 2 and len(phases) == 1 and self.update != GIVEN:
             middle = self.panels // 2
             bounds = (0, middle), (middle, self.panels)
-            phases = [[(pg.HALF, half, lo, hi, 0, self.lowest) for half, (lo, hi) in enumerate(bounds)]]
+            phases = [[(pg.HALF, half, lo, hi, PANELS_PER_TASK, self.lowest) for half, (lo, hi) in enumerate(bounds)]]
             self.apart = self._take(2 * self.program.parameter_bytes)
         final: list[tuple[int, ...]] = [(pg.SUM, 0, 0, 0, 0, 0)]
         if self.backward:

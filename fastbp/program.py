@@ -220,7 +220,7 @@ TALLY_COLUMNS = 5
     SUM,
     MEASURE,
     APPLY,
-    HALF,  # op: which half of the panels; as ROWS, then the sums of its gradient
+    HALF,  # op: which half of the panels; n0 of them at a time, back through op n1; then the sums of its gradient
 ) = range(15)
 TASK_COLUMNS = 6
 

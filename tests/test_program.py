@@ -168,7 +168,7 @@ def check_tasks(plan: Plan, threads: int, backward: bool, inputs: bool) -> set[i
                 assert b1 - b0 <= pg.PANELS_OF_TILE
             else:
                 shape = (plan.panels, whole[kind][op] if kind in whole else 1)
-                b1 = b1 if kind in whole else 1
+                b0, b1 = (b0, b1) if kind in whole else (0, 1)
                 if kind in whole:
                     assert b0 % program.tiles.width == 0  # blocks of neurons begin with a panel of weights
             covered = area.setdefault((kind, 0 if kind == pg.HALF else op), np.zeros(shape, np.int64))

@@ -155,3 +155,16 @@ def test_shapes_alone_decide(widths: list[int], rows: int, backward: bool, wante
     half = make(widths, dtype="bfloat16")
     assert half._engine is not None
     assert terms.rule_names(half._engine.program, rows, backward) == []
+
+
+def test_many_panels_of_rows_by_halves() -> None:
+    """Each thread packs some panels of its half of the rows at a time."""
+
+    def trained(threads: int) -> list[np.ndarray]:
+        model = make([10, 128, 130, 1], "relu", threads=threads)
+        model.compile(fb.Adam(1e-3), "mean_squared_error")
+        model.fit(inputs(1500, 10), targets("mean_squared_error", 1500, 1), batch_size=1000, verbose=0)
+        return model.get_weights()
+
+    for one, two in zip(trained(1), trained(2), strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -87,12 +87,16 @@ def _perform(kind: Any, now: int, task: int, epoch: int, first: int, batch_rows:
     n0, n1 = load_int(task + 32), load_int(task + 40)
     if code == pg.HALF:
         border = halves.first_rows(kind, count) // samples
-        p0, p1 = (border, (count + samples - 1) // samples) if index else (0, border)
-        rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1)
-        if rows.up(kind, now, p0, p1, 0, at(run, pg.OPS)):
+        p0, end = (border, (count + samples - 1) // samples) if index else (0, border)
+        while p0 < end:
+            p1 = min(p0 + n0, end)
+            rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1)
+            if not rows.up(kind, now, p0, p1, 0, at(run, pg.OPS)):
+                return
             rows.output(kind, run, count, first, p0, p1)
             rows.down(kind, now, first, p0, p1, n1, at(run, pg.OPS))
-            halves.sum_apart(kind, run, index, count)
+            p0 = p1
+        halves.sum_apart(kind, run, index, count)
     elif code == pg.ROWS or code == pg.UP:
         if index:
             rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1)
