@@ -11,6 +11,7 @@ from fastbp import memory
 from fastbp._checks import DTYPES
 from fastbp.cpu.engine import Engine as CPUEngine
 from fastbp.cpu.engine import run_together
+from fastbp.cpu.watch import Watch as CPUWatch
 from fastbp.device_arrays import OnDevice
 from fastbp.memory import Needs
 from fastbp.objective import Outcome
@@ -20,6 +21,7 @@ from fastbp.program import LayerSpec, Program
 
 if TYPE_CHECKING:
     from fastbp.cuda.engine import Engine as CUDAEngine
+    from fastbp.cuda.watch import Watch as CUDAWatch
     from fastbp.model import Model
 
     Engine = CPUEngine | CUDAEngine
@@ -160,3 +162,12 @@ def available(device: str) -> int | None:
 
     found = presence.memory()
     return None if found is None else found[0]
+
+
+def watch(device: str) -> "CPUWatch | CUDAWatch":
+    """What books where the time of an engine's runs goes."""
+    if device == "cpu":
+        return CPUWatch()
+    from fastbp.cuda.watch import Watch
+
+    return Watch()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastbp import devices
 from fastbp._checks import number, whole
 from fastbp.cpu.peak import peak_gflops
-from fastbp.cpu.watch import Watch
 from fastbp.feeds import ArrayFeed
 from fastbp.fit import Fit
 from fastbp.fit_options import Options
@@ -29,6 +29,15 @@ MEANING = {
     "staging": "checking and copying x and y",
     "start": "snapshot and buffers",
 }
+ON_A_GPU = {
+    "gather": "rows of the batch",
+    "forward": "forward (by slices of rows: and backward)",
+    "loss": "loss and sums",
+    "backward": "backward",
+    "steps": "whole steps, by one block of threads",
+    "launch": "copies, launching and waiting",
+}
+"""Where the time of a step goes on a GPU, beside "weights" and "python"."""
 LEAST_REPEATS = 3
 PEAK_SECONDS = 0.015
 
@@ -77,10 +86,10 @@ class Profile:
     flops : floating-point operations of a repeat
     seconds : (repeats,) of the steps of each repeat, from the first step to the end of the last
     parts : dict of (repeats,) seconds of rows, weights, waiting, launch and python, in repeats of their own with the
-        workers' clocks on; means over the threads
+        workers' clocks on; means over the threads. On a GPU of the phases of a step between events, launched one by one
     staging : (calls,) seconds in which x and y are checked and copied, once a fit
     start : (repeats,) seconds of what else happens once a fit before its first step
-    peaks : (repeats,) the machine's peak in GFLOP/s, measured before each repeat
+    peaks : (repeats,) the machine's peak in GFLOP/s, measured before each repeat; empty on a GPU, whose peak isn't
     """
 
     subject: Mapping[str, Any]
@@ -103,8 +112,8 @@ class Profile:
 
     @property
     def peak_gflops(self) -> float:
-        """The machine's peak: the best of the run, of as many threads as the model may use."""
-        return float(self.peaks.max())
+        """The machine's peak: the best of the run, of as many threads as the model may use; NaN where nobody knows."""
+        return float(self.peaks.max()) if len(self.peaks) else float("nan")
 
     @property
     def share_of_peak(self) -> Repeats:
@@ -121,18 +130,17 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data: figures, and every value they are made of."""
-        figures = {
-            "us_per_step": self.us_per_step,
-            "samples_per_second": self.samples_per_second,
-            "share_of_peak": self.share_of_peak,
-        }
+        figures = {"us_per_step": self.us_per_step, "samples_per_second": self.samples_per_second}
+        known = len(self.peaks) > 0
+        if known:
+            figures["share_of_peak"] = self.share_of_peak
         return {
             **self.subject,
             **{
                 name: {"minimum": figure.minimum, "median": figure.median, "spread": figure.spread}
                 for name, figure in figures.items()
             },
-            "peak_gflops": self.peak_gflops,
+            "peak_gflops": self.peak_gflops if known else None,
             "shares": self.shares,
             "staging_seconds": Repeats(self.staging).median,
             "start_seconds": Repeats(self.start).median,
@@ -151,8 +159,8 @@ class Profile:
         """The profile that `to_dict` wrote down."""
         raw = content["raw"]
         arrays = {name: np.array(raw[name], np.float64) for name in ("seconds", "staging", "start", "peaks")}
-        parts = {name: np.array(raw["parts"][name], np.float64) for name in PARTS}
-        return cls({name: content[name] for name in SUBJECT}, float(content["flops"]), parts=parts, **arrays)
+        parts = {name: np.array(values, np.float64) for name, values in raw["parts"].items()}
+        return cls({name: content.get(name, "cpu") for name in SUBJECT}, float(content["flops"]), parts=parts, **arrays)
 
     @classmethod
     def merged(cls, profiles: "list[Profile]") -> "Profile":
@@ -165,7 +173,7 @@ class Profile:
             np.concatenate([s * profile.seconds for s, profile in zip(scale, profiles, strict=True)]),
             {
                 name: np.concatenate([s * profile.parts[name] for s, profile in zip(scale, profiles, strict=True)])
-                for name in PARTS
+                for name in first.parts
             },
             np.concatenate([profile.staging for profile in profiles]),
             np.concatenate([profile.start for profile in profiles]),
@@ -178,27 +186,28 @@ class Profile:
     def _title(self) -> str:
         s = self.subject
         text = f"{s['network']}, {s['dtype']}, batch {s['batch_size']}, {s['optimizer']}"
-        return f"{text}, {threads_text(s['threads'])}"
+        return f"{text}, {threads_text(s['threads']) if s['device'] == 'cpu' else s['device']}"
 
     def table(self) -> list[str]:
         """The lines of the table below the title."""
         step, rate, share = self.us_per_step, self.samples_per_second, self.share_of_peak
         peak = f"of the FMA peak, {self.peak_gflops:,.0f} GFLOP/s"
+        s = self.subject
+        meaning = MEANING if s["device"] == "cpu" else MEANING | ON_A_GPU
         lines = [
             f"{'':<12}{'median':>12}{'best':>12}{'spread':>9}",
             f"{'us/step':<12}{figure(step.median):>12}{figure(step.minimum):>12}{step.spread:>9.1%}",
             f"{'samples/s':<12}{rate.median:>12,.0f}{rate.values.max():>12,.0f}{rate.spread:>9.1%}",
-            f"{'peak':<12}{share.median:>12.1%}{share.values.max():>12.1%}{share.spread:>9.1%}  {peak}",
-            "",
-            f"{'of a step':<12}{'us':>12}{'share':>12}",
         ]
+        if len(self.peaks):
+            lines.append(f"{'peak':<12}{share.median:>12.1%}{share.values.max():>12.1%}{share.spread:>9.1%}  {peak}")
+        lines += ["", f"{'of a step':<12}{'us':>12}{'share':>12}"]
         for name, part in self.shares.items():
             us = figure(part * step.median)
-            lines.append(f"{name:<12}{us:>12}{part:>12.1%}{'':>9}  {MEANING[name]}")
+            lines.append(f"{name:<12}{us:>12}{part:>12.1%}{'':>9}  {meaning[name]}")
         lines += ["", f"{'once a fit':<12}{'us':>12}"]
         for name, values in (("staging", self.staging), ("start", self.start)):
             lines.append(f"{name:<12}{figure(1e6 * Repeats(values).median):>12}{'':>21}  {MEANING[name]}")
-        s = self.subject
         lines += ["", f"{len(self.seconds)} repeats of {s['steps']:,} steps ({s['epochs']} x {s['rows']:,} rows)"]
         return lines
 
@@ -231,12 +240,15 @@ class Profile:
         times = self.us_per_step.values
         ax.plot(times, np.full(len(times), 0.55), "|", color="0.3", markersize=10, label="each repeat")
         ax.set(xlim=(0, None), ylim=(-0.5, 0.8), yticks=[], xlabel="microseconds of a step")
-        ax.set_title(f"{self._title()}: {self.share_of_peak.median:.0%} of the peak", fontsize=9)
+        share = f": {self.share_of_peak.median:.0%} of the peak" if len(self.peaks) else ""
+        ax.set_title(f"{self._title()}{share}", fontsize=9)
         ax.legend(ncols=6, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.35), frameon=False)
         return ax
 
 
-SUBJECT = ("network", "dtype", "threads", "optimizer", "loss", "batch_size", "rows", "epochs", "steps", "shuffle")
+SUBJECT = (
+    *("network", "dtype", "threads", "device", "optimizer", "loss", "batch_size", "rows", "epochs", "steps", "shuffle"),
+)
 
 
 def figure(value: float) -> str:
@@ -296,11 +308,6 @@ class _Trial:
         self.batch = min(batch, len(self.data))
         _, _, self.optimizer = self.twin._compiled("profile")
         self.engine = self.twin._ready(self.twin._scoring().objective, True, self.optimizer, False, self.batch)
-        if self.twin.device != "cpu":
-            raise ValueError(
-                "profile reads the clocks of the CPU engine's threads; on a GPU `history.seconds` has an epoch's time, "
-                "and `nsys profile python ...` shows each kernel's"
-            )
         self.original = self.engine.twin() if model._engine is None else model._engine
         self.epochs = 1
 
@@ -312,18 +319,19 @@ class _Trial:
         starts: list[float] = []
         stagings: list[float] = []
         peaks: list[float] = []
-        parts: dict[str, list[float]] = {name: [] for name in PARTS}
+        parts: dict[str, list[float]] = {}
         end = time.perf_counter() + seconds
         while len(times) < LEAST_REPEATS or time.perf_counter() < end:
-            peaks.append(peak_gflops(dtype, threads, PEAK_SECONDS))
+            if self.twin.device == "cpu":
+                peaks.append(peak_gflops(dtype, threads, PEAK_SECONDS))
             if sum(stagings) < 0.1 * seconds:
                 stagings.append(self._staging())
             start, whole, _ = self._repeat(None)
             starts.append(start)
             times.append(whole)
-            _, whole, launched = self._repeat(Watch())
+            _, whole, launched = self._repeat(devices.watch(self.twin.device))
             for name, value in (launched | {"python": max(0.0, whole - sum(launched.values()))}).items():
-                parts[name].append(value)
+                parts.setdefault(name, []).append(value)
         return Profile(
             self._subject(),
             float(self.epochs * len(self.data) * self.engine.program.flops_per_row),
@@ -355,7 +363,7 @@ class _Trial:
         self.twin._sample(self.x, self.y)
         return time.perf_counter() - start
 
-    def _repeat(self, watch: Watch | None) -> tuple[float, float, dict[str, float]]:
+    def _repeat(self, watch: Any) -> tuple[float, float, dict[str, float]]:
         """(seconds before the first step, seconds of the steps, what the watch saw of them) of one fit."""
         self.engine.copy_state(self.original)
         self.twin._updates, self.twin._epochs_seen = self.counters
@@ -375,6 +383,7 @@ class _Trial:
             "network": self.twin.widths(),
             "dtype": self.twin.compute_dtype,
             "threads": self.engine.threads,
+            "device": self.twin.device,
             "optimizer": self.optimizer.name,
             "loss": self.twin.loss_name,
             "batch_size": self.batch,

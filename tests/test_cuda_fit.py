@@ -1,5 +1,6 @@
 """What a fit takes and does, on device="cuda", beside the CPU engine."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,9 +120,33 @@ def test_a_fit_is_resumed_to_the_same_bits(tmp_path: Path, cuda: bool) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_profile_is_of_the_cpu() -> None:
-    with pytest.raises(ValueError, match="profile reads the clocks of the CPU engine's threads"):
-        fb.profile(models()[1], X, Y)
+def test_a_profile_says_where_a_step_goes(cuda: bool) -> None:
+    model = models()[1]
+    weights = model.get_weights()
+    found = fb.profile(model, X, Y, batch_size=8, seconds=0.05)
+    for a, b in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert list(found.parts) in (
+        ["steps", "launch", "python"],
+        ["gather", "forward", "loss", "backward", "weights", "launch", "python"],
+    )
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert all(share > 0 for name, share in found.shares.items() if name not in ("launch", "python"))
+    text = repr(found)
+    assert "cuda" in text.splitlines()[0] and "of the FMA peak" not in text and "launching and waiting" in text
+    written = found.to_dict()
+    assert written["peak_gflops"] is None and "share_of_peak" not in written
+    assert repr(type(found).from_dict(json.loads(json.dumps(written, allow_nan=False)))) == text
+    assert type(found).merged([found, found]).parts.keys() == found.parts.keys()
+    pytest.importorskip("matplotlib")
+    assert found.plot().get_title().endswith("cuda")
+
+
+def test_slices_of_rows_have_phases_too(cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastbp.cuda.narrow.MOST_WORK", 0)
+    monkeypatch.setattr("fastbp.cuda.slices.LEAST_ROWS", 1)
+    found = fb.profile(models()[1], X, Y, batch_size=8, seconds=0.05)
+    assert list(found.parts) == ["forward", "loss", "weights", "launch", "python"]
 
 
 def test_all_rows_at_once_by_lbfgs(cuda: bool) -> None:

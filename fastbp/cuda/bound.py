@@ -1,7 +1,7 @@
 """A step bound to buffers: the launches that it is made of, in order."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda
 from fastbp.cuda.layout import Layout
 from fastbp.cuda.shapes import Shapes, shapes
-from fastbp.cuda.step import Launch
+from fastbp.cuda.step import BACKWARD, FORWARD, GATHER, LOSS, WEIGHTS, Launch, of_phase
 from fastbp.graph import GIVEN, LATE
 from fastbp.noise_formulas import FORMULAS
 from fastbp.objective import Objective
@@ -153,12 +153,13 @@ class Bound:
     def launches(self, data: Data) -> list[Launch]:
         """A step of a run over some data."""
         if self.layout.update == GIVEN:
-            return [self._given(), *self._late_update(), *self._constraints()]
-        found = [*self._beginning(data), *self._forward(), *self._end(data)]
+            return of_phase(WEIGHTS, [self._given(), *self._late_update(), *self._constraints()])
+        found = [*of_phase(GATHER, self._beginning(data)), *of_phase(FORWARD, self._forward())]
+        found += of_phase(LOSS, self._end(data))
         if self.layout.backward:
-            found += [*self._backward(), *self._learning()]
+            found += [*of_phase(BACKWARD, self._backward()), *of_phase(WEIGHTS, self._learning())]
         if data.result is not None:
-            found.append(self._scatter(data))
+            found.append(replace(self._scatter(data), phase=found[-1].phase))
         return found
 
     def _beginning(self, data: Data) -> Iterator[Launch]:

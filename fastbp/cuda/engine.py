@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from fastbp.cuda.layout import Layout, Rows
 from fastbp.cuda.presence import in_words
 from fastbp.cuda.shapes import shapes
 from fastbp.cuda.step import Step
+from fastbp.cuda.watch import Watch
 from fastbp.device_arrays import OnDevice
 from fastbp.graph import GIVEN, update_mode
 from fastbp.objective import DIVERGED, Objective, Outcome
@@ -50,7 +52,7 @@ class Engine:
     Attributes
     ----------
     program : the network in this engine's order
-    watch : nobody's
+    watch : where the time of each run is booked, None (default) where nobody asks
     shown : whether lines on stderr say what is compiled
     products : what makes the launches of products
     """
@@ -59,7 +61,7 @@ class Engine:
     def __init__(self, layers: Sequence[LayerSpec], dtype: np.dtype) -> None:
         self.program = Program(layers, dtype, Rows())
         self.threads = 1
-        self.watch = None
+        self.watch: Watch | None = None
         self.shown = False
         self.products: Any = products.Tiles
         self.lock = threading.RLock()
@@ -563,6 +565,7 @@ class Prepared:
     def start(self) -> None:
         """Launch the steps and wait for them."""
         engine, ready, bound = self.engine, self.ready, self.ready.bound
+        watch, begin = engine.watch, time.perf_counter()
         engine._send()
         data, place = self.data(), int(self.table[lo.GRADIENT])
         for where, what in ((bound.sums, self.sums), (bound.coefficients, self.coefficients)):
@@ -576,7 +579,8 @@ class Prepared:
         for first in range(0, self.steps, ahead):
             if stop[0]:
                 break
-            step.run(0, min(ahead, self.steps - first))
+            now = min(ahead, self.steps - first)
+            step.run(0, now) if watch is None else watch.run(step, 0, now)
         self.table = bound.table.copy_to_host()
         if ready.optimizer is not None:
             engine._read = False
@@ -588,6 +592,8 @@ class Prepared:
             self._take(data.result, 0, self.result)
         for source, target in zip(data.kept, self.kept, strict=True):
             self._take(source, 0, target)
+        if watch is not None:
+            watch.seconds += time.perf_counter() - begin
 
     def whole(self, request: dict[str, Any]) -> Outcome:
         """Launch the steps and wait for them, block by block where the data doesn't fit the device.

@@ -19,7 +19,7 @@ from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, kernel, simulated
 from fastbp.cuda.narrow_code import FIRSTS, Writer
 from fastbp.cuda.narrow_net import Network, Shared
-from fastbp.cuda.step import Launch
+from fastbp.cuda.step import WHOLE, Launch
 from fastbp.graph import GIVEN
 from fastbp.operations import DENSE
 
@@ -129,7 +129,7 @@ class Narrow:
         bases[-1] = np.iinfo(np.int64).max
         arrays = bound.table, bound.params, bound.constants, bound.coefficients, bound.sums
         arguments = cuda.to_device(bases), *arrays, data.x, data.y, data.rows, data.weights, data.present
-        self.launches: Sequence[Launch] = [Launch(made, (1,), net.threads, (1, *arguments), shared)]
+        self.launches: Sequence[Launch] = [Launch(made, (1,), net.threads, (1, *arguments), shared, WHOLE)]
 
     def run(self, stream: Any, steps: int) -> None:
         """See ``step.Step``."""

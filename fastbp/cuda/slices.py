@@ -19,7 +19,7 @@ from fastbp.cuda.narrow_code import Writer
 from fastbp.cuda.narrow_net import Network, Shared
 from fastbp.cuda.rows import goes_on
 from fastbp.cuda.shapes import Shapes
-from fastbp.cuda.step import Launch
+from fastbp.cuda.step import FORWARD, LOSS, WEIGHTS, Launch, of_phase
 from fastbp.graph import GIVEN
 from fastbp.program import round_up
 
@@ -222,4 +222,5 @@ def launches(bound: "Bound", data: "Data") -> list[Launch]:
     through = Launch(written(net, bound.objective.tallies), (blocks,), net.threads, arguments, at.bytes)
     own = bound.table, partial, bound.params, blocks, at.distance
     added = Launch(add_up(bound.dtype, sizes), (-(-at.distance // sizes.flat),), sizes.flat, own)
-    return [through, *bound.closing(data), added, *bound.updating()]
+    ending = of_phase(WEIGHTS, [added, *bound.updating()])
+    return [*of_phase(FORWARD, [through]), *of_phase(LOSS, bound.closing(data)), *ending]

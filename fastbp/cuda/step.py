@@ -1,10 +1,15 @@
 """A step as a short list of launches, and who runs it: one launch after the other, or by another way in its place."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fastbp.cuda import device
+
+PHASES = GATHER, FORWARD, LOSS, BACKWARD, WEIGHTS = "gather", "forward", "loss", "backward", "weights"
+"""The phases of a step, in their order."""
+WHOLE = "steps"
+"""The phase of a launch that takes whole steps."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,7 @@ class Launch:
     block : threads of a block
     arguments : numbers and device arrays
     shared : bytes of shared memory
+    phase : which of `PHASES` it is part of
     """
 
     kernel: Any
@@ -25,10 +31,16 @@ class Launch:
     block: int
     arguments: tuple[Any, ...]
     shared: int = 0
+    phase: str = ""
 
     def __call__(self, stream: Any) -> None:
         """Put it into the stream."""
         device.launch(self.kernel, self.grid, self.block, stream, self.shared, *self.arguments)
+
+
+def of_phase(phase: str, launches: Iterable[Launch]) -> list[Launch]:
+    """The launches, each of that phase from now on."""
+    return [replace(launch, phase=phase) for launch in launches]
 
 
 class Step(Protocol):
