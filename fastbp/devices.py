@@ -10,7 +10,7 @@ import numpy as np
 from fastbp import memory
 from fastbp._checks import DTYPES
 from fastbp.cpu.engine import Engine as CPUEngine
-from fastbp.cpu.engine import run_together
+from fastbp.cpu.together import run_together
 from fastbp.cpu.watch import Watch as CPUWatch
 from fastbp.device_arrays import OnDevice
 from fastbp.memory import Needs

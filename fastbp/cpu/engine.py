@@ -21,6 +21,7 @@ from fastbp.cpu import bfloat16, binding, operations, rules, serving, sparse, ta
 from fastbp.cpu.launch import LAUNCHERS, in_background
 from fastbp.cpu.runs import Chain, Prepared, start_chains
 from fastbp.cpu.tile import geometry
+from fastbp.cpu.together import Beside
 from fastbp.cpu.watch import Watch
 from fastbp.graph import GIVEN, LATE, update_mode
 from fastbp.objective import EVALUATION_ROWS, Objective, Outcome
@@ -108,6 +109,7 @@ class Engine:
     program : the network in this engine's order
     weights : the flat parameters
     watch : where the time of each run is booked, None (default) where nobody asks
+    beside : what is shared while runs that follow each other are prepared (see ``cpu.together``), else None
     shown : whether someone wants to see what takes long
     """
 
@@ -132,6 +134,7 @@ class Engine:
         self.lock = threading.RLock()
         self.stop_flag = np.zeros(8, np.int64)
         self.watch: Watch | None = None
+        self.beside: Beside | None = None
         self.shown = False
 
     @property
@@ -331,7 +334,8 @@ class Engine:
             most = most_workspaces((1 + self._moments) * self.program.parameter_bytes)
             while len(self._bound) >= 4 or (self._bound and plan.nbytes + self._workspaces() > most):
                 self._bound.pop(next(iter(self._bound)))
-            self._bound[key] = self._make(plan, threads, objective, is_sparse)
+            borrowed = None if self.beside is None else self.beside.borrowed(self, key)
+            self._bound[key] = borrowed or self._make(plan, threads, objective, is_sparse)
         return self._bound[key]
 
     def _workspaces(self) -> int:
@@ -552,9 +556,8 @@ class Engine:
         run[pg.ACCUMULATE] = 1
         tables, extra = [coefficients], None
         if optimizer is not None:
-            numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
             rates = list(dict.fromkeys(layer.rate for layer in self.program.layers))
-            tables = [optimizer.coefficients(numbers, rate) for rate in rates]
+            tables = self._coefficients(optimizer, updates, steps, rates)
             places = [rates.index(layer.rate) for layer in self.program.layers]
             if given is not None:
                 gradient = given
@@ -597,6 +600,18 @@ class Engine:
         run[pg.UNFIT] = 0 if unfit is None or bound.entries else unfit.ctypes.data
         used = bound, unfit, x, y, rows, weights, present, gradient, result, coefficients, sync, kept, extra
         return Prepared(run, threads, work, sums, status, bound.plan, used)
+
+    def _coefficients(self, optimizer: Optimizer, updates: int, steps: int, rates: list[float]) -> list[np.ndarray]:
+        """Those of so many steps after so many updates, for each multiplier of the learning rate."""
+
+        def make() -> list[np.ndarray]:
+            numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
+            return [optimizer.coefficients(numbers, rate) for rate in rates]
+
+        if self.beside is None:
+            return make()
+        made: list[np.ndarray] = self.beside.made((optimizer, updates, steps, *rates), make)
+        return made
 
     def refresh_copies(self, table: np.ndarray) -> None:
         """The weights' copies in bfloat16, after someone else than a step may have written the weights."""
@@ -645,30 +660,3 @@ class Engine:
             prepared = self.prepare(none, batch=1, optimizer=optimizer, updates=updates, given=gradient)
             self._launch(prepared)
             self._stale = True
-
-
-def run_together(
-    requests: Sequence[tuple[Engine, dict[str, Any]]], meanwhile: contextlib.AbstractContextManager[Any]
-) -> list[tuple[Outcome, float]]:
-    """Runs of several engines, one after the other on this thread, entered once.
-
-    Parameters
-    ----------
-    requests : engines of one thread, each once, and what `Engine.run` takes
-    meanwhile : entered while the kernels run
-
-    Returns
-    -------
-    list of each one's outcome and seconds
-    """
-    with contextlib.ExitStack() as locks:
-        for engine in sorted((engine for engine, _ in requests), key=id):  # one order for all who hold several
-            locks.enter_context(engine.lock)
-        chains = []
-        for engine, request in requests:
-            options = {name: value for name, value in request.items() if name != "held"}
-            chains.append(engine._chain(engine.prepare(**options), request["held"], request["objective"]))
-            engine.stop_flag[0] = 0
-        with meanwhile:
-            seconds = start_chains(chains)
-        return [(chain.outcome(None), part) for chain, part in zip(chains, seconds, strict=True)]
