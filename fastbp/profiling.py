@@ -160,7 +160,9 @@ class Profile:
         raw = content["raw"]
         arrays = {name: np.array(raw[name], np.float64) for name in ("seconds", "staging", "start", "peaks")}
         parts = {name: np.array(values, np.float64) for name, values in raw["parts"].items()}
-        return cls({name: content.get(name, "cpu") for name in SUBJECT}, float(content["flops"]), parts=parts, **arrays)
+        return cls(
+            {name: content[name] for name in SUBJECT if name in content}, float(content["flops"]), parts=parts, **arrays
+        )
 
     @classmethod
     def merged(cls, profiles: "list[Profile]") -> "Profile":
@@ -183,17 +185,22 @@ class Profile:
     def __repr__(self) -> str:
         return "\n".join([self._title(), *self.table()])
 
+    @property
+    def _device(self) -> str:
+        """Where it was measured: files of older versions don't say."""
+        return str(self.subject.get("device", "cpu"))
+
     def _title(self) -> str:
         s = self.subject
         text = f"{s['network']}, {s['dtype']}, batch {s['batch_size']}, {s['optimizer']}"
-        return f"{text}, {threads_text(s['threads']) if s['device'] == 'cpu' else s['device']}"
+        return f"{text}, {threads_text(s['threads']) if self._device == 'cpu' else self._device}"
 
     def table(self) -> list[str]:
         """The lines of the table below the title."""
         step, rate, share = self.us_per_step, self.samples_per_second, self.share_of_peak
         peak = f"of the FMA peak, {self.peak_gflops:,.0f} GFLOP/s"
         s = self.subject
-        meaning = MEANING if s["device"] == "cpu" else MEANING | ON_A_GPU
+        meaning = MEANING if self._device == "cpu" else MEANING | ON_A_GPU
         lines = [
             f"{'':<12}{'median':>12}{'best':>12}{'spread':>9}",
             f"{'us/step':<12}{figure(step.median):>12}{figure(step.minimum):>12}{step.spread:>9.1%}",
