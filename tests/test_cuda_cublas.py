@@ -139,6 +139,25 @@ def test_the_quickest_way_is_kept_for_the_next_process(tmp_path: Path) -> None:
     assert bind(again) == 3
 
 
+def test_ways_that_do_not_work_after_all_are_left_out(tmp_path: Path) -> None:
+    broken = Lt.cuBLASLtError(15)
+
+    def clock(launch: Any) -> float:
+        if launch.kept[0].view(np.uint64)[0] in refused:
+            raise broken
+        return 1.0
+
+    refused = {2}
+    assert bind(made(Lt(), tmp_path / "some.json", clock)) == 3
+    refused = {2, 3}
+    library = made(Lt(), tmp_path / "none.json", clock)
+    room = np.zeros(64, np.float32)
+    assert library.bind(Shape(2, 2, 2, 2, 2, 2), Addresses(*[start(room)] * 3)) is None
+    broken.status = 13
+    with pytest.raises(Lt.cuBLASLtError):
+        library.bind(Shape(2, 2, 2, 2, 2, 2), Addresses(*[start(room)] * 3))
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"x": 1}', "{"])
 def test_a_damaged_file_is_as_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "products.json"
@@ -152,6 +171,15 @@ def test_without_a_place_to_keep_choices_the_librarys_first_is_taken() -> None:
 
 
 # ---------------------------------------------------------------- what is installed
+
+
+def test_a_library_that_does_not_start_is_as_a_missing_one(lt: Lt, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise lt.cuBLASLtError(1)
+
+    monkeypatch.setattr(lt, "create", refuse)
+    with pytest.raises(RuntimeError, match=r"cuBLASLt doesn't start .*status 1"):
+        made(lt)
 
 
 def test_the_simulator_has_no_library() -> None:

@@ -236,7 +236,10 @@ class CublasLt:
 
     def __init__(self, bindings: Any, choices: Choices, clock: Callable[[Launch], float] | None) -> None:
         self._lt, self._choices, self._clock = bindings, choices, clock
-        self._handle = bindings.create()
+        try:
+            self._handle = bindings.create()
+        except bindings.cuBLASLtError as error:  # no RuntimeError, as missing libraries are
+            raise RuntimeError(f"cuBLASLt doesn't start ({error})") from error
         self._workspace = device.cuda.device_array(WORKSPACE, np.uint8)
         self._place = f"{presence.report().get('device', '')} {bindings.get_version()}"
 
@@ -266,7 +269,11 @@ class CublasLt:
             launch.kept = algorithm, factors, self  # type: ignore[attr-defined]
             return launch
 
-        return made(self._chosen(shape, at, candidates, made))
+        chosen = self._chosen(shape, at, candidates, made)
+        if chosen is None:
+            self._destroy(description, lt_shapes)
+            return None
+        return made(chosen)
 
     def _put(self, setter: Callable[..., None], target: int, attribute: Any, kind: Any, value: int) -> None:
         cell = np.array(value, kind)
@@ -339,8 +346,11 @@ class CublasLt:
 
     def _chosen(
         self, shape: Shape, at: Addresses, candidates: np.ndarray, made: Callable[[np.ndarray], Launch]
-    ) -> np.ndarray:
-        """The way that was chosen before, else the quickest of the candidates, else the library's first."""
+    ) -> np.ndarray | None:
+        """The way that was chosen before, else the quickest of the candidates, else the library's first.
+
+        None where each was tried, and none works: the library is asked for what it thinks of, not for what it can.
+        """
         lines = (at.out, at.a, at.b)
         key = json.dumps([self._place, *asdict(shape).values(), *map(_alignment, lines)])
         known = self._choices.get(key)
@@ -348,10 +358,22 @@ class CublasLt:
             return np.frombuffer(known, np.uint8).copy()
         best = candidates[0].copy()
         if self._clock is not None and self._choices.path is not None and len(candidates) > 1:
-            times = [self._clock(made(way.copy())) for way in candidates]
+            times = [self._timed(made(way.copy())) for way in candidates]
+            if min(times) == float("inf"):
+                return None
             best = candidates[int(np.argmin(times))].copy()
             self._choices.put(key, best.tobytes())
         return best
+
+    def _timed(self, launch: Launch) -> float:
+        """What the clock says of a way; infinity of one that doesn't work."""
+        assert self._clock is not None
+        try:
+            return self._clock(launch)
+        except self._lt.cuBLASLtError as error:
+            if error.status not in UNKNOWN:
+                raise
+            return float("inf")
 
     def _destroy(self, description: int, layouts: Sequence[int]) -> None:
         self._lt.matmul_desc_destroy(description)
