@@ -407,8 +407,9 @@ def _array(x: Any, name: str, missing: bool = False) -> NDArray[Any]:
     if hasattr(x, "to_numpy"):
         gaps = np.asarray(x.isna() if hasattr(x, "isna") else x.is_null() if hasattr(x, "is_null") else False)
         if gaps.any() and not missing:
+            count = int(np.count_nonzero(gaps))
             raise ValueError(
-                f"{name} contains NaN or infinity: {np.count_nonzero(gaps)} missing values, the first in row "
+                f"{name} contains NaN or infinity: {count} missing value{'s' * (count > 1)}, the first in row "
                 f"{np.argmax(gaps)}; fill them or drop those rows"
             )
         if gaps.any() and hasattr(x, "isna"):

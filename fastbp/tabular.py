@@ -92,7 +92,8 @@ class TabularEncoder:
 
     Numbers are standardised, text and categories become one-hot, missing values become the mean (or all zeros) with a
     column of their own that flags them. What it learned is plain data: ``model.meta.update(encoder.to_meta())`` stores
-    it in the model file, ``TabularEncoder.from_meta(model.meta)`` takes it back.
+    it in the model file, ``TabularEncoder.from_meta(model.meta)`` takes it back. In a scikit-learn pipeline it stands
+    before the estimator, as its own transformers do.
 
     Parameters
     ----------
@@ -136,6 +137,9 @@ class TabularEncoder:
         *,
         codes: bool = False,
     ) -> None:
+        self._take(max_categories, categorical, unknown, codes)
+
+    def _take(self, max_categories: int, categorical: Sequence[str], unknown: str, codes: bool) -> None:
         if isinstance(max_categories, bool) or not isinstance(max_categories, int) or max_categories < 1:
             raise ValueError(f"max_categories must be a whole number of at least 1, got {max_categories!r}")
         if unknown not in ("error", "ignore"):
@@ -150,6 +154,44 @@ class TabularEncoder:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TabularEncoder) and self.__dict__ == other.__dict__
+
+    # -------------------------------------------------- what scikit-learn's pipelines and searches ask for
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name; `deep` changes nothing."""
+        return {name: getattr(self, name) for name in ("max_categories", "categorical", "unknown", "codes")}
+
+    def set_params(self, **params: Any) -> "TabularEncoder":
+        """Set parameters by name; what was learned stays until the next `fit`.
+
+        Raises
+        ------
+        ValueError : a name that is none, or a value that `TabularEncoder` refuses
+        """
+        known = self.get_params()
+        if unknown := [name for name in params if name not in known]:
+            raise ValueError(f"TabularEncoder has no parameter {unknown[0]!r}; there are {', '.join(known)}")
+        self._take(**known | params)
+        return self
+
+    def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """`feature_names_out_` as an array; `input_features` aren't looked at."""
+        return np.array(self.feature_names_out_, object)
+
+    def __sklearn_clone__(self) -> "TabularEncoder":
+        return TabularEncoder(**self.get_params())
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "columns_")
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        takes = InputTags(string=True, categorical=True, allow_nan=True)
+        target = TargetTags(required=False)
+        return Tags(estimator_type=None, target_tags=target, transformer_tags=TransformerTags(), input_tags=takes)
+
+    # -------------------------------------------------- the columns
 
     @property
     def feature_names_in_(self) -> list[str]:

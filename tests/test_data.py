@@ -246,7 +246,7 @@ def test_pandas_nullable_and_repeated_columns():
 def test_polars_nulls():
     polars = pytest.importorskip("polars")
     with pytest.raises(
-        ValueError, match=r"column 'a' of x contains NaN or infinity: 1 missing values, the first in row 1"
+        ValueError, match=r"column 'a' of x contains NaN or infinity: 1 missing value, the first in row 1"
     ):
         as_matrix(polars.DataFrame({"a": [1, None], "b": [True, False]}), np.float32)
 
@@ -256,7 +256,7 @@ def test_series(frames):
     np.testing.assert_array_equal(y, [[1], [2]])
     labels = as_targets(frames.DataFrame({"y": [1, 0]}), "labels", 2, np.float32, rows=2)
     np.testing.assert_array_equal(labels, [1, 0])
-    with pytest.raises(ValueError, match="y contains NaN or infinity: 1 missing values, the first in row 1"):
+    with pytest.raises(ValueError, match="y contains NaN or infinity: 1 missing value, the first in row 1"):
         as_targets(frames.Series([1, None]), "dense", 1, np.float32, rows=2)
     with pytest.raises(ValueError, match="one dimension"):
         as_matrix(frames.Series([1.0, 2.0]), np.float32)

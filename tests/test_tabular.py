@@ -9,8 +9,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 import fastbp as fb
+from fastbp.estimators import MLPClassifier
 from fastbp.tabular import CategoryColumn, NumberColumn
 
 TABLE = pd.DataFrame(
@@ -149,3 +154,31 @@ def test_any_table_comes_through_a_file(data: st.DataObject, rows: int, block: i
     assert abs(got[known, last].mean()) < 1e-6 and (got[~known, last] == 0).all()
     if not known.all():
         np.testing.assert_array_equal(got[:, last + 1], ~known)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_step_of_a_pipeline() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": rng.normal(size=60), "town": rng.choice(["Rome", "Oslo", "Ulm"], 60)})
+    frame.loc[::7, "size"] = np.nan
+    steps = make_pipeline(
+        fb.TabularEncoder(unknown="ignore"), MLPClassifier((4,), learning_rate_init=0.05, max_iter=30, random_state=0)
+    )
+    grid = {"tabularencoder__max_categories": [1, 3], "tabularencoder__categorical": [[], ["town"]]}
+    search = GridSearchCV(steps, grid, cv=3, error_score="raise").fit(frame, frame["town"])
+    assert search.best_params_["tabularencoder__max_categories"] == 3 and search.best_score_ > 0.8
+    names = search.best_estimator_[:-1].get_feature_names_out()
+    assert names.tolist() == ["size", "size is missing", "town=Oslo", "town=Rome", "town=Ulm"]
+    copy = clone(search.best_estimator_[0])
+    assert copy.get_params() == search.best_estimator_[0].get_params() and repr(copy) == "TabularEncoder()"
+    with pytest.raises(NotFittedError):
+        clone(steps).predict(frame)
+
+
+def test_wrong_parameters_leave_the_old_ones() -> None:
+    encoder = fb.TabularEncoder(max_categories=5)
+    with pytest.raises(ValueError, match="no parameter 'most'; there are max_categories, categorical, unknown, codes"):
+        encoder.set_params(most=3)
+    with pytest.raises(ValueError, match="unknown must be"):
+        encoder.set_params(max_categories=7, unknown="drop")
+    assert encoder.get_params() == fb.TabularEncoder(5).get_params()
