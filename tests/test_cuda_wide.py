@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import fastbp as fb
 from fastbp import losses
 from fastbp.cuda import captured, cublas, narrow, products, wide
 from fastbp.cuda.engine import Engine
+from fastbp.cuda.shapes import DEVICE
 from fastbp.objective import Objective
 
 UNKNOWN = "RELU_AUX_BIAS", "RELU_BIAS", "BGRADA", "BIAS", "DRELU"
@@ -165,6 +167,13 @@ for made, signature, threads in cases:
 print(len(cases))
 """
     assert python(code).strip() == "6"
+
+
+def test_millions_of_rows_fit_into_a_grid() -> None:
+    """CUDA takes 2^31 - 1 blocks along a grid's first axis, 65,535 along the others."""
+    bound: Any = SimpleNamespace(layout=SimpleNamespace(batch=5_000_000))
+    for tile in DEVICE.tiles:
+        assert products.Tiles(bound)._grid(tile, 1000) == (-(-5_000_000 // tile.rows), -(-1000 // tile.columns))
 
 
 # ---------------------------------------------------------------- graphs

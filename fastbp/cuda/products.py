@@ -171,7 +171,7 @@ def forward(dtype: np.dtype, tile: Tile, precision: str, row: Activation | None)
         sums = cuda.local.array(count, dtype)
         for i in range(count):
             sums[i] = kind(0)
-        m0, n0 = cuda.blockIdx.y * tile_rows, cuda.blockIdx.x * tile_columns
+        m0, n0 = cuda.blockIdx.x * tile_rows, cuda.blockIdx.y * tile_columns
         m, n, k = t[lo.ROWS], t[op + lo.OUT], t[op + lo.IN]
         w, ldw = t[op + lo.W], t[op + lo.LDW]
         multiply(sums, share, work, t[op + lo.A], t[op + lo.LDA], 1, params, w, ldw, 1, m0, n0, m, n, k)
@@ -209,7 +209,7 @@ def input_gradient(dtype: np.dtype, tile: Tile, precision: str, row: Activation 
         sums = cuda.local.array(count, dtype)
         for i in range(count):
             sums[i] = kind(0)
-        m0, n0 = cuda.blockIdx.y * tile_rows, cuda.blockIdx.x * tile_columns
+        m0, n0 = cuda.blockIdx.x * tile_rows, cuda.blockIdx.y * tile_columns
         m, n, k = t[lo.ROWS], t[op + lo.IN], t[op + lo.OUT]
         w, ldw = t[op + lo.W], t[op + lo.LDW]
         multiply(sums, share, work, t[op + lo.DZ], t[op + lo.LDDZ], 1, params, w, 1, ldw, m0, n0, m, n, k)
@@ -318,13 +318,18 @@ class Tiles:
         shared = shared_numbers(tile) * self._bound.dtype.itemsize
         return Launch(made, grid, tile.threads, arguments, shared)
 
+    def _grid(self, tile: Tile, columns: int) -> tuple[int, int]:
+        """Blocks of a matrix with a row for each of the batch, rows first: CUDA takes 65,535 along the second axis,
+        fewer than 3 million rows may need."""
+        return -(-self._bound.layout.batch // tile.rows), -(-columns // tile.columns)
+
     def forward(self, op: int) -> list[Launch]:
         """See `Products`."""
         bound, layer = self._bound, self._bound.layout.layers[op]
         tile = bound.shapes.tile(bound.dtype.itemsize, (bound.layout.batch, layer.fan_out))
         plain = layer.activation is IDENTITY or not bound.layout.fused[op]
         made = forward(bound.dtype, tile, self.precision, None if plain else layer.activation)
-        grid = -(-layer.fan_out // tile.columns), -(-bound.layout.batch // tile.rows)
+        grid = self._grid(tile, layer.fan_out)
         arguments = bound.table, bound.layout.field(op), bound.params, bound.work, bound.constants
         return [self._launch(made, tile, grid, *arguments)]
 
@@ -335,7 +340,7 @@ class Tiles:
         tile = bound.shapes.tile(bound.dtype.itemsize, (layout.batch, layer.fan_in))
         row = layout.layers[before].activation if before >= 0 else IDENTITY
         made = input_gradient(bound.dtype, tile, self.precision, None if row is IDENTITY else row)
-        grid = -(-layer.fan_in // tile.columns), -(-layout.batch // tile.rows)
+        grid = self._grid(tile, layer.fan_in)
         fields = layout.field(op), layout.field(max(before, 0))
         return [self._launch(made, tile, grid, bound.table, *fields, bound.params, bound.work, bound.constants)]
 
