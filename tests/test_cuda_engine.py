@@ -293,6 +293,7 @@ def test_sums_over_many_rows_are_cut_in_parts(
     from fastbp.cuda import products
 
     monkeypatch.setattr("fastbp.cuda.narrow.MOST_WORK", 0)
+    monkeypatch.setattr("fastbp.cuda.slices.LEAST_ROWS", 1 << 40)
     seen: list[int] = []
     learn = products.learn
     monkeypatch.setattr(products, "learn", lambda *options: seen.append(1) or learn(*options))
