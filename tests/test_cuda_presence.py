@@ -1,7 +1,9 @@
 """What people meet without a GPU, or with a driver that doesn't fit: a sentence each."""
 
+import gc
 import importlib.util
 import re
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -232,6 +234,37 @@ def test_code_that_is_too_new_for_the_driver_names_both(monkeypatch: pytest.Monk
     machine(monkeypatch, Driver((13, 0)), toolkit=(13, 5))
     found = presence.explained(ApiError("CUDA_ERROR_UNSUPPORTED_PTX_VERSION"))
     assert re.search(r"driver \(CUDA 13.0\) is older than the toolkit \(CUDA 13.5\).*nvjitlink", str(found))
+
+
+def test_what_nobody_uses_is_given_back_before_memory_is_called_full() -> None:
+    class Buffers:
+        own: Any = None
+
+    def make() -> str:
+        if kept() is not None:
+            raise ApiError("CUDA_ERROR_OUT_OF_MEMORY")
+        return "made"
+
+    gc.disable()
+    try:
+        buffers = Buffers()
+        buffers.own, kept = buffers, weakref.ref(buffers)
+        del buffers
+        assert presence.roomy(make) == "made"
+    finally:
+        gc.enable()
+
+
+def test_other_errors_are_not_tried_again() -> None:
+    tries: list[int] = []
+
+    def make() -> None:
+        tries.append(1)
+        raise ApiError("CUDA_ERROR_LAUNCH_FAILED")
+
+    with pytest.raises(ApiError, match="CUDA_ERROR_LAUNCH_FAILED"):
+        presence.roomy(make)
+    assert len(tries) == 1
 
 
 def test_a_forked_process_is_told_to_spawn() -> None:

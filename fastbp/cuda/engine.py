@@ -19,7 +19,7 @@ from fastbp.cuda.bound import Bound, Data
 from fastbp.cuda.compiling import make_ready
 from fastbp.cuda.device import cuda, launch, zeros
 from fastbp.cuda.layout import Layout, Rows
-from fastbp.cuda.presence import in_words
+from fastbp.cuda.presence import in_words, roomy
 from fastbp.cuda.shapes import shapes
 from fastbp.cuda.step import Step
 from fastbp.cuda.watch import Watch
@@ -486,7 +486,8 @@ class _Ready:
     @functools.cached_property
     def bound(self) -> Bound:
         """The step with its buffers, made when it is first launched."""
-        return self.bind()
+        found: Bound = roomy(self.bind)
+        return found
 
     def room(self, name: str, size: int) -> Any:
         """A device array of at least so many numbers, for what a run gives."""
@@ -567,7 +568,7 @@ class Prepared:
         engine, ready, bound = self.engine, self.ready, self.ready.bound
         watch, begin = engine.watch, time.perf_counter()
         engine._send()
-        data, place = self.data(), int(self.table[lo.GRADIENT])
+        data, place = roomy(self.data), int(self.table[lo.GRADIENT])
         for where, what in ((bound.sums, self.sums), (bound.coefficients, self.coefficients)):
             ready.write(where, what)
         bound.table.copy_to_device(self.table)

@@ -1,11 +1,12 @@
 """Whether a GPU can be used here, and why not: each obstacle in one sentence that says what to do."""
 
 import functools
+import gc
 import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -286,6 +287,20 @@ def explained(error: BaseException) -> Exception | None:
         f"the GPU failed with {found[0]}: start the process again and check nvidia-smi; where it stays, please report "
         f"it, {CPU_INSTEAD}"
     )
+
+
+def roomy(make: Callable[[], Any]) -> Any:
+    """What `make` gives; where the GPU's memory is full, once more after what nobody uses any more was given back.
+
+    Buffers of steps refer to each other, so that Python's collector alone finds them, and a full GPU doesn't wake it.
+    """
+    try:
+        return make()
+    except Exception as error:
+        if not isinstance(explained(error), MemoryError):
+            raise
+    gc.collect()
+    return make()
 
 
 @contextmanager
