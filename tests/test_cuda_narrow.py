@@ -235,6 +235,46 @@ def test_rows_that_are_chosen_weighted_and_masked(
     assert taken[0] == "Narrow" and taken[-1] == "Launches"
 
 
+def noisy(kind: str) -> fb.Model:
+    """Noise of inputs and of activations, of each kind; an activation whose slope is computed of what noise changes."""
+    layers = {
+        "dropout": [fb.Dense(6, "tanh"), fb.Dropout(0.3), fb.Dense(5, "gelu"), fb.Dropout(0.2), fb.Dense(2)],
+        "alpha": [fb.Dense(6, "selu"), fb.AlphaDropout(0.2), fb.Dense(2)],
+        "inputs": [fb.GaussianNoise(0.3), fb.Dense(6, "sigmoid"), fb.GaussianDropout(0.2), fb.Dense(2)],
+        "frozen": [
+            fb.Dropout(0.2),
+            fb.Dense(6, "tanh", trainable=False),
+            fb.Dropout(0.3),
+            fb.Dense(5, "relu", kernel_regularizer="l2", lr_multiplier=0.5),
+            fb.GaussianDropout(0.3),
+            fb.Dense(2),
+        ],
+    }
+    model = fb.Model(layers[kind], device="cuda", seed=3)
+    model.build(4)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["dropout", "alpha", "inputs", "frozen"])
+def test_noise_is_part_of_the_code(
+    kind: str, cuda: bool, taken: list[str], sliced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one block, in several launches of several steps, by slices of rows, and launch by launch: the same noise."""
+    found = []
+    monkeypatch.setattr(narrow, "STEPS_AHEAD", 3)
+    for most, least in ((8e6, 1), (0, 1), (0, 100)):
+        monkeypatch.setattr(narrow, "MOST_WORK", most)
+        monkeypatch.setattr(slices, "LEAST_ROWS", least)
+        found.append(train(noisy(kind), "mse", fb.Adam(0.02), batch=12, metrics=["mae"]))
+    alike(found[0], found[2])
+    alike(found[1], found[2])
+    assert taken == ["Narrow", "Launches", "Launches"] and set(sliced) == {12}
+    monkeypatch.setattr(narrow, "MOST_WORK", 8e6)
+    model = noisy(kind)
+    model.compile("sgd", "mse")
+    np.testing.assert_array_equal(model.predict(inputs(9, 4)), model.predict(inputs(9, 4)))
+
+
 REASONS: dict[str, tuple[str, Any, Any, str]] = {
     "norms": ("tanh", fb.SGD(0.1, clipnorm=1.0), {}, "Launches"),
     "groups": ("tanh", fb.SGD(0.1, gradient_accumulation_steps=2), {}, "Launches"),
@@ -256,7 +296,9 @@ def test_other_layers_and_sizes_go_launch_by_launch(
     cuda: bool, taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = [
-        fb.Model([fb.Dense(4), fb.Dropout(0.2), fb.Dense(2)], device="cuda"),
+        fb.Model([fb.Dense(4), fb.LayerNormalization(), fb.Dense(2)], device="cuda"),
+        fb.Model([fb.Dense(4), fb.Dropout(0.2), fb.GaussianNoise(0.1), fb.Dense(2)], device="cuda"),
+        fb.Model([fb.Dense(2), fb.Dropout(0.2)], device="cuda"),
         fb.Model([fb.Dense(narrow.WIDEST + 1), fb.Dense(2)], device="cuda"),
         fb.Model([*(fb.Dense(2) for _ in range(narrow.MOST_LAYERS)), fb.Dense(2)], device="cuda"),
     ]
@@ -265,7 +307,7 @@ def test_other_layers_and_sizes_go_launch_by_launch(
         train(model, "mse", "sgd", epochs=1)
     monkeypatch.setattr(narrow.device, "shared_bytes", lambda: 4096)
     train(make([20, 10, 1], device="cuda"), "mse", "adam", epochs=1)
-    assert taken == ["Launches"] * 4
+    assert taken == ["Launches"] * 6
 
 
 def test_every_activation_stands_in_the_code() -> None:
@@ -287,6 +329,9 @@ def _net(hidden: str = "relu", **options: Any) -> Any:
         "biased": (True, True),
         "places": ((0, 12), (256, 4)),
         "activations": (row, fb.activations.IDENTITY),
+        "noises": (None, None),
+        "ops": (0, 1),
+        "count": 2,
         "learning": (0, 1),
         "lowest": 1,
         "penalised": (),
@@ -344,6 +389,7 @@ for loss, capabilities in zip(losses, (((7, 5), (9, 0)), ((10, 0),))):
         hidden="gelu", dtype=dtype, widths=(8, 6, 3), places=((0, 8), (72, 4)), loss=loss, labels=labels,
         tallies=tuple(TALLIES[name] for name in names[: 2 if labels else 3]), penalised=(0, 1),
         numbers=optimizer.width + 1, update=rules.update(optimizer, dtype),
+        noises=(("gaussian_noise", 0), ("dropout", 2)), ops=(1, 3), count=4,
     )
     made, shared = narrow.written(net)
     for capability in capabilities:

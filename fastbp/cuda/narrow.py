@@ -21,6 +21,7 @@ from fastbp.cuda.narrow_code import FIRSTS, Writer
 from fastbp.cuda.narrow_net import Network, Shared
 from fastbp.cuda.step import WHOLE, Launch
 from fastbp.graph import GIVEN
+from fastbp.noise_formulas import FORMULAS
 from fastbp.operations import DENSE
 
 if TYPE_CHECKING:
@@ -71,12 +72,21 @@ def reason(layout: "Layout", objective: "Objective", optimizer: "Optimizer | Non
 
 def unlike(layout: "Layout") -> str:
     """Why the code can't be written for a network's layers; "" where it can."""
+    before = DENSE
     for index, layer in enumerate(layout.layers):
-        if layer.operation is not DENSE or layout.sources[index] != index - 1:
-            return f"a {layer.operation.name} isn't part of the code"
+        own, before = before, layer.operation
+        if not (before is DENSE or (before.name in FORMULAS and own is DENSE)) or layout.sources[index] != index - 1:
+            return f"a {before.name} isn't part of the code"
         if max(layer.fan_in, layer.fan_out) > WIDEST:
             return "a layer is too wide"
-    return "there are too many layers" if len(layout.layers) > MOST_LAYERS else ""
+    if before is not DENSE:
+        return "noise comes last"
+    return "there are too many layers" if len(_products(layout)) > MOST_LAYERS else ""
+
+
+def _products(layout: "Layout") -> list[int]:
+    """The ops that are layers of the code; of the others each is noise of what the next one takes."""
+    return [index for index, layer in enumerate(layout.layers) if layer.operation is DENSE]
 
 
 def threads(many: bool = False) -> int:
@@ -87,17 +97,22 @@ def threads(many: bool = False) -> int:
 def network(layout: "Layout", objective: "Objective", optimizer: "Optimizer", targets: int, threads: int) -> Network:
     """What the code of a step's kernel depends on."""
     assert objective.loss is not None
-    first, dtype = layout.layers[0], layout.program.dtype
+    first, dtype, ops = layout.layers[0], layout.program.dtype, _products(layout)
+    layers = [layout.layers[op] for op in ops]
+    noises = [(layout.layers[op - 1].operation.name, op - 1) if op and op - 1 not in ops else None for op in ops]
     return Network(
         dtype=dtype,
         batch=layout.batch,
-        widths=(first.fan_in, *(layer.fan_out for layer in layout.layers)),
-        biased=tuple(layer.bias for layer in layout.layers),
-        places=tuple((int(op[lo.W]), int(op[lo.LDW])) for op in layout.rows),
-        activations=tuple(layer.activation for layer in layout.layers),
-        learning=tuple(layout.learning),
-        lowest=layout.lowest,
-        penalised=tuple(index for index in layout.penalised if index in layout.learning),
+        widths=(first.fan_in, *(layer.fan_out for layer in layers)),
+        biased=tuple(layer.bias for layer in layers),
+        places=tuple((int(op[lo.W]), int(op[lo.LDW])) for op in layout.rows[ops]),
+        activations=tuple(layer.activation for layer in layers),
+        noises=tuple(noises),
+        ops=tuple(ops),
+        count=len(layout.layers),
+        learning=tuple(ops.index(op) for op in layout.learning),
+        lowest=sum(op < layout.lowest for op in ops),
+        penalised=tuple(ops.index(op) for op in layout.penalised if op in layout.learning),
         slots=optimizer.slots,
         numbers=optimizer.width + bool(layout.penalised),
         update=rules.update(optimizer, dtype),

@@ -6,6 +6,8 @@ of their use. Numbers of a batch stand [neuron][row] with an odd distance betwee
 neighbouring rows, and of neighbouring neurons, meet different banks. Behind a layer's outputs stands a row of ones,
 whose product is the bias' gradient.
 
+Noise of a layer's inputs is drawn where they are computed, and again where the gradient comes back.
+
 The phases of a step, with one barrier after each: a product forward for each layer, the loss by rows, a product back
 for each layer but the first, and all gradients with their updates. What else there is to do runs beside them on the
 threads that have the least to do: row numbers of the next batch beside the loss, its inputs on their way to registers
@@ -15,7 +17,7 @@ Each number is computed by one thread, and each sum runs in an order that follow
 gives the same bits, and what a launch begins with doesn't change them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from fastbp import program as pg
 from fastbp.activations import IDENTITY
@@ -30,6 +32,7 @@ UNROLL = 16
 AHEAD = 8
 """Numbers that a thread keeps in registers on their way from global memory."""
 HEADER = "def train(most, bases, t, params, constants, coefficients, sums, x, y, rows, weights, present):"
+NOISE = "noise", "noise_back"
 FIRSTS = "table0", "params0", "constants0", "coefficients0", "sums0", "rows0", "steps"
 """Numbers of a network among `bases`: where its own part of each array begins, and how many steps it does at most."""
 
@@ -58,7 +61,7 @@ class Writer(Sums):
         fields = {"done": lo.STEP, "first": lo.FIRST_STEP, "per_epoch": lo.PER_EPOCH, "batch": lo.BATCH, "total": lo.N}
         fields |= {"mixing": lo.SHUFFLE, "seed": lo.SEED, "subset": lo.SUBSET, "own_rows": lo.SUBSET_EPOCH}
         fields |= {"weighted": lo.WEIGHTED, "marked": lo.MARKED, "mean": lo.MEAN_ROWS, "distance": lo.DISTANCE}
-        fields |= {"width": lo.COEFFICIENTS, "columns": lo.SUMS}
+        fields |= {"width": lo.COEFFICIENTS, "columns": lo.SUMS, "drawn": lo.NOISE}
         self.put(*(f"{name} = t[table0 + {field}]" for name, field in fields.items()))
         self.put("began = first // per_epoch", "bits = i64(1)", "while (i64(1) << bits) < total:", "    bits += 1")
         self._take_parameters()
@@ -71,7 +74,7 @@ class Writer(Sums):
     def _take_parameters(self) -> None:
         for index, row in enumerate(self.net.activations):
             if row.parameter is not None:
-                self.put(f"own{index} = constants[constants0 + {index * lo.CONSTANTS + lo.PARAMETER}]")
+                self.put(f"own{index} = constants[constants0 + {self.net.ops[index] * lo.CONSTANTS + lo.PARAMETER}]")
             else:
                 self.put(f"own{index} = kind(0)")
 
@@ -85,21 +88,21 @@ class Writer(Sums):
             for parity in range(2):
                 self.put(f"q[u({at.inputs + (parity * (net.widths[0] + 1) + net.widths[0]) * at.ld} + j)] = kind(1)")
             for index in range(1, len(net.widths)):
-                self.put(f"q[u({at.h[index] + net.widths[index] * at.ld} + j)] = kind(1)")
+                self.put(f"q[u({at.into[index] + net.widths[index] * at.ld} + j)] = kind(1)")
         with self.each(net.sums, last_first=True):
             self.put("d[u(j)] = 0.0")
         self.put("if i == 0:", f"    n[u({at.wild})] = 0")
         self.put("finished, before, belonged = i64(0), i64(0), i64(0)")
         self._choose_rows("first + done", "(done & 1)")
         self.put("cuda.syncthreads()")
-        fetch, store = self._ahead("(done & 1)")
+        fetch, store = self._ahead("(done & 1)", "done")
         self.put(*fetch, *store, "cuda.syncthreads()")
 
     def _step(self) -> None:
         net, at = self.net, self.at
         layers = len(net.activations)
         self.put(
-            "number = first + s",
+            "number, step = first + s, s",
             "now = s & 1",
             "more = s + 1 < done + steps",
             "epoch = number // per_epoch - began",
@@ -132,7 +135,7 @@ class Writer(Sums):
         for index in range(layers - 1, max(net.lowest, 1) - 1, -1):
             self._back(index)
             self.put("cuda.syncthreads()")
-        fetch, store = self._ahead("(1 - now)")
+        fetch, store = self._ahead("(1 - now)", "(s + 1)")
         with self.under("if more:"):
             self.put(*fetch)
         self._learn()
@@ -197,14 +200,23 @@ class Writer(Sums):
                 f"q[u({at.counts} + {parity} * {2 * at.ld} + {at.ld} + j)] = counted * weight",
             )
 
-    def _ahead(self, parity: str) -> tuple[list[str], list[str]]:
+    def _ahead(self, parity: str, step: str) -> tuple[list[str], list[str]]:
         """Lines that read inputs and targets of the rows chosen, and lines that put them into shared memory.
 
-        The first numbers of each thread wait in registers between the two.
+        The first numbers of each thread wait in registers between the two. `step` is the one that they are for.
         """
         net, at = self.net, self.at
         fetch: list[str] = []
         store: list[str] = []
+        with self.aside() as written:
+            noise = self._noise(0, step)
+        store += written
+
+        def stored(name: str, number: str, e: str, width: int) -> str:
+            if name == "x" and noise is not None:
+                return noise(False, number, f"{e} // {width}", f"{e} % {width}")
+            return number
+
         parts = [("x", net.widths[0], at.inputs, net.widths[0] + 1)]
         if not net.labels:
             parts.append(("y", net.widths[-1], at.targets, net.widths[-1]))
@@ -217,12 +229,13 @@ class Writer(Sums):
                 e, v = f"(i + {m * net.threads})", f"ahead_{name}{m}"
                 inside = f"if {e} < {net.batch * width}:"
                 fetch += [f"{v} = kind(0)", inside, f"    {v} = {source.format(e=e)}"]
-                store += [inside, f"    {target.format(e=e)} = {v}", *(line.format(v=v) for line in unfit)]
+                given = stored(name, v, e, width)
+                store += [inside, f"    {target.format(e=e)} = {given}", *(line.format(v=v) for line in unfit)]
             if whole > AHEAD:
                 store += [
                     f"for e in range(i + {AHEAD * net.threads}, {net.batch * width}, {net.threads}):",
                     f"    value = {source.format(e='e')}",
-                    f"    {target.format(e='e')} = value",
+                    f"    {target.format(e='e')} = {stored(name, 'value', 'e', width)}",
                     *(line.format(v="value") for line in unfit),
                 ]
         if net.labels:
@@ -243,7 +256,7 @@ class Writer(Sums):
             with self.under(f"if {e} < {count}:"):
                 self.put("rates = i64(0)")
                 for place, index in enumerate(net.learning):
-                    field = lo.Layout.field(index) + lo.RATES
+                    field = lo.Layout.field(self.net.ops[index]) + lo.RATES
                     self.put(f"if {e} // {net.numbers} == {place}:", f"    rates = t[table0 + {field}]")
                 self.put(f"c{m} = coefficients[coefficients0 + rates + s * width + {e} % {net.numbers}]")
 
@@ -277,7 +290,31 @@ class Writer(Sums):
 
     def _h(self, index: int) -> str:
         """Where the inputs of layer `index` begin."""
-        return "a0" if index == 0 else str(self.at.h[index])
+        return "a0" if index == 0 else str(self.at.into[index])
+
+    def _noise(self, index: int, step: str) -> "Callable[[bool, str, str, str], str] | None":
+        """What draws the noise of layer `index`'s inputs, as code of (back, number, row, column); None without any.
+
+        step : the step of the run, as code; what does not change from number to number is written now
+        """
+        found = self.net.noises[index]
+        if found is None:
+            return None
+        name, op = found
+        made = rules.noise(name, self.net.dtype)
+        rows = [self.rule(f"{word}{index}", each) for word, each in zip(NOISE, made, strict=True)]
+        draw, own = self.rule("draw", rules.uniform(self.net.dtype)), op * lo.CONSTANTS + lo.OWN
+        self.put(
+            f"key{index} = mix(seed ^ mix(t[table0 + {lo.Layout.field(op) + lo.KEY}] ^ mix(drawn + {step})))",
+            f"p{index} = constants[constants0 + {own}:constants0 + {own + 4}]",
+        )
+
+        def code(back: bool, number: str, row: str, column: str) -> str:
+            key = f"key{index}"
+            u, v = (f"{draw}({key}, {self.before}{row}, mix({key} + 2 * ({column}) + {k}))" for k in range(2))
+            return f"{rows[back]}({number}, {u}, {v}, p{index})"
+
+        return code
 
     def _forward(self, index: int) -> None:
         """H of layer `index`, and Z where it is kept; of the last layer Z alone."""
@@ -288,6 +325,7 @@ class Writer(Sums):
         high, wide = tile(net.batch, outs, net.threads)
         down, across = -(-net.batch // high), -(-outs // wide)
         w = at.weights + place
+        noise = None if final else self._noise(index + 1, "step")
         with self.each(down * across):
             self.put(f"b, o = j % {down}, j // {down} * {wide}")
             bias = [f"q[u({w + ins * ldw + c} + o)]" if net.biased[index] else "kind(0)" for c in range(wide)]
@@ -306,6 +344,9 @@ class Writer(Sums):
                             value = f"{rule}(s{r}{c}, own{index})"
                         if not final or row is IDENTITY:
                             self.put(f"q[u({at.h[index + 1]} + {where})] = {value}")
+                        if noise is not None:
+                            value = noise(False, f"q[u({at.h[index + 1]} + {where})]", f"b + {r * down}", f"o + {c}")
+                            self.put(f"q[u({at.into[index + 1]} + {where})] = {value}")
 
     def _back(self, index: int) -> None:
         """dZ of the layer before from dZ of layer `index`."""
@@ -315,6 +356,7 @@ class Writer(Sums):
         high, wide = tile(net.batch, ins, net.threads)
         down, across = -(-net.batch // high), -(-ins // wide)
         w = at.weights + place
+        noise = self._noise(index, "step")
         with self.each(down * across):
             self.put(f"b, o = j % {down}, j // {down} * {wide}")
             left = f"{at.dz[index + 1]} + {{k}} * {ld} + b + {{r}} * {down}"
@@ -324,10 +366,12 @@ class Writer(Sums):
                     for r in range(high):
                         where = f"(o + {c}) * {ld} + b + {r * down}"
                         value = f"s{r}{c}"
+                        if noise is not None:
+                            value = noise(True, value, f"b + {r * down}", f"o + {c}")
                         if row is not IDENTITY:
                             rule = self.rule(f"derive{index - 1}", rules.derivative(row, net.dtype))
                             z, h = f"q[u({at.z[index]} + {where})]", f"q[u({at.h[index]} + {where})]"
-                            value = f"{rule}(s{r}{c}, {z}, {h}, own{index - 1})"
+                            value = f"{rule}({value}, {z}, {h}, own{index - 1})"
                         self.put(f"q[u({at.dz[index]} + {where})] = {value}")
 
     def _learn(self) -> None:
@@ -379,7 +423,7 @@ class Writer(Sums):
     def _penalise(self, index: int, r: int, c: int) -> None:
         net = self.net
         value, pull = self.rule("penalty_of", rules.penalty(net.dtype)), self.rule("pull", rules.pull(net.dtype))
-        strengths = index * lo.CONSTANTS + lo.PENALTY
+        strengths = net.ops[index] * lo.CONSTANTS + lo.PENALTY
         self.put(
             f"own = constants0 + {strengths} + (2 if k0 + {r} >= {net.widths[index]} else 0)",
             "l1, l2 = constants[own], constants[own + 1]",

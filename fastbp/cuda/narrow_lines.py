@@ -1,6 +1,8 @@
 """Lines of a kernel's code, as they are written one below the other."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,14 @@ class Lines:
     def under(self, head: str) -> "_Under":
         """Write a head and what follows under it."""
         return _Under(self, head)
+
+    @contextmanager
+    def aside(self) -> Iterator[list[str]]:
+        """What is written meanwhile goes into the list instead."""
+        lines, depth, found = self.lines, self._depth, list[str]()
+        self.lines, self._depth = found, 0
+        yield found
+        self.lines, self._depth = lines, depth
 
     def rule(self, name: str, made: Any) -> str:
         """Name a rule."""

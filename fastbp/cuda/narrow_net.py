@@ -29,6 +29,9 @@ class Network:
     biased : of each layer, whether it has biases
     places : of each layer, where its weights begin among the parameters, and the distance of their rows
     activations : of each layer
+    noises : of each layer, what noise its inputs get, and which op that is; None for none
+    ops : of each layer, which op it is
+    count : ops in all
     learning : the layers that are trained
     lowest : the first layer that is gone back through
     penalised : layers whose weights are penalised
@@ -46,6 +49,9 @@ class Network:
     biased: tuple[bool, ...]
     places: tuple[tuple[int, int], ...]
     activations: tuple[Activation, ...]
+    noises: tuple[tuple[str, int] | None, ...]
+    ops: tuple[int, ...]
+    count: int
     learning: tuple[int, ...]
     lowest: int
     penalised: tuple[int, ...]
@@ -70,7 +76,13 @@ class Network:
 
 
 class Shared:
-    """Where everything stands in shared memory: float64 and int64 numbers first, then those of the network's type."""
+    """Where everything stands in shared memory: float64 and int64 numbers first, then those of the network's type.
+
+    Attributes
+    ----------
+    h, z, dz : of the inputs, then of each layer
+    into : of each layer its inputs, with their noise where they get any; of the first without
+    """
 
     def __init__(self, net: Network) -> None:
         widths, tallies = net.widths, len(net.tallies)
@@ -87,12 +99,14 @@ class Shared:
         self.inputs, self.targets = self._two(widths[0] + 1), self._two(1 if net.labels else widths[-1])
         self.scales, self.counts = self._two(1), self._two(2 if tallies else 0)
         self.values, self.marks = self._rows(1 + tallies), self._rows(2 * tallies)
-        self.h, self.z, self.dz = [self.inputs], [0], [0]
+        self.h, self.z, self.dz, self.into = [self.inputs], [0], [0], [self.inputs]
         for index, row in enumerate(net.activations):
             kept = row.keeps_z or (index == len(net.activations) - 1 and row is not IDENTITY)
             self.h.append(self._rows(widths[index + 1] + 1))
             self.z.append(self._rows(widths[index + 1]) if kept else self.h[-1])
             self.dz.append(self._rows(widths[index + 1]))
+            noisy = index + 1 < len(net.noises) and net.noises[index + 1] is not None
+            self.into.append(self._rows(widths[index + 1] + 1) if noisy else self.h[-1])
         self.bytes = round_up((self._end + self.ld * TILES[0][0]) * net.dtype.itemsize, 16)
 
     def _take(self, count: int) -> int:

@@ -17,7 +17,7 @@ class Sums(Lines):
         last, outs, ld = len(net.activations) - 1, net.widths[-1], at.ld
         row, fused = net.activations[last], net.loss.fused_with is not None
         z, h, dz = at.z[-1], at.h[-1], at.dz[-1]
-        numbers = len(net.activations) * lo.CONSTANTS
+        numbers = net.count * lo.CONSTANTS
         with self.each(net.batch, "b"):
             self.put(
                 *(f"{name} = q[{place} + b:{place + outs * ld} + b:{ld}]" for name, place in (("zs", z), ("hs", h))),
@@ -96,7 +96,7 @@ class Sums(Lines):
                 self.put(f"part += weight * f64({term})")
 
     def _tally_numbers(self, m: int) -> int:
-        return len(self.net.activations) * lo.CONSTANTS + lo.LOSS_NUMBERS + m * lo.TALLY_NUMBERS
+        return self.net.count * lo.CONSTANTS + lo.LOSS_NUMBERS + m * lo.TALLY_NUMBERS
 
     def _sum_up(self, flush: bool) -> None:
         """The batch before is added to its epoch's sums; `flush` writes them out where that epoch is over."""

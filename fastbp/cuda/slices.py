@@ -81,14 +81,14 @@ class SliceWriter(Writer):
         fields |= {"weighted": lo.WEIGHTED, "marked": lo.MARKED, "mean": lo.MEAN_ROWS, "all_rows": lo.ROWS}
         self.put(*(f"{name} = t[{field}]" for name, field in fields.items()))
         self.put("began = first // per_epoch", "bits = i64(1)", "while (i64(1) << bits) < total:", "    bits += 1")
-        self.put(f"number, now, a0 = first + t[{lo.STEP}], 0, {at.inputs}")
+        self.put(f"step, drawn = t[{lo.STEP}], t[{lo.NOISE}]", f"number, now, a0 = first + step, 0, {at.inputs}")
         self._take_parameters()
         with self.each(at.distance):
             self.put(f"q[u({at.weights} + j)] = params[j]", f"q[u({at.gradient} + j)] = kind(0)")
         with self.each(at.ld):
             self.put(f"q[u({at.inputs + net.widths[0] * at.ld} + j)] = kind(1)")
             for index in range(1, len(net.widths)):
-                self.put(f"q[u({at.h[index] + net.widths[index] * at.ld} + j)] = kind(1)")
+                self.put(f"q[u({at.into[index] + net.widths[index] * at.ld} + j)] = kind(1)")
         with self.under(
             f"for piece in range(cuda.blockIdx.x, (all_rows + {net.batch - 1}) // {net.batch}, cuda.gridDim.x):"
         ):
@@ -102,7 +102,7 @@ class SliceWriter(Writer):
         self.put(f"beyond = i64(piece) * {net.batch}")
         self._choose_rows("number", "0")
         self.put("cuda.syncthreads()")
-        fetch, store = self._ahead("0")
+        fetch, store = self._ahead("0", "step")
         self.put(*fetch, *store, "cuda.syncthreads()")
         for index in range(len(net.activations)):
             self._forward(index)
@@ -126,7 +126,7 @@ class SliceWriter(Writer):
                 self.put(
                     f"op = t[{lo.LAST}]",
                     f"hs = q[{at.h[-1]} + b:{at.h[-1] + outs * ld} + b:{ld}]",
-                    f"numbers = constants[{len(net.activations) * lo.CONSTANTS}:]",
+                    f"numbers = constants[{net.count * lo.CONSTANTS}:]",
                     f"h0 = t[op + {lo.H}] + (beyond + b) * t[op + {lo.LDH}]",
                     f"for o in range({outs}):",
                     "    work[h0 + o] = hs[o]",
