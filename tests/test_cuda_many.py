@@ -15,6 +15,20 @@ ROWS = 31
 
 
 @pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tables of coefficients each launch side by side had."""
+    found: list[int] = []
+
+    class Watched(many._Side):
+        def run(self) -> None:
+            found.append(len(set(self._bases[:, 3])))
+            super().run()
+
+    monkeypatch.setattr(many, "_Side", Watched)
+    return found
+
+
+@pytest.fixture
 def grids(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many networks each launch side by side had."""
     found: list[int] = []
@@ -110,3 +124,37 @@ def test_one_that_diverges_leaves_the_others(cuda: bool) -> None:
     assert list(histories.errors) == [1]
     wanted = alone(networks(range(1)), batch_size=8, epochs=3)
     same(models[:1], histories[:1], wanted)
+
+
+DIFFERING: dict[str, list[Any]] = {
+    "rates and momenta": [
+        fb.SGD(0.1, momentum=0.9),
+        fb.SGD(0.02, momentum=0.5),
+        fb.SGD(fb.schedules.CosineDecay(0.1, 9), momentum=0.9),
+    ],
+    "decays": [fb.AdamW(0.01, weight_decay=0.1), fb.AdamW(0.02, weight_decay=0.2), fb.AdamW(0.01, beta_1=0.5)],
+    "clipping": [fb.RMSprop(0.01, clipvalue=0.1), fb.RMSprop(0.01, clipvalue=0.01), fb.RMSprop(0.03, clipvalue=1.0)],
+    "functions": [fb.Adam(lambda step: 0.1 / (1 + step)), fb.Adam(lambda step: 0.01), fb.Adam(0.1)],
+}
+
+
+@pytest.mark.parametrize("name", DIFFERING)
+def test_each_network_has_its_own_coefficients(name: str, cuda: bool, tables: list[int]) -> None:
+    """Rates, schedules, momenta, decays: in one launch all the same."""
+    x, y = inputs(ROWS, 5), targets("mean_squared_error", ROWS, 2)
+
+    def made() -> list[fb.Model]:
+        return [networks(range(k, k + 1), optimizer=one)[0] for k, one in enumerate(DIFFERING[name])]
+
+    wanted = alone(made(), batch_size=8, epochs=2)
+    models = made()
+    same(models, fb.fit_many(models, x, y, batch_size=8, epochs=2, verbose=0), wanted)
+    assert set(tables) == {3}
+
+
+def test_networks_of_one_optimizer_share_its_coefficients(cuda: bool, tables: list[int]) -> None:
+    x, y = inputs(ROWS, 5), targets("mean_squared_error", ROWS, 2)
+    wanted = alone(networks(range(3)), batch_size=8, epochs=3)
+    models = networks(range(3))
+    same(models, fb.fit_many(models, x, y, batch_size=8, epochs=3, verbose=0), wanted)
+    assert set(tables) == {1}

@@ -16,6 +16,7 @@ from fastbp._signals import HeldBack
 from fastbp.cuda import arrays, blocks, products, rows, ways, weights
 from fastbp.cuda import layout as lo
 from fastbp.cuda.bound import Bound, Data
+from fastbp.cuda.coefficients import of_steps
 from fastbp.cuda.compiling import make_ready
 from fastbp.cuda.device import cuda, launch, zeros
 from fastbp.cuda.layout import Layout, Rows
@@ -367,9 +368,8 @@ class Engine:
         if carried is not None:
             sums[0] = carried
         rates = tuple(layer.rate for layer in layout.layers)
-        scales = np.ones(steps) if penalty_scales is None and layout.penalised else penalty_scales
-        coefficients, places = _coefficients(
-            optimizer, updates, steps, rates, scales if layout.penalised else None, self.dtype
+        coefficients, places = of_steps(
+            optimizer, updates, steps, rates, self.dtype, penalty_scales, bool(layout.penalised)
         )
         ops = table[lo.RUN_FIELDS :][: len(layout.layers) * lo.OP_FIELDS].reshape(-1, lo.OP_FIELDS)
         ops[:, lo.RATES] = np.array(places) * (steps * coefficients.shape[2])
@@ -440,26 +440,6 @@ class Engine:
 
 
 NAMES = "x", "y", "rows", "weights", "present"
-
-
-def _coefficients(
-    optimizer: Optimizer | None,
-    updates: int,
-    steps: int,
-    rates: tuple[float, ...],
-    penalty_scales: np.ndarray | None,
-    dtype: np.dtype,
-) -> tuple[np.ndarray, list[int]]:
-    """What each step is multiplied by, (different rates, steps, numbers), and which rate each op has."""
-    different = list(dict.fromkeys(rates))
-    tables = [np.zeros((steps, 0))]
-    if optimizer is not None:
-        numbers = np.arange(updates + 1, updates + steps + 1, dtype=np.float64)
-        tables = [optimizer.coefficients(numbers, rate) for rate in different]
-    if penalty_scales is not None:
-        tables = [np.column_stack([each, penalty_scales]) for each in tables]
-    places = [different.index(rate) if optimizer is not None else 0 for rate in rates]
-    return np.stack(tables).astype(dtype), places
 
 
 def _targets(y: np.ndarray | None) -> int:
