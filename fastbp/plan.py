@@ -108,6 +108,7 @@ class Plan(Graph):
         self.target, self.target_panel = self._reserve(self.layers[-1].fan_out)
         self.halves = backward and self._by_halves()
         self.table[self.learning, pg.SUMMED] = self.halves
+        self.table[:, pg.FEW] = [self._few(layer) for layer in self.layers]
         self.apart: int | None = None
         self.phases, self.tasks = self._schedule(threads)
 
@@ -237,6 +238,14 @@ class Plan(Graph):
         offset = self.nbytes
         self.nbytes += pg.round_up(nbytes, pg.LINE)
         return offset
+
+    def _few(self, layer: LayerSpec) -> int:
+        """Neurons of the layer's last panel where they fill half a vector at most, and dZ stays where it was."""
+        products = all(other.operation is DENSE for other in self.layers)
+        few = layer.fan_out % self.program.tiles.width
+        return (
+            few if products and not self.program.half and not self.thin and few <= self.program.tiles.lanes // 2 else 0
+        )
 
     def _by_halves(self) -> bool:
         """Whether little but weights has to pass between two threads that go through half of the rows each."""

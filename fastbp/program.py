@@ -91,8 +91,9 @@ from fastbp.operations import DENSE, Operation
     PICKS,  # address of int64: the op's ``LayerSpec.picks``
     TERMS,  # distance from a worker's scratch to its room for terms (see ``cpu.terms``), 0 where nobody asks
     SUMMED,  # 1: its gradient is summed by halves of the rows (see ``cpu.halves``)
-) = range(67)
-OP_COLUMNS = 67
+    FEW,  # neurons of the last panel where their gradient is summed along the samples, 0 where it isn't
+) = range(68)
+OP_COLUMNS = 68
 
 # ---- columns of a run: what one launch of the workers needs to know
 (

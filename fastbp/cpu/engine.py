@@ -384,6 +384,7 @@ class Engine:
         if room:
             terms.bind(table, plan, tile)
         tile += room
+        table[table[:, pg.TASK_RULE] != 0, pg.FEW] = 0
         scratch = aligned(threads * tile if plan.backward or room else pg.LINE)
         run = np.zeros(pg.RUN_COLUMNS, np.int64)
         run[pg.TABLE], run[pg.OPS] = table.ctypes.data, len(table)

@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba.core import types
 
 from fastbp._jit import helper, intrinsic, vector_bytes, vector_registers
-from fastbp._vector import I64, external, fused, lanes_of, llvm_type, load, pointer, splat, store, suffix
+from fastbp._vector import I32, I64, external, fused, lanes_of, llvm_type, load, pointer, splat, store, suffix
 
 VOID = ir.VoidType()
 
@@ -361,6 +361,85 @@ def tile_backward(typingctx, kind, key, a, v, c, n, accumulate, mode, a_outer, v
 def tile_gradient(typingctx, kind, key, a, v, c, n, accumulate, mode, a_outer, v_outer, c_vector, extra):
     """Tile of ``dw = a dzt``: lanes are neurons, key = 16 * rows + vectors."""
     return _product(kind, "gradient", range(1, geometry(_itemsize(kind)).gradient_vectors + 1))
+
+
+# ---------------------------------------------------------------- few neurons
+
+
+def _summed(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
+    """A vector whose lane i is the sum of vector i's lanes; there are at most as many as lanes."""
+    n = values[0].type.count
+    rows = [*values, *[ir.Constant(values[0].type, [0.0] * n)] * (n - len(values))]
+    s = n // 2
+    while s:
+        low = [n + lane - s if lane & s else lane for lane in range(n)]
+        high = [n + lane if lane & s else lane + s for lane in range(n)]
+        rows = [
+            builder.fadd(*(builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, n), m)) for m in (low, high)))
+            for a, b in zip(rows[:s], rows[s:], strict=True)
+        ]
+        s //= 2
+    return rows[0]
+
+
+def _write_dots(module: ir.Module, itemsize: int, height: int, neurons: int) -> ir.Function:
+    """`height` inputs by `neurons` of the last panel (written once per module); arguments as in `tile_dots`."""
+    name = f"tile_dots_{8 * itemsize}_{height}x{neurons}"
+    if name in module.globals:
+        return module.globals[name]
+    g, bytes_ = geometry(itemsize), vector_bytes()
+    number = llvm_type(types.float32 if itemsize == 4 else types.float64)
+    vector = ir.VectorType(number, g.lanes)
+    zero = ir.Constant(vector, [0.0] * g.lanes)
+    function, builder = _function(module, name, 7)
+    a, dz, c, n, accumulate, a_panel, dz_panel = function.args
+    loop = _Loop(builder, n, [a, dz, *[zero] * (height * neurons)])
+    at, slopes, *sums = loop.values
+    for half in range(2):
+        vs = [load(builder, slopes, vector, (2 * o + half) * bytes_, align=bytes_) for o in range(neurons)]
+        for i in range(height):
+            value = load(builder, at, vector, (2 * i + half) * bytes_, align=bytes_)
+            for o in range(neurons):
+                sums[i * neurons + o] = fused(builder, value, vs[o], sums[i * neurons + o])
+    _, _, *sums = loop.end([builder.add(at, a_panel), builder.add(slopes, dz_panel), *sums])
+    total = _summed(builder, sums)
+    more = builder.icmp_signed("!=", accumulate, _const(0))
+    for i in range(height):
+        order = [i * neurons + lane if lane < neurons else g.lanes for lane in range(g.lanes)]
+        row = builder.shuffle_vector(total, zero, ir.Constant(ir.VectorType(I32, g.lanes), order))
+        place = i * g.width * itemsize
+        earlier = builder.select(more, load(builder, c, vector, place, align=bytes_), zero)
+        store(builder, builder.fadd(earlier, row), c, place, align=bytes_)
+    builder.ret_void()
+    return function
+
+
+def _dot_rows(lanes: int, neurons: int) -> int:
+    """Inputs of the tallest tile: its sums fit one vector."""
+    return min(8, lanes >> (neurons - 1).bit_length())
+
+
+@intrinsic
+def tile_dots(typingctx, kind, key, a, dz, c, n, accumulate, a_panel, dz_panel):
+    """Tile of ``dw = a dz`` for the few neurons of a layer's last panel: lanes are samples, the sum ends across them.
+
+    key: 16 * rows + neurons, at most half as many as lanes; a, dz: panels of samples, n of them; c: the sums, as
+    `tile_gradient` lays them out, zero beyond the neurons in one vector; accumulate: 0 sets them, else adds to them.
+    """
+    size = _itemsize(kind)
+    lanes = lanes_of(size)
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        cases = {
+            16 * h + o: functools.partial(_write_dots, builder.module, size, h, o)
+            for o in range(1, lanes // 2 + 1)
+            for h in (8, 4, 2, 1)
+            if h <= _dot_rows(lanes, o)
+        }
+        _switch(builder, args[1], cases, args[2:])
+        return context.get_dummy_value()
+
+    return types.void(kind, *[types.int64] * 8), emit
 
 
 # ---------------------------------------------------------------- transposition

@@ -14,6 +14,7 @@ from fastbp.cpu.tile import (
     panel_width,
     prefetch_to_write,
     row_bytes,
+    tile_dots,
     tile_gradient,
     tile_height,
 )
@@ -57,7 +58,39 @@ def may_skip(run: int, op: int) -> bool:
 @helper
 def tile_width(kind: Any, op: int, j: int, j1: int) -> int:
     """Panels of the next register tile of an op's neurons' panels j:j1."""
-    return min(most_gradient_vectors(kind), j1 - j) if panel_width(kind) == lanes(kind) else 1
+    if panel_width(kind) > lanes(kind):
+        return 1
+    last = at(op, pg.W_PANELS) - 1
+    if at(op, pg.FEW) and j < last:
+        j1 = min(j1, last)
+    return min(most_gradient_vectors(kind), j1 - j)
+
+
+@helper
+def _sum_few(kind: Any, op: int, k: int, rows: int, b0: int, b1: int, c: int, more: int) -> None:
+    """As `sum_tile`, of the last panel's neurons where they are few."""
+    size, samples, few = row_bytes(kind), 2 * lanes(kind), at(op, pg.FEW)
+    k_bytes = panel_width(kind) * item_bytes(kind)
+    tall = 8
+    while tall * few > lanes(kind):
+        tall //= 2
+    p = b0 // samples
+    panels = (b1 + samples - 1) // samples - p
+    a = at(op, pg.A) + p * at(op, pg.A_PANEL) + k * size
+    dz = at(op, pg.DZ) + p * at(op, pg.DZ_PANEL) + (at(op, pg.OUT) - few) * size
+    i = 0
+    while i < rows:
+        height = tall
+        while height > rows - i:
+            height //= 2
+        place = c + i * k_bytes
+        tile_dots(
+            kind, 16 * height + few, a + i * size, dz, place, panels, more, at(op, pg.A_PANEL), at(op, pg.DZ_PANEL)
+        )
+        i += height
+    for i in range(rows):
+        for beyond in range(1, panel_width(kind) // lanes(kind)):
+            column(kind, c + i * k_bytes, 1)[beyond] = spread(kind, 0.0)
 
 
 @helper
@@ -68,6 +101,9 @@ def sum_tile(
 
     more : 0 begins at zero, else at what is there
     """
+    if at(op, pg.FEW) and j == at(op, pg.W_PANELS) - 1:
+        _sum_few(kind, op, k, rows, b0, b1, c, more)
+        return
     width, samples = panel_width(kind), 2 * lanes(kind)
     k_bytes = width * item_bytes(kind)
     per_panel = width // lanes(kind)
