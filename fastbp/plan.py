@@ -18,7 +18,8 @@ SLAB_BYTES = 4 << 20
 PANELS_PER_TASK = 8
 LAYER_WORK = 2e6  # floating-point operations of a panel: above that few panels are cut at layers
 PANELS_OF_RUN = 4  # a task of the update phase
-PASSED_BY_HALVES = 2  # numbers that pass through the layers, for each weight: above that a gradient is summed by halves
+PASSED_BY_HALVES = 2  # numbers that pass through the layers, a weight: above that its gradient is summed by halves
+FEW_NEURONS = 0.5  # of a layer's last vector: up to so full it is summed along the samples
 
 
 def lay_out(
@@ -241,11 +242,9 @@ class Plan(Graph):
 
     def _few(self, layer: LayerSpec) -> int:
         """Neurons of the layer's last panel where they fill half a vector at most, and dZ stays where it was."""
+        few, most = layer.fan_out % self.program.tiles.width, int(FEW_NEURONS * self.program.tiles.lanes)
         products = all(other.operation is DENSE for other in self.layers)
-        few = layer.fan_out % self.program.tiles.width
-        return (
-            few if products and not self.program.half and not self.thin and few <= self.program.tiles.lanes // 2 else 0
-        )
+        return few if few <= most and products and not self.program.half and not self.thin else 0
 
     def _by_halves(self) -> bool:
         """Whether little but weights has to pass between two threads that go through half of the rows each."""

@@ -1,5 +1,8 @@
-"""Sparse rows: trained on and predicted from as they are, to the bits of the same rows as an array (without AMX)."""
+"""Sparse rows: trained on and predicted from as they are, to the bits of the same rows as an array where those are
+summed in their order."""
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import pytest
 from helpers import make, targets
 
 import fastbp as fb
+from fastbp import plan
 from fastbp.cpu import terms
 from fastbp.sparse import SparseRows, as_sparse
 
@@ -32,12 +36,17 @@ def fitted(x: Any, y: Any, widths: list[int], optimizer: Any, **options: Any) ->
 
 
 @pytest.fixture
-def without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dense rows by multiply-adds, which add up in the order of the entries."""
+def in_order(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Dense rows by multiply-adds, each sum in the order of the rows and of the entries."""
     monkeypatch.setattr(terms, "amx_granted", lambda: False)
+    monkeypatch.setattr(plan, "PASSED_BY_HALVES", math.inf)
+    monkeypatch.setattr(plan, "FEW_NEURONS", 0)
+    plan._plan.cache_clear()
+    yield
+    plan._plan.cache_clear()
 
 
-@pytest.mark.usefixtures("without_amx")
+@pytest.mark.usefixtures("in_order")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("widths", "batch"),
@@ -66,14 +75,17 @@ def test_the_bits_are_those_of_dense_rows(widths: list[int], batch: int, dtype: 
     assert model.evaluate(x, y) == dense.evaluate(x.toarray(), y)
 
 
-def test_dense_rows_by_amx_agree_to_rounding() -> None:
-    x, y = rows(203, 300), targets(SPARSE, 203, 5)
-    dense, _ = fitted(x.toarray(), y, [300, 140, 5], fb.SGD(0.1), batch_size=100)
-    model, _ = fitted(x, y, [300, 140, 5], fb.SGD(0.1), batch_size=100)
+@pytest.mark.parametrize("widths", [[300, 140, 5], [530, 5], [37, 19, 5]], ids=str)
+def test_dense_rows_in_another_order_agree_to_rounding(widths: list[int]) -> None:
+    """By AMX tiles, by halves, along the samples."""
+    x, y = rows(203, widths[0]), targets(SPARSE, 203, 5)
+    dense, _ = fitted(x.toarray(), y, widths, fb.SGD(0.1), batch_size=100)
+    model, _ = fitted(x, y, widths, fb.SGD(0.1), batch_size=100)
     for a, b in zip(model.get_weights(), dense.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.usefixtures("in_order")
 def test_a_large_batch_runs_in_slabs() -> None:
     x = rows(2600, 40, 0.2)
     y = targets(SPARSE, 2600, 5)
@@ -83,6 +95,7 @@ def test_a_large_batch_runs_in_slabs() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.usefixtures("in_order")
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -105,6 +118,7 @@ def test_what_changes_weights_without_a_gradient_changes_them_all(optimizer: Any
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.usefixtures("in_order")
 @pytest.mark.parametrize(
     "options", [{"kernel_regularizer": "l2"}, {"kernel_constraint": "max_norm"}, {"trainable": False}]
 )
@@ -120,6 +134,7 @@ def test_what_a_layer_says_of_its_weights_holds(options: dict[str, Any]) -> None
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.usefixtures("in_order")
 def test_what_fit_does_with_rows_it_does_with_sparse_ones(tmp_path: Path) -> None:
     """Held-out rows, weights, folds, checkpoints, single batches and gradients."""
     x, y = rows(203, 120), targets(SPARSE, 203, 5)
