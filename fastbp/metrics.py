@@ -227,7 +227,7 @@ def _area(totals: Totals, options: Mapping[str, Any]) -> Array:
     if options["logits"]:
         scores = np.exp(scores - scores.max(1, keepdims=True))
         scores /= scores.sum(1, keepdims=True)
-    truth = (np.arange(outputs)[:, None] == np.argmax(y, 1)).T if options["one"] else y > 0.5
+    truth = _class_of_each(y) if options["one"] else y > 0.5
     measure = roc_area if options["curve"] == "ROC" else average_precision
     if options["average"] == "micro":
         return np.float64(measure(truth.ravel(), scores.ravel(), np.repeat(weights, outputs)))  # type: ignore[return-value]
@@ -239,6 +239,15 @@ def _area(totals: Totals, options: Mapping[str, Any]) -> Array:
         share = np.where(truth, weights[:, None], 0.0).sum(0)
     known = ~np.isnan(areas)
     return np.float64((areas * share)[known].sum() / share[known].sum() if known.any() else math.nan)  # type: ignore[return-value]
+
+
+def _class_of_each(y: Array) -> Array:
+    """(N, O) booleans, true at each row's largest target, the first of equals."""
+    columns = y.T
+    largest = columns == columns.max(0)  # 8 times as fast as argmax, but true at all equals
+    if np.count_nonzero(largest) != len(y):
+        largest = np.arange(len(columns))[:, None] == np.argmax(y, 1)
+    return largest.T
 
 
 def _steps(truth: Array, scores: Array, weights: Array) -> tuple[Array, Array]:
@@ -275,16 +284,36 @@ def roc_area(truth: Array, scores: Array, weights: Array) -> float:
 
 
 def _area_by_ranks(truth: Array, scores: Array) -> float:
-    """The same for rows that count alike, by the ranks of the rarer kind (Mann and Whitney 1947): 3 times as fast."""
+    """The same for rows that count alike, by the ranks of a kind (Mann and Whitney 1947): 3 times as fast."""
     count = int(np.count_nonzero(truth))
-    rare = truth if 2 * count <= len(truth) else ~truth
-    own, ranked = np.sort(scores[rare]), np.sort(scores)
-    others = len(ranked) - len(own)
-    if not len(own) or not others:
+    others = len(truth) - count
+    if not count or not others:
         return math.nan
+    if scores.dtype == np.float32:
+        return _pairs_in_order(truth, scores, count) / (count * others)
+    rare = truth if count <= others else ~truth
+    own, ranked = np.sort(scores[rare]), np.sort(scores)
     ranks = int(ranked.searchsorted(own, "left").sum()) + int(ranked.searchsorted(own, "right").sum())
-    area = (ranks - len(own) ** 2) / (2 * len(own) * others)
+    area = (ranks - len(own) ** 2) / (2 * count * others)
     return area if rare is truth else 1.0 - area
+
+
+def _pairs_in_order(truth: Array, scores: Array, count: int) -> float:
+    """How many pairs of a true and a false row are in order, those of equal scores half; `count` rows are true.
+
+    One sort of numbers that end with a bit for the kind, below the bits of a float32, which order as it does: searches
+    for the ranks take twice as long.
+    """
+    bits = (scores + np.float32(0.0)).view(np.int32)  # -0 becomes 0
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) * 2 + truth
+    keys.sort()
+    among_the_true = count * (count - 1) // 2
+    pairs = int(np.flatnonzero((keys & 1).astype(bool)).sum()) - among_the_true
+    if not np.any((keys[1:] ^ keys[:-1]) == 1):
+        return pairs
+    keys ^= 1  # of equal scores the true ones came last, now they come first
+    keys.sort()
+    return (pairs + int(np.flatnonzero((keys & 1) == 0).sum()) - among_the_true) / 2
 
 
 def average_precision(truth: Array, scores: Array, weights: Array) -> float:

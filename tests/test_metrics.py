@@ -255,6 +255,25 @@ def test_an_area_of_one_class_is_nan_and_equal_scores_count_half() -> None:
     assert np.isnan(metrics.average_precision(np.zeros(3, bool), np.ones(3), np.ones(3)))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_area_of_rows_that_count_alike_is_exact_for_numbers_of_any_kind(dtype: Any) -> None:
+    rng = np.random.default_rng(1)
+    few = np.array([-1e30, -2.5, -1e-40, -0.0, 0.0, 1e-40, 0.5, 0.75, 1e30], dtype)
+    for count in (2, 3, 40, 500):
+        for scores in (rng.choice(few, count), rng.standard_normal(count).astype(dtype)):
+            truth = rng.random(count) < 0.4
+            truth[:2] = True, False
+            area = metrics.roc_area(truth, scores, np.ones(count))
+            assert area == pytest.approx(sk.roc_auc_score(truth, scores), abs=1e-12)
+
+
+def test_the_class_of_equal_targets_is_the_first() -> None:
+    y = np.array([[0, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]], np.float32)
+    expected = [[False, True, False], [True, False, False], [False, False, True], [True, False, False]]
+    np.testing.assert_array_equal(metrics._class_of_each(y), expected)
+    np.testing.assert_array_equal(metrics._class_of_each(np.asfortranarray(y[1:3])), expected[1:3])
+
+
 def test_fit_many_reports_what_fit_does() -> None:
     asked = [request for request, _ in CATEGORICAL]
     rows = [np.arange(0, ROWS, 2), np.arange(150), np.arange(ROWS)]
