@@ -100,6 +100,20 @@ def test_validation_freq(freq: Any, epochs: list[int]) -> None:
     assert [not math.isnan(value) for value in column] == [epoch in epochs for epoch in range(5)]
 
 
+@pytest.mark.parametrize("layer", [fb.Dropout(0.5), fb.GaussianNoise(0.5)], ids=["dropout", "noise"])
+def test_validation_leaves_the_noise_as_it_is(layer: fb.layers.Layer) -> None:
+    """Each epoch has draws of its own, also where many epochs and their validations are one run."""
+    models = [fb.Model([layer, fb.Dense(6, "tanh"), fb.Dense(2)], seed=3) for _ in range(3)]
+    for model in models:
+        model.compile(fb.Adam(0.01), "mse")
+    plain, validated, many = models
+    plain.fit(X, Y, epochs=5, batch_size=16, verbose=0)
+    validated.fit(X, Y, epochs=5, batch_size=16, validation_data=(X, Y), verbose=0)
+    fb.fit_many([many], X, Y, epochs=5, batch_size=16, validation_data=(X, Y), verbose=0)
+    same_weights(plain, validated)
+    same_weights(plain, many)
+
+
 def test_validation_steps_and_batches() -> None:
     models = [regression() for _ in range(3)]
     whole = models[0].fit(X, Y, verbose=0, validation_data=(X, Y))

@@ -76,6 +76,7 @@ class Chain:
         trained[:, pg.FIRST_STEP], trained[:, pg.STEPS] = starts, ends - starts
         trained[:, pg.COEFFICIENTS] += (starts - first) * trained[:, pg.COEFFICIENTS_ROW]
         trained[:, pg.ACCUMULATED] += starts - first
+        trained[:, pg.NOISE] += starts - first
         trained[:, pg.SUBSET] += np.arange(len(starts)) * trained[:, pg.SUBSET_EPOCH]
         trained[:, pg.SUMS] += np.arange(len(starts)) * self.sums.strides[0]
         checked[:, pg.SUMS] = held.ctypes.data + np.arange(checks) * held.strides[0]
