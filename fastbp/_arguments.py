@@ -83,12 +83,7 @@ def parser() -> argparse.ArgumentParser:
     for sub in (predict, export):
         _forcing(sub.add_argument)
     for sub in (train, evaluate, predict):
-        sub.add_argument(
-            "--device",
-            choices=["cpu", "cuda", "auto"],
-            default="cpu",
-            help="cuda: an NVIDIA GPU; auto: that, where there is one and the network is large (default: cpu)",
-        )
+        _on_device(sub.add_argument)
     for sub in (evaluate, predict):
         sub.add_argument("--threads", type=_whole, metavar="N", help="(default: all cores this process may use)")
 
@@ -103,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("data", metavar="DATA", nargs="?", help=data)
     _training(bench)
     option = bench.add_argument
+    _on_device(option)
     option("--network", type=_network, metavar="I-H-O", help="widths of a network for made-up rows, as 784-256-128-10")
     option("--model", metavar="FILE", help="measure a saved model, on the table or on made-up rows")
     option("--rows", type=_whole, metavar="N", help="made-up rows (default: 100 batches)")
@@ -228,6 +224,15 @@ def _training(parser: argparse.ArgumentParser) -> None:
 
 def _skipping(option: Callable[..., Any]) -> None:
     option("--skip-bad-rows", action="store_true", help="leave out rows that can't be read, count and list them")
+
+
+def _on_device(option: Callable[..., Any]) -> None:
+    option(
+        "--device",
+        choices=["cpu", "cuda", "auto"],
+        default="cpu",
+        help="cuda: an NVIDIA GPU; auto: that, where there is one and the network is large (default: cpu)",
+    )
 
 
 def _forcing(option: Callable[..., Any]) -> None:

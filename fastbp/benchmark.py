@@ -92,6 +92,7 @@ class Benchmark:
             if not newer:
                 profiles = [Profile.from_dict(profile) for profile in content["processes"]]
                 known = {key: content[key] for key in ("subject", "machine", "versions", "made")}
+                known["subject"] = {"device": "cpu"} | known["subject"]  # the first files don't say
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{path} is no file that fastbp bench --save wrote, or it is damaged") from None
         if newer:
@@ -145,6 +146,7 @@ def rehearse(model: "Model", x: Array, y: Array, *, batch_size: int, data: str, 
         "activations": [layer.activation.name for layer in model.layers],
         "dtype": model.compute_dtype,
         "threads": first.subject["threads"],
+        "device": first.subject["device"],
         "optimizer": repr(model.optimizer),
         "loss": model.loss_name,
         "metrics": model.metrics_names[1:],
@@ -186,7 +188,7 @@ def measure(
         model.save(folder / MODEL)
         np.save(folder / X, x)
         np.save(folder / Y, y)
-        options = {name: subject[name] for name in ("threads", "batch_size", "shuffle")}
+        options = {name: subject[name] for name in ("threads", "device", "batch_size", "shuffle")}
         for _ in range(processes):
             profiles.append(_in_a_process(folder, {**options, "seconds": seconds / processes}))
             advance()
@@ -211,7 +213,7 @@ def child(folder: Path, options: Mapping[str, Any]) -> None:
     from fastbp.profiling import profile
 
     arguments = dict(options)
-    model = load_model(folder / MODEL, threads=arguments.pop("threads"))
+    model = load_model(folder / MODEL, threads=arguments.pop("threads"), device=arguments.pop("device"))
     found = profile(model, np.load(folder / X), np.load(folder / Y), **arguments)
     (folder / RESULT).write_text(json.dumps(found.to_dict()))
 
@@ -274,7 +276,8 @@ def compare(before: Benchmark, now: Benchmark, threshold: float = 0.03) -> Compa
 
     A figure is worse where the whole 95 % interval of its change lies beyond the threshold. The intervals are those of
     `_compare`, over one value a process: the lower quartile of its repeats, since disturbances only add time. A machine
-    that runs slower as a whole is not held against the program: the share of the peak must be worse as well.
+    that runs slower as a whole is not held against the program: the share of the peak must be worse as well, but on a
+    GPU, whose peak isn't measured.
 
     Parameters
     ----------
@@ -310,10 +313,11 @@ def _costs(profile: Profile) -> dict[str, float]:
     """One process in figures, all of them costs: microseconds, seconds of a sample, times the peak's."""
     low = float(np.quantile(profile.us_per_step.values, 0.25))
     seconds = low * 1e-6 * profile.subject["steps"]
+    peak = {"peak": seconds * profile.peak_gflops * 1e9 / profile.flops} if len(profile.peaks) else {}
     return {
         "us/step": low,
         "samples/s": seconds / (profile.subject["rows"] * profile.subject["epochs"]),
-        "peak": seconds * profile.peak_gflops * 1e9 / profile.flops,
+        **peak,
         **{name: part * low for name, part in profile.shares.items()},
         "staging": 1e6 * float(np.quantile(profile.staging, 0.25)),
         "start": 1e6 * float(np.quantile(profile.start, 0.25)),

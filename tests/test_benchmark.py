@@ -1,5 +1,6 @@
 """fastbp bench: measuring in fresh processes, the file, and what counts as a change."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -36,7 +37,9 @@ def profile(us: float, rng: np.random.Generator, peak: float = 100.0, **parts: f
 def bench(us: float, seed: int, count: int = 8, peak: float = 100.0, **parts: float) -> Benchmark:
     rng = np.random.default_rng(seed)
     processes = [profile(us * rng.normal(1, 0.01), rng, peak, **parts) for _ in range(count)]
-    return Benchmark({"network": "4-3", "threads": 2}, {"cpu": "one"}, {"fastbp": "1"}, "today", processes)
+    return Benchmark(
+        {"network": "4-3", "threads": 2, "device": "cpu"}, {"cpu": "one"}, {"fastbp": "1"}, "today", processes
+    )
 
 
 # ---------------------------------------------------------------- beyond noise
@@ -112,6 +115,16 @@ def test_a_slower_machine_is_no_slower_program() -> None:
     assert (found["us/step"], found["peak"], found["all"]) == ("worse", "same", "same")
 
 
+def test_without_a_peak_the_step_alone_decides() -> None:
+    def on_gpu(us: float, seed: int) -> Benchmark:
+        found = bench(us, seed)
+        processes = [dataclasses.replace(profile, peaks=np.empty(0)) for profile in found.processes]
+        return dataclasses.replace(found, processes=processes)
+
+    found = verdicts(on_gpu(100, 1), on_gpu(112, 2))
+    assert (found["us/step"], found["all"]) == ("worse", "worse") and "peak" not in found
+
+
 def test_the_part_that_grew_is_named() -> None:
     """Parts count by what they add to the step: the launch doubles here, and is 6 % of the step."""
     found = verdicts(bench(100, 1), bench(106, 2, launch=0.12))
@@ -179,7 +192,7 @@ def test_a_binary_file_is_refused(tmp_path: Path) -> None:
 
 def test_what_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark._machine, "machine", lambda: {"cpu": "two"})
-    found = benchmark.differences({"network": "4-3", "threads": 1, "rows": 5}, bench(100, 1))
+    found = benchmark.differences({"network": "4-3", "threads": 1, "device": "cpu", "rows": 5}, bench(100, 1))
     assert sorted(found) == ["cpu: two, there one", "rows: 5, there None", "threads: 1, there 2"]
 
 
@@ -209,6 +222,7 @@ def test_each_process_measures_the_model_on_the_data() -> None:
         "activations": ["tanh", "softmax"],
         "dtype": "float32",
         "threads": 1,
+        "device": "cpu",
         "optimizer": "Adam(learning_rate=0.001)",
         "loss": "sparse_categorical_crossentropy",
         "metrics": ["accuracy"],
@@ -229,4 +243,4 @@ def test_a_process_that_fails_is_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         ChildProcessError, match=r"^a measuring process ended with code 1: FileNotFoundError: .*model.fastbp'$"
     ):
-        benchmark._in_a_process(tmp_path, {"threads": 1})
+        benchmark._in_a_process(tmp_path, {"threads": 1, "device": "cpu"})

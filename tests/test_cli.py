@@ -910,5 +910,6 @@ def test_a_device_that_is_not_there_is_said_before_anything_is_read(run, monkeyp
         raise kind("there is no GPU: take the CPU")
 
     monkeypatch.setattr("fastbp.cuda.presence.require", absent)
-    code, out, err = run("train", "nothing.csv", "--device", "cuda")
-    assert (code, out, err) == (2, "", "fastbp: error: there is no GPU: take the CPU\n")
+    for command in ("train", "bench"):
+        code, out, err = run(command, "nothing.csv", "--device", "cuda")
+        assert (code, out, err) == (2, "", "fastbp: error: there is no GPU: take the CPU\n")

@@ -22,11 +22,13 @@ _OF_A_NETWORK = ("hidden", "activation", "optimizer", "learning_rate", "weight_d
 
 def bench(args: argparse.Namespace) -> int:
     """Measure what training a network costs, and compare with a measurement that was kept."""
-    from fastbp import benchmark
+    from fastbp import benchmark, devices
     from fastbp.bars import bar, watched
     from fastbp.profiling import threads_text
 
     say = Voice(args)
+    if args.device == "cuda":  # before anything is read
+        devices.checked(args.device, args.dtype)
     if args.save is not None:
         shared.check_writable(args.save, "--save")
     model, x, y, name = _subject(args, say)
@@ -43,7 +45,8 @@ def bench(args: argparse.Namespace) -> int:
     with bar(args.processes, "measuring") if watched() else contextlib.nullcontext() as progress:
         advance = (lambda: None) if progress is None else progress.update
         now = benchmark.measure(model, x, y, subject, seconds=args.seconds, processes=args.processes, advance=advance)
-    say("measured", f"{args.processes} processes, one after the other, on {threads_text(subject['threads'])}")
+    where = threads_text(subject["threads"]) if subject["device"] == "cpu" else "an NVIDIA GPU"
+    say("measured", f"{args.processes} processes, one after the other, on {where}")
     say.block(now.whole.table())
     if args.save is not None:
         now.save(args.save)
@@ -94,7 +97,7 @@ def _subject(args: argparse.Namespace, say: Voice) -> tuple["Model", NDArray[Any
         if options:
             raise ValueError(f"{why}: leave out {', '.join(options)}")
     if args.model is not None and args.data is not None:
-        model, table = shared.load_model(args.model, args.threads)
+        model, table = shared.load_model(args.model, args.threads, args.device)
         data = shared.read_for(table, args)
         return model, table.inputs(data.x, model.dtype), table.targets(shared.target_of(data), model.dtype), data.name
     if args.data is not None:
@@ -113,7 +116,7 @@ def _model_for_made_up_rows(args: argparse.Namespace) -> "Model":
     import fastbp as fb
 
     if args.model is not None:
-        model = fb.load_model(args.model, threads=args.threads)
+        model = fb.load_model(args.model, threads=args.threads, device=args.device)
         if model.optimizer is None:
             raise ValueError(f"{args.model} was saved before it was compiled: compile it in Python, and save it again")
         return model
