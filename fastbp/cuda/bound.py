@@ -287,6 +287,11 @@ class Bound:
     # -------------------------------------------------- updates
 
     @property
+    def fused(self) -> bool:
+        """Whether each gradient goes into its weight's update right behind its sum."""
+        return self.optimizer is not None and not self._late
+
+    @property
     def _late(self) -> bool:
         """Whether every gradient is written out before an update."""
         return self.layout.update in (LATE, GIVEN) or (self.optimizer is not None and self.optimizer.group > 1)
@@ -294,8 +299,7 @@ class Bound:
     def _learning(self) -> Iterator[Launch]:
         """The gradients of the weights, and their updates."""
         layout = self.layout
-        fused = self.optimizer is not None and not self._late
-        yield from self.products.weight_gradients(layout.learning, fused)
+        yield from self.products.weight_gradients(layout.learning, self.fused)
         others = [index for index in layout.learning if layout.layers[index].operation is not DENSE]
         for index in others:
             if layout.layers[index].operation is operations.BATCH_NORMALIZATION:

@@ -28,12 +28,17 @@ class Graphs:
     launches : those of a step, in order
     capture : makes a graph of what a function puts into the stream that it is given; see `capture`
     many : steps of the longer graph
+    first : what a run begins with
     """
 
     def __init__(
-        self, launches: Sequence[Launch], capture: Callable[[Callable[[Any], None]], Any], many: int = MANY
+        self,
+        launches: Sequence[Launch],
+        capture: Callable[[Callable[[Any], None]], Any],
+        many: int = MANY,
+        first: Sequence[Launch] = (),
     ) -> None:
-        self.launches, self._plain = launches, Launches(launches)
+        self.launches, self.first, self._plain = launches, first, Launches(launches)
         self._capture, self._many = capture, many
         self._graphs: dict[int, Any] = {}
         self._warm, self._short = False, 0
@@ -90,8 +95,8 @@ def capture(put: Callable[[Any], None]) -> _Graph:
         builder.close()
 
 
-def step_of(launches: Sequence[Launch]) -> Step:
+def step_of(launches: Sequence[Launch], first: Sequence[Launch] = ()) -> Step:
     """The best way to run a step: graphs where the package can capture its launches, else one after the other."""
     if device.simulated() or device.package() != "numba_cuda":
-        return Launches(launches)
-    return Graphs(launches, capture)
+        return Launches(launches, first)
+    return Graphs(launches, capture, first=first)

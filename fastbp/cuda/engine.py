@@ -555,7 +555,9 @@ class Prepared:
         if self.given is not None:
             engine._params[place : place + engine._numbers].copy_to_device(self.given)
         step, stop = ready.step(data), engine.stop_flag
-        make_ready(step.launches, engine.shown)
+        make_ready([*step.first, *step.launches], engine.shown)
+        for once in step.first:
+            once(0)
         ahead = ways.steps_ahead(step)
         for first in range(0, self.steps, ahead):
             if stop[0]:

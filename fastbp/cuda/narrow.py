@@ -144,6 +144,7 @@ class Narrow:
         bases[-1] = np.iinfo(np.int64).max
         arrays = bound.table, bound.params, bound.constants, bound.coefficients, bound.sums
         arguments = cuda.to_device(bases), *arrays, data.x, data.y, data.rows, data.weights, data.present
+        self.first: Sequence[Launch] = ()
         self.launches: Sequence[Launch] = [Launch(made, (1,), net.threads, (1, *arguments), shared, WHOLE)]
 
     def run(self, stream: Any, steps: int) -> None:

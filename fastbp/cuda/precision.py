@@ -44,3 +44,17 @@ def rounded(precision: str) -> Any:
         return number_of((bits + 0x7FFF + (bits >> 16 & 1)) & ~0xFFFF)
 
     return inlined(to_tf32 if precision == "tf32" else to_bfloat16)
+
+
+@functools.cache
+def half() -> Any:
+    """The function that gives the bits of the nearest bfloat16, a uint16; NaN stays NaN."""
+    nearest = rounded("bfloat16")
+    bits_of = _bits_of if simulated() else cuda.libdevice.float_as_int
+
+    def to_half(x: Any) -> Any:
+        if x != x:
+            return np.uint16(0x7FC0)
+        return np.uint16(bits_of(nearest(x)) >> 16 & 0xFFFF)
+
+    return inlined(to_half)

@@ -18,7 +18,7 @@ from fastbp.activations import IDENTITY, Activation
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules, weights
 from fastbp.cuda.device import cuda, inlined, kernel
-from fastbp.cuda.precision import rounded
+from fastbp.cuda.precision import half, rounded
 from fastbp.cuda.rows import goes_on
 from fastbp.cuda.shapes import Shapes, Tile
 from fastbp.cuda.step import Launch
@@ -43,6 +43,10 @@ class Products(Protocol):
     precision: str
 
     def __init__(self, bound: "Bound") -> None: ...
+
+    def first(self) -> list[Launch]:
+        """What a run begins with, before its first step."""
+        ...
 
     def forward(self, op: int) -> list[Launch]:
         """Z = A W + b where Z is kept, and H, its activation (Z itself for the last op), always."""
@@ -279,15 +283,31 @@ def lay_aside(t, op, k, i, g, params, constants, coefficients):
     params[i] = g
 
 
+@inlined
+def _uncopied(copies, i, params):
+    pass
+
+
 @functools.cache
-def learn(dtype: np.dtype, shapes: Shapes, element: Any) -> Any:
+def _copied() -> Any:
+    to_half = half()
+
+    def copied(copies, i, params):
+        copies[i] = to_half(params[i])
+
+    return inlined(copied)
+
+
+@functools.cache
+def learn(dtype: np.dtype, shapes: Shapes, element: Any, halves: bool = False) -> Any:
     """Kernel: what becomes of gradients that stand in an array, weight by weight or in parts to be added in order.
 
     tasks : see ``weights``; parts : how many there are, so many numbers apart; element : see `weight_gradients`
+    halves : whether `copies` takes each weight as bfloat16 then; else nothing is done with it
     """
-    threads = shapes.flat
+    threads, follow = shapes.flat, _copied() if halves else _uncopied
 
-    def run(t, tasks, gradient, parts, apart, params, constants, coefficients):
+    def run(t, tasks, gradient, parts, apart, params, constants, coefficients, copies):
         if t[lo.STATUS] != pg.RUNNING:
             return
         task = weights.TASK * cuda.blockIdx.x
@@ -298,6 +318,7 @@ def learn(dtype: np.dtype, shapes: Shapes, element: Any) -> Any:
             for part in range(1, parts):
                 g += gradient[part * apart + i]
             element(t, op, row, i, g, params, constants, coefficients)
+            follow(copies, i, params)
 
     return kernel(run, threads=threads)
 
@@ -313,6 +334,10 @@ class Tiles:
 
     def __init__(self, bound: "Bound", precision: str = "float32") -> None:
         self._bound, self.precision = bound, precision
+
+    def first(self) -> list[Launch]:
+        """See `Products`."""
+        return []
 
     def _launch(self, made: Any, tile: Tile, grid: tuple[int, ...], *arguments: Any) -> Launch:
         shared = shared_numbers(tile) * self._bound.dtype.itemsize
@@ -376,6 +401,6 @@ class Tiles:
         if parts == 1:
             return [launch]
         blocks = bound.tasks(ops)
-        arguments = bound.table, bound.upload(blocks.ravel()), sums, parts, apart, bound.params, *beside
+        arguments = bound.table, bound.upload(blocks.ravel()), sums, parts, apart, bound.params, *beside, bound.params
         made = learn(bound.dtype, bound.shapes, element)
         return [launch, Launch(made, (len(blocks),), bound.shapes.flat, arguments)]

@@ -49,9 +49,11 @@ class Step(Protocol):
     Attributes
     ----------
     launches : what a step is made of
+    first : what a run begins with
     """
 
     launches: Sequence[Launch]
+    first: Sequence[Launch]
 
     def run(self, stream: Any, steps: int) -> None:
         """Put so many steps into the stream."""
@@ -61,8 +63,8 @@ class Step(Protocol):
 class Launches:
     """A step as its launches, one after the other."""
 
-    def __init__(self, launches: Sequence[Launch]) -> None:
-        self.launches = launches
+    def __init__(self, launches: Sequence[Launch], first: Sequence[Launch] = ()) -> None:
+        self.launches, self.first = launches, first
 
     def run(self, stream: Any, steps: int) -> None:
         """See `Step`."""

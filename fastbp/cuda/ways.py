@@ -17,10 +17,12 @@ def step_of(bound: "Bound", data: "Data") -> Step:
     narrow, else product by product; launches are replayed as graphs."""
     keeps = data.result is not None or bool(data.kept)
     if data.starts is not None:  # sparse rows
-        return captured.step_of(bound.launches(data))
+        return captured.step_of(bound.launches(data), bound.products.first())
     if not narrow.reason(bound.layout, bound.objective, bound.optimizer, data.targets, keeps):
         return narrow.Narrow(bound, data)
-    return captured.step_of(bound.launches(data) if slices.reason(bound, data) else slices.launches(bound, data))
+    if not slices.reason(bound, data):
+        return captured.step_of(slices.launches(bound, data))
+    return captured.step_of(bound.launches(data), bound.products.first())
 
 
 def steps_ahead(step: Step) -> int:

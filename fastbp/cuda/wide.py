@@ -164,6 +164,8 @@ class Wide(products.Tiles):
         self._masks: dict[int, Any] = {}
         self._gradient: Any = None
         self._bits: dict[str, Any] = {}
+        self._mirror: Any = None
+        self._beginning: dict[int, Launch] = {}
 
     def _wide(self, op: int) -> bool:
         return is_wide(self._bound, op, self._least, self._width)
@@ -195,15 +197,45 @@ class Wide(products.Tiles):
         copy, half_ld = self._halves[key]
         if key not in self._halved:
             self._halved.add(key)
-            made, grid = halve(bound.dtype, bound.shapes), (-(-rows // bound.shapes.groups),)
-            bits = self._bits.setdefault(buffer, source.view(np.uint32))
-            arguments = bound.table, copy, half_ld, bits, place, ld, rows, columns
-            found.append(Launch(made, grid, bound.shapes.threads, arguments))
+            found.append(self._halve(copy, half_ld, buffer, place, ld, rows, columns))
         return address_of(copy), half_ld
+
+    def _halve(self, copy: Any, half_ld: int, buffer: str, place: int, ld: int, rows: int, columns: int) -> Launch:
+        """What makes a bfloat16 copy of a matrix."""
+        bound = self._bound
+        source = bound.work if buffer == "work" else bound.params
+        made, grid = halve(bound.dtype, bound.shapes), (-(-rows // bound.shapes.groups),)
+        bits = self._bits.setdefault(buffer, source.view(np.uint32))
+        arguments = bound.table, copy, half_ld, bits, place, ld, rows, columns
+        return Launch(made, grid, bound.shapes.threads, arguments)
 
     def _weights(self, found: list[Launch], op: int) -> tuple[int, int]:
         (w, ldw), layer = self._field(op, lo.W, lo.LDW), self._bound.layout.layers[op]
-        return self._factor(found, "params", w, ldw, layer.fan_in, layer.fan_out)
+        if not self._mirrored(op):
+            return self._factor(found, "params", w, ldw, layer.fan_in, layer.fan_out)
+        if self._mirror is None:
+            numbers = self._bound.layout.program.parameter_bytes // self._bound.dtype.itemsize
+            self._mirror = cuda.to_device(np.zeros(numbers, np.uint16))
+        if op not in self._beginning:
+            copy = self._mirror[w : w + layer.fan_in * ldw]
+            self._beginning[op] = self._halve(copy, ldw, "params", w, ldw, layer.fan_in, layer.fan_out)
+        return self._at(self._mirror, w), ldw
+
+    def _mirrored(self, op: int) -> bool:
+        """Whether the bfloat16 copy of an op's weights is made when a run begins, and by each update: not by a pass of
+        its own in each step. Its numbers stand where the weights do, at the same distances."""
+        layout, layer = self._bound.layout, self._bound.layout.layers[op]
+        changes = self._bound.optimizer is not None and op in layout.learning
+        kept_up = self._bound.fused and layer.constraint is None
+        return (
+            self.precision == "bfloat16"
+            and self._field(op, lo.LDW)[0] % HALF_MULTIPLE == 0
+            and (kept_up or not changes)
+        )
+
+    def first(self) -> list[Launch]:
+        """See ``products.Products``."""
+        return list(self._beginning.values())
 
     def _matrix(self, found: list[Launch], op: int, place: int, ld: int, columns: int) -> tuple[int, int]:
         first, distance = self._field(op, place, ld)
@@ -317,12 +349,16 @@ class Wide(products.Tiles):
                 wide.append(op)
                 found += launches
         found += super().weight_gradients([op for op in ops if op not in wide], fused)
-        if not wide:
-            return found
-        tasks = bound.tasks(wide)
-        made = products.learn(bound.dtype, bound.shapes, bound.element if fused else products.write)
-        arguments = bound.table, bound.upload(tasks.ravel()), self._gradient, 1, 0, bound.params
-        found.append(Launch(made, (len(tasks),), bound.shapes.flat, (*arguments, bound.constants, bound.coefficients)))
+        element, mirrored = bound.element if fused else products.write, [op for op in wide if op in self._beginning]
+        for some in (mirrored, [op for op in wide if op not in mirrored]):
+            if some:
+                copies = bound.params if some is not mirrored else self._mirror
+                tasks, made = bound.tasks(some), products.learn(bound.dtype, bound.shapes, element, some is mirrored)
+                arguments = bound.table, bound.upload(tasks.ravel()), self._gradient, 1, 0, bound.params
+                arguments = *arguments, bound.constants, bound.coefficients, copies
+                found.append(Launch(made, (len(tasks),), bound.shapes.flat, arguments))
+        if fused:
+            found += [self._beginning[op] for op in ops if op in self._beginning and op not in wide]
         return found
 
     def _weight_gradient(self, op: int) -> list[Launch]:
