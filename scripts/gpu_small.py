@@ -6,6 +6,12 @@ import fastbp as fb
 
 NETWORKS = {
     "narrow": ([fb.Dense(12, activation="relu"), fb.Dense(3, activation="softmax")], 7, 33, {}),
+    "narrow, noise": (
+        [fb.GaussianNoise(0.1), fb.Dense(12, activation="tanh"), fb.Dropout(0.2), fb.Dense(3, activation="softmax")],
+        7,
+        33,
+        {},
+    ),
     "every kind": (
         [
             fb.Dense(12, activation="gelu"),
