@@ -177,7 +177,6 @@ class Kept:
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """The kernel for arguments of these types; None where it isn't there, or its file is damaged."""
-        context.refresh()
         path = self._file(signature, context)
         if path is None:
             return None
