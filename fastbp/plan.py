@@ -19,6 +19,7 @@ PANELS_PER_TASK = 8
 LAYER_WORK = 2e6  # floating-point operations of a panel: above that few panels are cut at layers
 PANELS_OF_RUN = 4  # a task of the update phase
 PASSED_BY_HALVES = 2  # numbers that pass through the layers, a weight: above that its gradient is summed by halves
+PANEL_WEIGHTS = 128 << 10  # bytes: so few stay in L1 and L2 from panel to panel, and halves are gone through by panels
 FEW_NEURONS = 0.5  # of a layer's last vector: up to so full it is summed along the samples
 
 
@@ -265,7 +266,8 @@ class Plan(Graph):
         if self.halves and threads == 2 and len(phases) == 1 and self.update != GIVEN:
             middle = self.panels // 2
             bounds = (0, middle), (middle, self.panels)
-            phases = [[(pg.HALF, half, lo, hi, PANELS_PER_TASK, self.lowest) for half, (lo, hi) in enumerate(bounds)]]
+            at_once = 1 if self.program.parameter_bytes <= PANEL_WEIGHTS else PANELS_PER_TASK
+            phases = [[(pg.HALF, half, lo, hi, at_once, self.lowest) for half, (lo, hi) in enumerate(bounds)]]
             self.apart = self._take(2 * self.program.parameter_bytes)
         final: list[tuple[int, ...]] = [(pg.SUM, 0, 0, 0, 0, 0)]
         if self.backward:
