@@ -52,10 +52,10 @@ def gradient(source: str) -> str:
 
     def change(found: re.Match[str]) -> str:
         again = found[0].replace("\n", "\n    ").rstrip(" ")
-        return f"{found[0]}{found[1]}turn += 1\n{found[1]}if turn % 20 == 0 and more + b0 == 0:\n    {again}"
+        return f"{found[0]}{found[1]}turn += 1\n{found[1]}if turn % 20 == 0 and more == 0:\n    {again}"
 
-    source = once(source, r"^( +)sum_tile\(.*, more \+ b0\)\n", change)
-    return once(source, r"^    for b0 in range\(0, count, SAMPLES\):\n", lambda m: f"    turn = 7 * (k0 + j0)\n{m[0]}")
+    source = once(source, r"^( +)_sum_tile\(.*, more\)\n", change)
+    return once(source, r"^    j = j0\n", lambda m: f"    turn = 7 * (k0 + j0)\n{m[0]}")
 
 
 def activation(source: str) -> str:

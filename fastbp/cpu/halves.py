@@ -12,7 +12,7 @@ from fastbp._jit import helper
 from fastbp._vector import column, lanes, load_int
 from fastbp.cpu import penalty, updates, weights
 from fastbp.cpu.rows import at
-from fastbp.cpu.tile import item_bytes, most_gradient_rows, panel_width, prefetch_to_write, tile_height
+from fastbp.cpu.tile import item_bytes, panel_width, prefetch_to_write
 
 
 @helper
@@ -23,21 +23,13 @@ def first_rows(kind: Any, count: int) -> int:
 
 
 @helper
-def _sum(kind: Any, op: int, k0: int, k1: int, j0: int, j1: int, b0: int, b1: int, g: int, g_panel: int) -> None:
+def _sum(
+    kind: Any, run: int, op: int, k0: int, k1: int, j0: int, j1: int, b0: int, b1: int, g: int, g_panel: int
+) -> None:
     """Gradient at g of inputs k0:k1 and panels of neurons j0:j1, over the rows b0:b1."""
-    k_bytes = panel_width(kind) * item_bytes(kind)
     for start in range(b0, b1, weights.SAMPLES):
         end = min(b1, start + weights.SAMPLES)
-        j = j0
-        while j < j1:
-            panels = weights.tile_width(kind, op, j, j1)
-            k = k0
-            while k < k1:
-                rows = tile_height(k1 - k, most_gradient_rows(kind))
-                c = g + (j - j0) * g_panel + (k - k0) * k_bytes
-                weights.sum_tile(kind, op, k, rows, j, panels, start, end, c, g_panel, start - b0)
-                k += rows
-            j += panels
+        weights.sums(kind, run, op, k0, k1, j0, j1, start, end, start - b0, g, g_panel, 0, 0)
 
 
 @helper
@@ -49,7 +41,7 @@ def sum_apart(kind: Any, run: int, half: int, count: int) -> None:
         op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * index
         if at(op, pg.SUMMED) and at(op, pg.TASK_RULE) == 0:
             g = at(op, pg.W) + at(run, pg.APART) + half * at(run, pg.APART_NEXT)
-            _sum(kind, op, 0, at(op, pg.STEPS_IN), 0, at(op, pg.W_PANELS), b0, b1, g, at(op, pg.W_PANEL))
+            _sum(kind, run, op, 0, at(op, pg.STEPS_IN), 0, at(op, pg.W_PANELS), b0, b1, g, at(op, pg.W_PANEL))
 
 
 @helper
@@ -73,8 +65,8 @@ def task(kind: Any, run: int, row: int, count: int, stage: int, h: int, scratch:
         first, apart = w + at(run, pg.APART), w_panel
         second = first + at(run, pg.APART_NEXT)
     else:
-        _sum(kind, op, k0, k1, j0, j1, 0, border, first, panel)
-        _sum(kind, op, k0, k1, j0, j1, border, count, second, panel)
+        _sum(kind, run, op, k0, k1, j0, j1, 0, border, first, panel)
+        _sum(kind, run, op, k0, k1, j0, j1, border, count, second, panel)
     g, g_panel = scratch, panel
     if at(run, pg.GRADIENT):
         g, g_panel = w + at(run, pg.GRADIENT), w_panel

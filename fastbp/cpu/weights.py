@@ -56,7 +56,7 @@ def may_skip(run: int, op: int) -> bool:
 
 
 @helper
-def tile_width(kind: Any, op: int, j: int, j1: int) -> int:
+def _tile_width(kind: Any, op: int, j: int, j1: int) -> int:
     """Panels of the next register tile of an op's neurons' panels j:j1."""
     if panel_width(kind) > lanes(kind):
         return 1
@@ -68,7 +68,7 @@ def tile_width(kind: Any, op: int, j: int, j1: int) -> int:
 
 @helper
 def _sum_few(kind: Any, op: int, k: int, rows: int, b0: int, b1: int, c: int, more: int) -> None:
-    """As `sum_tile`, of the last panel's neurons where they are few."""
+    """As `_sum_tile`, of the last panel's neurons where they are few."""
     size, samples, few = row_bytes(kind), 2 * lanes(kind), at(op, pg.FEW)
     k_bytes = panel_width(kind) * item_bytes(kind)
     tall = 8
@@ -94,7 +94,7 @@ def _sum_few(kind: Any, op: int, k: int, rows: int, b0: int, b1: int, c: int, mo
 
 
 @helper
-def sum_tile(
+def _sum_tile(
     kind: Any, op: int, k: int, rows: int, j: int, panels: int, b0: int, b1: int, c: int, c_panel: int, more: int
 ) -> None:
     """Sums at c of `rows` inputs from k on and of so many panels of neurons from j on, over the batch rows b0:b1.
@@ -120,6 +120,50 @@ def sum_tile(
 
 
 @helper
+def sums(
+    kind: Any,
+    run: int,
+    op: int,
+    k0: int,
+    k1: int,
+    j0: int,
+    j1: int,
+    b0: int,
+    b1: int,
+    more: int,
+    g: int,
+    g_panel: int,
+    due: int,
+    h: int,
+) -> None:
+    """Gradient at g of the inputs k0:k1 and the panels of neurons j0:j1, over the batch rows b0:b1.
+
+    more : 0 begins at zero, else at what is there; due : whether an update follows, tile by tile; h : its coefficients
+    """
+    k_bytes, w_panel = panel_width(kind) * item_bytes(kind), at(op, pg.W_PANEL)
+    moments = at(run, pg.MOMENTS)
+    arrays = at(run, pg.ARRAYS) if due else 0
+    j = j0
+    while j < j1:
+        panels = _tile_width(kind, op, j, j1)
+        k = k0
+        while k < k1:
+            rows = tile_height(k1 - k, most_gradient_rows(kind))
+            w = at(op, pg.W) + j * w_panel + k * k_bytes
+            c = g + (j - j0) * g_panel + (k - k0) * k_bytes
+            for m in range(arrays):
+                for i in range(panels):
+                    for byte in range(0, rows * k_bytes, pg.LINE):
+                        prefetch_to_write(w + m * moments + i * w_panel + byte)
+            _sum_tile(kind, op, k, rows, j, panels, b0, b1, c, g_panel, more)
+            if due:
+                for i in range(panels):
+                    finish(kind, run, op, k, rows, w + i * w_panel, c + i * g_panel, h)
+            k += rows
+        j += panels
+
+
+@helper
 def task(kind: Any, run: int, row: int, count: int, stage: int, h: int, g: int) -> None:
     """Gradient of the tile that the task's row names and, where it is due, its update.
 
@@ -131,36 +175,15 @@ def task(kind: Any, run: int, row: int, count: int, stage: int, h: int, g: int) 
     op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * load_int(row + 8)
     k0, k1, j0, j1 = load_int(row + 16), load_int(row + 24), load_int(row + 32), load_int(row + 40)
     k_bytes = panel_width(kind) * item_bytes(kind)
-    w_panel = at(op, pg.W_PANEL)
-    w = at(op, pg.W) + j0 * w_panel + k0 * k_bytes
     g_panel = (k1 - k0) * k_bytes
     if at(run, pg.GRADIENT):
-        g, g_panel = w + at(run, pg.GRADIENT), w_panel
+        g_panel = at(op, pg.W_PANEL)
+        g = at(op, pg.W) + j0 * g_panel + k0 * k_bytes + at(run, pg.GRADIENT)
     if stage & LAST and at(op, pg.PENALTY):
         penalty.measure(kind, run, op, k0, k1, j0, j1, h)
     due, more = stage & DUE, stage & MORE
-    moments = at(run, pg.MOMENTS)
-    arrays = at(run, pg.ARRAYS) if due else 0
     for b0 in range(0, count, SAMPLES):
         b1 = min(count, b0 + SAMPLES)
-        j = 0
-        while j < j1 - j0:
-            panels = tile_width(kind, op, j0 + j, j1)
-            k = 0
-            while k < k1 - k0:
-                rows = tile_height(k1 - k0 - k, most_gradient_rows(kind))
-                place = j * w_panel + k * k_bytes
-                c = g + j * g_panel + k * k_bytes
-                if b1 == count:
-                    for m in range(arrays):
-                        for i in range(panels):
-                            for byte in range(0, rows * k_bytes, pg.LINE):
-                                prefetch_to_write(w + place + m * moments + i * w_panel + byte)
-                sum_tile(kind, op, k0 + k, rows, j0 + j, panels, b0, b1, c, g_panel, more + b0)
-                if due and b1 == count:
-                    for i in range(panels):
-                        finish(kind, run, op, k0 + k, rows, w + place + i * w_panel, c + i * g_panel, h)
-                k += rows
-            j += panels
+        sums(kind, run, op, k0, k1, j0, j1, b0, b1, more + b0, g, g_panel, due if b1 == count else 0, h)
     if due and at(op, pg.SQUARES):
         updates.squares_of(kind, run, op, k0, k1, j0, j1)
