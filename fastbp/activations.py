@@ -4,7 +4,6 @@ A formula takes z (pre-activations) and p (the activation's parameter) and retur
 z and a are numbers, vectors or NumPy arrays. Those that couple the neurons of a row (softmax) take columns instead.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 
 from fastbp._math import exp, expm1, formula, log1p, logistic, normal_cdf
 from fastbp._math import tanh as _tanh
+from fastbp._spelling import answers, nearest
 from fastbp._vector import maximum, minimum, where
 from fastbp.tracing import Steps, derivative_of, elementwise, follow, kept, named, restored
 
@@ -236,9 +236,7 @@ ACTIVATIONS = {
 def unknown(kind: str, name: object, names: Iterable[str]) -> ValueError:
     """The error for a name that no table has: lists the valid ones and the nearest."""
     valid = sorted(names)
-    lower = {entry.lower(): entry for entry in valid}
-    near = difflib.get_close_matches(str(name).lower(), lower, n=1)
-    hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
+    hint = nearest(name, valid)
     if isinstance(name, type):
         hint = f" It is a class: give an object of it, {name.__name__}()."
     return ValueError(f"unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}")
@@ -292,3 +290,6 @@ def get(activation: str | Activation | Callable[[Any], Any] | None) -> Activatio
     if not isinstance(activation, str) or activation.lower() not in names:
         raise unknown("activation", activation, names)
     return names[activation.lower()]
+
+
+answers(__name__, "custom")

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastbp._math import formula
 from fastbp._settings import NOT_NEGATIVE, POSITIVE, Settings, is_not_negative, is_positive
+from fastbp._spelling import answers
 from fastbp._vector import maximum, minimum, sqrt
 from fastbp.activations import unknown
 
@@ -175,3 +176,6 @@ def get(constraint: Any, label: str = "constraint") -> Constraint | None:
     if name not in names:
         raise unknown(label, name, CONSTRAINTS)
     return names[name](**settings)
+
+
+answers(__name__)

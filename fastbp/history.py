@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbp._spelling import answers
 from fastbp.progress import shown
 
 VALIDATION = "val_"
@@ -187,3 +188,6 @@ def _cell(name: str, value: float) -> str:
     if name == "epoch":
         return str(int(value) + 1)
     return "" if value != value else f"{value:.4g}"
+
+
+answers(__name__, methods="History")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbp import activations, losses, optimizers
+from fastbp._spelling import answers
 from fastbp.activations import Activation
 from fastbp.layers import Dense
 from fastbp.losses import Loss
@@ -389,3 +390,6 @@ _KERAS = {"swish": "silu"}
 
 def _kernel(arrays: Sequence[Array]) -> Kernel:
     return arrays[0], (arrays[1] if len(arrays) > 1 else None)
+
+
+answers(__name__, "from_keras_weights", "from_sklearn", "from_torch_state_dict", "to_sklearn", "to_torch_state_dict")

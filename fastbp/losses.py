@@ -9,6 +9,7 @@ import numpy as np
 
 from fastbp import loss_formulas as formulas
 from fastbp._checks import number
+from fastbp._spelling import answers
 from fastbp.activations import unknown
 from fastbp.class_columns import crossentropies
 from fastbp.loss_formulas import TINY
@@ -444,3 +445,6 @@ def _categorical(name: str, from_logits: bool, smoothing: float, **focal: float)
         focal["gamma"] = _within(owner, "gamma", focal["gamma"], -TINY, math.inf, "at least 0")
     row = LOSSES[name].having(label_smoothing=_smoothing(owner, smoothing), **focal)
     return replace(row, from_logits=from_logits)
+
+
+answers(__name__, "custom")

@@ -17,6 +17,7 @@ from fastbp import data, devices
 from fastbp._checks import whole
 from fastbp._jit import default_threads
 from fastbp._signals import HeldBack
+from fastbp._spelling import answers
 from fastbp.callbacks import Callback
 from fastbp.cpu.engine import POLL_SECONDS, most_threads
 from fastbp.cpu.launch import in_background
@@ -533,4 +534,7 @@ def _report(errors: dict[int, DivergenceError], networks: int, on_divergence: st
     if on_divergence == "raise":
         first.add_note(summary)
         raise first
-    warnings.warn(f"{summary}. The first: {first} See histories.errors.", RuntimeWarning, stacklevel=3)
+    warnings.warn(f"{summary}. The first: {first} See histories.errors.", RuntimeWarning, stacklevel=4)
+
+
+answers(__name__, "fit_many", methods="Histories")

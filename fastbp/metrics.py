@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp._checks import number, whole
+from fastbp._spelling import answers
 from fastbp.activations import unknown
 from fastbp.losses import Loss
 from fastbp.tallies import TALLIES, Tally
@@ -589,3 +590,6 @@ def _hits_metric(
     chosen = None if class_id is None else whole(f"{owner}: class_id", class_id, least=0)
     share = _threshold(owner, threshold)
     return METRICS[row].having(name, threshold=share, average=_average(owner, average), class_id=chosen)
+
+
+answers(__name__, "custom")

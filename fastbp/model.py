@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,7 @@ from fastbp import (
 )
 from fastbp._checks import whole
 from fastbp._jit import default_threads
+from fastbp._spelling import answers, unknown_argument
 from fastbp.bars import watched
 from fastbp.callbacks import Callback, CallbackList
 from fastbp.compilation import compile_kernels
@@ -487,6 +488,7 @@ class Model(Stack):
         upto: Layer | str | int | None = None,
         noise: bool = False,
         out: Array | None = None,
+        **unknown: Never,
     ) -> Array:
         """Outputs of the model, or of one of its layers.
 
@@ -505,6 +507,8 @@ class Model(Stack):
         -------
         (N, O) array of the model's dtype; without noise a row's are the same bits whatever rows are around it
         """
+        if unknown:
+            raise unknown_argument(self.predict, next(iter(unknown)), "Model.predict")
         if upto is not None or noise:
             return partial.predict(self, x, batch_size, upto, noise, out)
         if batch_size is None and out is None and verbose == 0 and type(x) is np.ndarray and self._engine is not None:
@@ -645,3 +649,6 @@ Sequential = Model
 def load_model(path: str | os.PathLike[str], *, threads: int | None = None, device: str = "cpu") -> Model:
     """The model that ``model.save(path)`` wrote."""
     return Model.load(path, threads=threads, device=device)
+
+
+answers(__name__, "load_model", methods="Model")

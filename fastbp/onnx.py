@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastbp import activations, layers
 from fastbp._atomic import replacing
+from fastbp._spelling import answers
 from fastbp.activations import Activation
 from fastbp.model import Model
 from fastbp.preparation import Preparation
@@ -464,3 +465,6 @@ def to_onnx(
         with replacing(path) as part:
             part.write_bytes(made.SerializeToString())
     return made
+
+
+answers(__name__, "to_onnx")

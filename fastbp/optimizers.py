@@ -18,6 +18,7 @@ import numpy as np
 
 from fastbp import schedules
 from fastbp._settings import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, is_fraction, is_not_negative, is_positive
+from fastbp._spelling import answers
 from fastbp.activations import unknown
 from fastbp.schedules import Schedule
 from fastbp.update_formulas import (
@@ -617,3 +618,6 @@ def _restored(setting: str, value: Any) -> Any:
         stacklevel=2,
     )
     return value["value"]
+
+
+answers(__name__)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastbp import devices
 from fastbp._checks import number, whole
+from fastbp._spelling import answers
 from fastbp.cpu.peak import peak_gflops
 from fastbp.feeds import ArrayFeed
 from fastbp.fit import Fit
@@ -399,3 +400,6 @@ class _Trial:
             "steps": self.epochs * -(-len(self.data) // self.batch),
             "shuffle": self.shuffle,
         }
+
+
+answers(__name__, "profile", methods="Profile")

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbp._checks import number, whole
+from fastbp._spelling import answers
 from fastbp.feeds import ArrayFeed
 from fastbp.objective import Objective
 
@@ -170,3 +171,6 @@ def _steepest(rates: Array, losses: Array, smoothed: Array) -> float:
     centres = np.arange(len(falls)) + width // 2
     before = centres <= max(int(np.argmin(smoothed)), centres[0])
     return float(rates[centres[before][int(np.argmax(falls[before]))]])
+
+
+answers(__name__, "find_learning_rate", methods="LearningRateCurve")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastbp._settings import NOT_NEGATIVE, Settings, is_not_negative
+from fastbp._spelling import answers
 from fastbp.activations import unknown
 
 
@@ -103,3 +104,6 @@ def strengths(kernel: Regularizer | None, bias: Regularizer | None) -> tuple[flo
     """l1 and l2 of the kernel, then of the biases."""
     none = 0.0, 0.0
     return *(kernel.strengths if kernel else none), *(bias.strengths if bias else none)
+
+
+answers(__name__)

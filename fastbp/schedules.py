@@ -20,6 +20,7 @@ from fastbp._settings import (
     is_not_negative,
     is_positive,
 )
+from fastbp._spelling import answers
 from fastbp.activations import unknown
 
 
@@ -411,3 +412,6 @@ def from_config(config: dict[str, Any]) -> Schedule:
     if name not in SCHEDULES:
         raise unknown("schedule", name, SCHEDULES)
     return SCHEDULES[name](**{key: from_config(v) if isinstance(v, dict) else v for key, v in settings.items()})
+
+
+answers(__name__)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastbp._spelling import answers
 from fastbp.frames import Frame, as_frame
 
 Array = NDArray[Any]
@@ -498,3 +499,6 @@ def moments(
         scale[constant | (scale == 0)] = 1.0  # squares of tiny numbers underflow
     scale[(gaps < count) & (np.isinf(low) | np.isinf(high))] = np.inf
     return mean, scale, gaps > 0
+
+
+answers(__name__, methods="TabularEncoder")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from fastbp._checks import DTYPES
+from fastbp._spelling import answers
 from fastbp.compilation import Compiled, compile_kernels
 from fastbp.cpu import catalogue
 from fastbp.progress import resolve_verbose
@@ -41,3 +42,6 @@ def warmup(
         raise ValueError(f"warmup: dtype must be among {', '.join(DTYPES)}, got {came}")
     wanted = [(f"{kernel} {name}", rule) for name in names for kernel, rule in catalogue.kernels(name, everything)]
     return compile_kernels(wanted, bool(resolve_verbose(verbose)))
+
+
+answers(__name__, "warmup")

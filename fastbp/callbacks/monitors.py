@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastbp._checks import number, whole
+from fastbp._spelling import answers
 from fastbp.activations import unknown
 from fastbp.callbacks.base import Callback, Logs
 from fastbp.history import VALIDATION
@@ -275,3 +276,6 @@ class ReduceLROnPlateau(Monitor):
 
     def set_state(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+
+
+answers(__name__)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbp._spelling import answers
 from fastbp.activations import unknown
 from fastbp.callbacks.base import Callback, Logs
 
@@ -146,3 +147,6 @@ class LearningRateScheduler(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
             logs["learning_rate"] = self.model.learning_rate
+
+
+answers(__name__)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastbp._checks import whole
+from fastbp._spelling import answers
 from fastbp.callbacks.base import Callback, Logs
 from fastbp.history import VALIDATION
 
@@ -144,3 +145,6 @@ class TensorBoard(Callback):
 
     def set_state(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+
+
+answers(__name__)

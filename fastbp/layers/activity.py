@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastbp import operations, regularizers
+from fastbp._spelling import answers
 from fastbp.layers.base import Layer, Network
 
 
@@ -34,3 +35,6 @@ def penalise(network: Network, strengths: tuple[float, float], layer: str) -> No
     if before is not None and before.coupled:
         raise ValueError(f"{layer} can't penalise what softmax gives: these are the outputs of the network")
     network.add("activity", operations.ACTIVITY, numbers=strengths)
+
+
+answers(__name__)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbp import activations, constraints, initializers, operations, regularizers
+from fastbp._spelling import answers
 from fastbp.activations import IDENTITY
 from fastbp.constraints import Constraint
 from fastbp.layers.activity import penalise
@@ -205,3 +206,6 @@ def _input_width(input_shape: Sequence[int] | int | None, input_dim: int | None)
     if width is not None and (isinstance(width, bool) or not isinstance(width, (int, np.integer)) or width < 1):
         raise ValueError(f"the input width must be a whole number of at least 1, got {width!r}")
     return None if width is None else int(width)
+
+
+answers(__name__)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastbp import constraints, initializers, operations, regularizers
 from fastbp._checks import whole
+from fastbp._spelling import answers
 from fastbp.constraints import Constraint
 from fastbp.layers.base import Layer, Network, checked_multiplier, plain
 from fastbp.operations import EMBEDDING, STANDARDIZE
@@ -185,3 +186,6 @@ def _shape(column: Any, given: Any) -> tuple[int, int]:
     if pair[1] is None:
         return categories, usual_dim(categories)
     return categories, whole(f"Embedding: dim of column {column!r}", pair[1])
+
+
+answers(__name__)

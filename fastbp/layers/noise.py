@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastbp import operations
+from fastbp._spelling import answers
 from fastbp.activations import SELU_ALPHA, SELU_SCALE
 from fastbp.layers.base import Layer, Network
 from fastbp.operations import Operation
@@ -127,3 +128,6 @@ class GaussianDropout(Noise):
 
     def numbers(self) -> tuple[float, ...]:
         return (math.sqrt(self.rate / (1.0 - self.rate)),)
+
+
+answers(__name__)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from fastbp import initializers, operations
 from fastbp._checks import whole
+from fastbp._spelling import answers
 from fastbp.layers.base import Layer, Network, checked_multiplier
 from fastbp.operations import Operation
 from fastbp.program import Piece, pieces_of
@@ -257,3 +258,6 @@ class Normalization(Layer):
     @classmethod
     def _made(cls, settings: dict[str, Any]) -> Layer:
         return cls(mean=0.0, variance=1.0, **settings)  # the weights hold them
+
+
+answers(__name__)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastbp import activations, initializers, operations
+from fastbp._spelling import answers
 from fastbp.activations import IDENTITY
 from fastbp.layers.base import Layer, Network, activation_of, activation_settings, unique_names
 from fastbp.program import Piece
@@ -132,3 +133,6 @@ class Concatenate(Block):
         fan_in, fork = network.width, network.add(name, operations.FORK)
         self._lower_layers(network, name)
         network.add(name, operations.CONCATENATE, fan_in + network.width, skip=fork, activation=self.activation)
+
+
+answers(__name__)
