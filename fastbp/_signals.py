@@ -18,7 +18,8 @@ class HeldBack:
 
     Parameters
     ----------
-    stop : called when something was raised, to cut short what runs
+    stop : called when something was raised, to cut short what runs; at once where the block around this one holds
+        something back already
     """
 
     _innermost: ClassVar["HeldBack | None"] = None
@@ -44,6 +45,9 @@ class HeldBack:
             except BaseException:  # from a handler that wasn't replaced yet
                 self._restore()
                 raise
+        elif self._around._error is not None and self._stop is not None:
+            self._error, self._around._error = self._around._error, None
+            self._stop()
         return self
 
     def _handle(self, number: int, frame: Any) -> None:
@@ -59,6 +63,15 @@ class HeldBack:
         """What was raised so far; whoever takes it sees to it that it is raised."""
         error, self._error = self._error, None
         return error
+
+    @classmethod
+    def heed(cls) -> None:
+        """Raise what the innermost block holds back, in the middle of something long that may be left."""
+        inner = cls._innermost
+        if inner is not None and threading.current_thread() is threading.main_thread():
+            error = inner.take()
+            if error is not None:
+                raise error
 
     def _restore(self) -> None:
         HeldBack._innermost = self._around

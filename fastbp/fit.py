@@ -193,7 +193,12 @@ class Fit:
         """
         request, start = self.request(), time.perf_counter()
         with HeldBack() as signals:
-            outcome = self.engine.run(**request)
+            try:
+                outcome = self.engine.run(**request)
+            except KeyboardInterrupt:  # while buffers were made: nothing of the chunk was done
+                if self.checkpoints is not None:
+                    self.checkpoints.save(self)
+                raise
             seconds = time.perf_counter() - start
             self.count(outcome.steps)
             outcome.interrupt = outcome.interrupt or signals.take()

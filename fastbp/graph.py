@@ -1,18 +1,34 @@
 """Floor 2: which ops of a network a step goes through, which of them learn, and how far back it goes."""
 
 from fastbp.activations import IDENTITY
-from fastbp.program import LayerSpec, Program
+from fastbp.operations import DENSE
+from fastbp.program import SLAB_ROWS, LayerSpec, Program
 
-TILES, LATE, GIVEN = "tiles", "late", "given"
-"""How a plan heeds what layers say of their weights: updates by tiles, in a phase of their own, or by a gradient given.
+TILES, LATE, SPLIT, GIVEN = "tiles", "late", "split", "given"
+"""How a plan heeds what layers say of their weights: updates by tiles, in a phase of their own, by the norms of the
+whole gradient or without them, or by a gradient given.
 
 With "" it doesn't: every gradient is summed, and updated in the same phase where there is an optimizer."""
+LONG_SUM = 4e10
+"""Above so many floating-point operations (0.2 s at 200 GFLOP/s) a sum of gradients updates nothing, so that Ctrl-C may
+end a step in the middle of it: the update has a phase of its own."""
 
 
-def update_mode(program: Program, late: bool) -> str:
-    """What a training step's plan is laid out with; `late` where the optimizer needs the whole gradient first."""
-    own = any(not layer.trainable or layer.constraint for layer in program.layers)
-    return LATE if late else TILES if own else ""
+def update_mode(program: Program, late: bool, batch: int = 0, is_sparse: bool = False) -> str:
+    """What a training step's plan is laid out with.
+
+    late : whether the optimizer needs the whole gradient first
+    batch : rows of a step; 0 where a long sum of gradients may update as it goes
+    is_sparse : whether the first layer's inputs are, so that its sum is short
+    """
+    layers = program.layers
+    if late:
+        return LATE
+    rows = batch if any(layer.whole_batch for layer in layers) else min(batch, SLAB_ROWS)
+    learning = (layer.parameters for layer in layers[is_sparse:] if layer.operation is DENSE and layer.trainable)
+    if 2 * rows * sum(learning) > LONG_SUM:
+        return SPLIT
+    return TILES if any(not layer.trainable or layer.constraint for layer in layers) else ""
 
 
 class Graph:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastbp.cpu import engine as cpu
 from fastbp.cpu.tile import geometry
-from fastbp.graph import update_mode
+from fastbp.graph import LATE, SPLIT, update_mode
 from fastbp.objective import EVALUATION_ROWS
 from fastbp.optimizers import Optimizer
 from fastbp.plan import lay_out
@@ -70,7 +70,9 @@ def training(
         return lay_out(program, rows, 1, backward=backward).nbytes
 
     rows = program.thin_rows(batch) or -(-batch // samples) * samples
-    plan = lay_out(program, rows, 1, backward=True, update=update_mode(program, optimizer.late))
+    update = update_mode(program, optimizer.late, batch if optimizer.group == 1 else 0)
+    plan = lay_out(program, rows, 1, backward=True, update=update)
+    written = (plan.slabs > 1 or update in (LATE, SPLIT)) and optimizer.group == 1
     held = workspace(EVALUATION_ROWS, False) if validates else 0
     if plan.nbytes + held > cpu.most_workspaces(weights * (1 + optimizer.slots)):
         held = max(0, held - plan.nbytes)  # the two take turns
@@ -80,7 +82,7 @@ def training(
             "bfloat16 copies": program.copy_bytes,
             f"{optimizer.name} moments": optimizer.slots * weights,
             "activations and their gradients": plan.nbytes + threads * sum(cpu.scratch_bytes(plan)),
-            "gradient (written out)": weights if (plan.slabs > 1 or optimizer.late) and optimizer.group == 1 else 0,
+            "gradient (written out)": weights if written else 0,
             "snapshot of the parameters": 0 if weights > cpu.SNAPSHOT_BYTES else weights,
             "validation": held,
             "data, checked copies": staged,

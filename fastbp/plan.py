@@ -9,13 +9,14 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp.activations import IDENTITY, RELU
-from fastbp.graph import GIVEN, LATE, Graph
+from fastbp.graph import GIVEN, LATE, SPLIT, Graph
 from fastbp.operations import DENSE, FORK
 from fastbp.program import LayerSpec, Program, Tiles
 
 FEW_TILES = 12  # a thread: below that the tasks are halved, to share them better
 SLAB_BYTES = 4 << 20
 PANELS_PER_TASK = 8
+TASK_WORK = 1e10  # floating-point operations of a product in a task: between two products Ctrl-C is noticed
 LAYER_WORK = 2e6  # floating-point operations of a panel: above that few panels are cut at layers
 PANELS_OF_RUN = 4  # a task of the update phase
 PASSED_BY_HALVES = 2  # numbers that pass through the layers, a weight: above that its gradient is summed by halves
@@ -296,7 +297,7 @@ class Plan(Graph):
         for low, high in itertools.pairwise(_shares(tiles, threads)):
             runs: dict[tuple[int, int, int], tuple[int, int]] = {}
             for code, op, k0, k1, j0, j1 in tiles[low:high]:
-                if code != pg.SUM and op not in bound and k0 < k1:
+                if code != pg.SUM and op not in bound and (k0 < k1 or self.layers[op].whole_batch):
                     runs[op, j0, j1] = runs.get((op, j0, j1), (k0, k1))[0], k1
             for (op, j0, j1), (k0, k1) in runs.items():
                 after += [(pg.APPLY, op, k0, k1, j0 + a, j0 + b) for a, b in _blocks(j1 - j0, PANELS_OF_RUN)]
@@ -305,7 +306,7 @@ class Plan(Graph):
             for index in bound
             for j0, j1 in _blocks(program.panels(self.layers[index].neurons), 2 if program.half else 1)
         ]
-        return (after if self.update in (LATE, GIVEN) else []) + whole
+        return (after if self.update in (LATE, SPLIT, GIVEN) else []) + whole
 
     def _weight_tiles(self, rows: int) -> list[tuple[int, ...]]:
         """Tasks of the weights phase: `rows` inputs x PANELS_OF_TILE panels of neurons, no thin rests."""
@@ -348,7 +349,9 @@ class Plan(Graph):
 
     def _cut_by_rows(self, threads: int) -> list[list[tuple[int, ...]]]:
         """All layers over blocks of rows; a layer that needs sums over the batch cuts them in two, both ways."""
-        share = max(1, min(PANELS_PER_TASK, -(-self.panels // threads)))
+        largest = max(1, *(layer.parameters for layer in self.layers))
+        few = int(TASK_WORK / (2 * self.program.tiles.samples * largest))
+        share = max(1, min(PANELS_PER_TASK, -(-self.panels // threads), few))
         count = -(-self.panels // share)
         bounds = list(itertools.pairwise(self.panels * i // count for i in range(count + 1)))
         cuts = [i for i, layer in enumerate(self.layers) if layer.whole_batch and self.backward]

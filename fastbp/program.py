@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fastbp._signals import HeldBack
 from fastbp.activations import Activation
 from fastbp.constraints import Constraint
 from fastbp.operations import DENSE, Operation
@@ -174,8 +175,10 @@ OP_COLUMNS = 68
     STILL,  # 1: an update leaves weights as they are whose gradient is 0, but for penalties
     APART,  # distance from w to the gradient of the first half, 0: the weights phase sums both
     APART_NEXT,  # and from there to that of the second
-) = range(77)
-RUN_COLUMNS = 77
+    BEFORE_STEP,  # int64 and (SUM_COUNT) float64: a step's number in the run plus 1, and the sums before it; 0: no step
+    # is left once its sums are added
+) = range(78)
+RUN_COLUMNS = 78
 
 # ---- columns of NOW: what an op's rule may ask about the slab of rows that it works on
 (
@@ -185,7 +188,9 @@ RUN_COLUMNS = 77
     NOW_COUNT,  # rows of the slab
     NOW_ROWS,  # rows of the batch
     NOW_PACKED,  # names what the worker's scratch holds of this slab, 0: nothing (see ``cpu.terms``)
-) = range(6)
+    NOW_STOP,  # address of a number that isn't 0 where the slab is to be left
+    NOW_NEVER,  # 0
+) = range(8)
 
 # ---- columns of a metric's row
 (
@@ -232,6 +237,7 @@ K_BLOCK = 192  # rows of a panel that stay in L1 over the neurons of a block
 ROWS_OF_TILE, PANELS_OF_TILE = 32, 16  # a task of the weights phase: 32 inputs x 16 panels of neurons
 TABLE_ROWS = ROWS_OF_TILE * PANELS_OF_TILE  # of one panel of an embedding: as large a task, as each looks at all rows
 SLAB_ROWS = 1024
+TOUCHED_BYTES = 32 << 20
 THIN_PARAMETERS = 4096  # below that a whole panel of samples costs little
 SETTABLE = "penalty", "trainable", "rate", "constraint", "numbers"
 """What of a `LayerSpec` may change between runs."""
@@ -360,11 +366,17 @@ def aligned(nbytes: int, used: int | None = None) -> np.ndarray:
     """Zeroed bytes on a cache line, large ones on a huge page: np.empty asks the system for those, np.zeros doesn't.
 
     used : how many are wanted now (default all); the others aren't touched, so that the system needn't provide them yet
+
+    Ctrl-C is noticed in between: a system may provide less than 1 GB a second.
     """
     border = 1 << 21 if nbytes > 1 << 21 else LINE
     raw = np.empty(nbytes + border, np.uint8)
     start = -raw.ctypes.data % border
-    raw[start : start + (nbytes if used is None else used)].fill(0)
+    end = start + (nbytes if used is None else used)
+    for first in range(start, end, TOUCHED_BYTES):
+        raw[first : min(end, first + TOUCHED_BYTES)].fill(0)
+        if end - start > TOUCHED_BYTES:
+            HeldBack.heed()
     return raw[start : start + nbytes]
 
 

@@ -23,7 +23,7 @@ from fastbp.cpu.runs import Chain, Prepared, start_chains
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.together import Beside
 from fastbp.cpu.watch import Watch
-from fastbp.graph import GIVEN, LATE, update_mode
+from fastbp.graph import GIVEN, LATE, SPLIT, update_mode
 from fastbp.objective import EVALUATION_ROWS, Objective, Outcome
 from fastbp.operations import DENSE
 from fastbp.optimizers import COLUMNS, Optimizer
@@ -533,7 +533,9 @@ class Engine:
         backward = optimizer is not None or gradient is not None
         update = ""
         if optimizer is not None:
-            update = GIVEN if given is not None else update_mode(self.program, optimizer.late)
+            alone = batch if optimizer.group == 1 else 0
+            update = update_mode(self.program, optimizer.late, alone, isinstance(x, SparseRows))
+            update = GIVEN if given is not None else update
         wanted = backward and result is not None, update, isinstance(x, SparseRows), noise is not None, upto
         bound = self._bind(batch, objective, backward, *wanted)
         self.refresh_copies(bound.table)
@@ -547,7 +549,7 @@ class Engine:
         for tally, place in zip(np.flatnonzero(bound.metrics[:, pg.TALLY_ROW]), kept, strict=True):
             row = bound.metrics[tally]
             row[pg.TALLY_PLACE] = place.ctypes.data - skipped * row[pg.TALLY_ROW]
-        status = np.zeros(1 + threads, np.int64)
+        status, before = np.zeros(1 + threads, np.int64), np.zeros(1 + columns)
         slabs = -(-batch // bound.plan.slab)
         cells = 1 + steps * slabs * len(bound.plan.phases) * threads if threads > 1 else 1
         sync = aligned(pg.LINE * cells)
@@ -564,13 +566,12 @@ class Engine:
                 gradient = given
             elif optimizer.group > 1:
                 gradient = self.moments()[-1]
-            elif bound.plan.slabs > 1 or optimizer.late:
+            elif bound.plan.slabs > 1 or update in (LATE, SPLIT):
                 gradient = self._gradient_buffer()
             rule = rules.update(optimizer, self.dtype, self.guarded).address()
             run[pg.MOMENTS] = self.program.parameter_bytes
-            extra = binding.update(
-                run, rule, optimizer, self.dtype, updates, late=update in (LATE, GIVEN), given=update == GIVEN
-            )
+            late = update in (LATE, SPLIT, GIVEN)
+            extra = binding.update(run, rule, optimizer, self.dtype, updates, late=late, given=update == GIVEN)
         if bound.penalties is not None:
             scales = np.ones(steps) if penalty_scales is None else penalty_scales
             tables = [np.column_stack([table, scales]) for table in tables]
@@ -599,8 +600,10 @@ class Engine:
         run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
         work = steps * batch * self.program.flops_per_row
         run[pg.UNFIT] = 0 if unfit is None or bound.entries else unfit.ctypes.data
+        left = backward and given is None and (optimizer is None or slabs > 1 or update in (LATE, SPLIT))
+        run[pg.BEFORE_STEP] = before.ctypes.data if left else 0
         used = bound, unfit, x, y, rows, weights, present, gradient, result, coefficients, sync, kept, extra
-        return Prepared(run, threads, work, sums, status, bound.plan, used)
+        return Prepared(run, threads, work, sums, status, before, bound.plan, used)
 
     def _coefficients(self, optimizer: Optimizer, updates: int, steps: int, rates: list[float]) -> list[np.ndarray]:
         """Those of so many steps after so many updates, for each multiplier of the learning rate."""
@@ -652,11 +655,11 @@ class Engine:
         """One batch's share of an update, or all of it, from a gradient given in the order of the weights."""
         with self.lock:
             if optimizer.group > 1:
-                total, place = self.moments()[-1], updates % optimizer.group
+                total, place, mean = self.moments()[-1], updates % optimizer.group, self._gradient_buffer()
                 np.add(total if place else 0, gradient, out=total)
                 if place < optimizer.group - 1:
                     return
-                gradient = np.multiply(total, self.dtype.type(1 / optimizer.group), out=self._gradient_buffer())
+                gradient = np.multiply(total, self.dtype.type(1 / optimizer.group), out=mean)
             none = np.empty((1, self.program.layers[0].fan_in), self.dtype)
             prepared = self.prepare(none, batch=1, optimizer=optimizer, updates=updates, given=gradient)
             self._launch(prepared)

@@ -276,7 +276,10 @@ def backward_by_batch(kind: Any) -> Callable[..., float]:
 
 
 def task_by_batch(kind: Any) -> Callable[..., float]:
-    """The task of the weights phase: gamma and beta learn, the moving statistics follow the batch's."""
+    """The task of the weights phase: gamma and beta learn, the moving statistics follow the batch's.
+
+    Where updates have a phase of their own, the statistics do that there (see ``updates.FOLLOW``).
+    """
 
     def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
         op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * load_int(row + 8)
@@ -284,6 +287,14 @@ def task_by_batch(kind: Any) -> Callable[..., float]:
         keep, epsilon = load_number(kind, at(op, pg.NUMBERS)), load_number(kind, at(op, pg.NUMBERS) + item)
         moving = constants(kind, op)
         for j in range(load_int(row + 32), load_int(row + 40)):
+            if at(run, pg.UPDATE) or stage == updates.FOLLOW:
+                for o in range(j * width, min((j + 1) * width, at(op, pg.OUT))):
+                    inverse = load_number(kind, kept(kind, op, INVERSE, o))
+                    variance = kind(1.0) / (inverse * inverse) - epsilon
+                    follow(kind, own(kind, op, moving, o), load_number(kind, kept(kind, op, CENTRE, o)), keep)
+                    follow(kind, own(kind, op, moving + 1, o), variance, keep)
+            if stage == updates.FOLLOW:
+                continue
             w = at(op, pg.W) + j * at(op, pg.W_PANEL)
             target = w + at(run, pg.GRADIENT) if at(run, pg.GRADIENT) else g
             for o in range(j * width, (j + 1) * width):
@@ -291,11 +302,6 @@ def task_by_batch(kind: Any) -> Callable[..., float]:
                 if o < at(op, pg.OUT):
                     gamma = load_number(kind, kept(kind, op, PRODUCT, o))
                     beta = load_number(kind, kept(kind, op, SUM, o))
-                    if at(run, pg.UPDATE) or at(run, pg.LATE):
-                        inverse = load_number(kind, kept(kind, op, INVERSE, o))
-                        variance = kind(1.0) / (inverse * inverse) - epsilon
-                        follow(kind, own(kind, op, moving, o), load_number(kind, kept(kind, op, CENTRE, o)), keep)
-                        follow(kind, own(kind, op, moving + 1, o), variance, keep)
                 write(kind, op, target, o % width, gamma, beta, stage)
             close(kind, run, op, row, j, w, target, stage, h)
         return 0.0

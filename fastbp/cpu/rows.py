@@ -368,7 +368,7 @@ def up(kind: Any, now: int, p0: int, p1: int, first: int, end: int) -> bool:
     """Forward through the ops first:end, for the panels p0:p1; False where the run is to stop."""
     run = at(now, pg.NOW_RUN)
     for i in range(first, end):
-        if load_acquire(at(run, pg.STOP)):
+        if load_acquire(at(now, pg.NOW_STOP)):
             return False
         op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * i
         forward(kind, op, p0, p1, 0, at(op, pg.OUT), now)
@@ -380,7 +380,7 @@ def down(kind: Any, now: int, first_row: int, p0: int, p1: int, first: int, end:
     """Back through the ops first:end, the last one first; left between two of them where the run is to stop."""
     run = at(now, pg.NOW_RUN)
     for i in range(end - 1, first - 1, -1):
-        if load_acquire(at(run, pg.STOP)):
+        if load_acquire(at(now, pg.NOW_STOP)):
             return
         op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * i
         backward(kind, op, p0, p1, 0, at(op, pg.IN), now)

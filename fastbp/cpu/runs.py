@@ -26,6 +26,7 @@ class Prepared:
     threads : workers wanted
     work : floating-point operations
     sums, status : what the workers write
+    before : (1 + columns of sums) float64, see ``program.BEFORE_STEP``
     plan : the phases and tasks of a step
     kept : what the block points at
     """
@@ -35,12 +36,21 @@ class Prepared:
     work: int
     sums: np.ndarray
     status: np.ndarray
+    before: np.ndarray
     plan: Plan
     kept: tuple[Any, ...]
 
     def outcome(self, interrupt: BaseException | None) -> Outcome:
         """What the workers, all of them back, have done."""
-        return Outcome(int(self.status[1:].max()), DIVERGED.get(int(self.status[0]), ""), self.sums, interrupt)
+        done = int(self.status[1:].max())
+        first, per_epoch = int(self.run[pg.FIRST_STEP]), int(self.run[pg.STEPS_PER_EPOCH])
+        self.take_back(done, (first + done) // per_epoch - first // per_epoch)
+        return Outcome(done, DIVERGED.get(int(self.status[0]), ""), self.sums, interrupt)
+
+    def take_back(self, done: int, epoch: int) -> None:
+        """Give an epoch's sums back what a step added to them that was left, the one after `done` steps."""
+        if self.before[:1].view(np.int64)[0] == done + 1:
+            self.sums[epoch] = self.before[1:]
 
 
 class Chain:
@@ -87,6 +97,9 @@ class Chain:
         """What was done."""
         steps = int(self.status[0::2, 1].sum())
         diverged = DIVERGED.get(int(self.status[0::2, 0].max()), "")
+        if self.status[0::2, 0].any():
+            left = int(self.status[0::2, 0].argmax())
+            self.kept[0].take_back(int(self.status[2 * left, 1]), left)
         if self.held is None:
             return Outcome(steps, diverged, self.sums, interrupt)
         checked = int((self.status[1::2, 1] == self.runs[1::2, pg.STEPS]).sum())

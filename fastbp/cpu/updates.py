@@ -17,6 +17,9 @@ from fastbp.cpu.rows import at
 from fastbp.cpu.tile import item_bytes, panel_width, row_bytes
 from fastbp.optimizers import COLUMNS, SCALE
 
+FOLLOW = 8
+"""The stage (see ``cpu.weights``) in which an op's moving statistics follow the batch's: this phase is never left."""
+
 
 @helper
 def squares_of(kind: Any, run: int, op: int, k0: int, k1: int, j0: int, j1: int) -> None:
@@ -114,5 +117,7 @@ def task(kind: Any, run: int, row: int, h: int, scratch: int) -> None:
             _move(kind, run, place, (k1 - k0) * per_panel, h)
         if at(op, pg.CONSTRAIN):
             call_rule(at(op, pg.CONSTRAIN), place, inputs, at(op, pg.CONSTRAINT), 0, 0, 0)
+    if at(op, pg.STATISTICS) and at(run, pg.WEIGHTS_PHASE):
+        call_rule(at(op, pg.TASK_RULE), run, row, 0, FOLLOW, h, scratch)
     if at(op, pg.PACK_RULE):
         call_rule(at(op, pg.PACK_RULE), op, k0, k1, j0, j1, 0)

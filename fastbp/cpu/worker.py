@@ -55,6 +55,31 @@ def _add_sums(run: int, epoch: int, panels: int, batch_rows: int) -> None:
 
 
 @helper
+def _keep_sums(run: int, epoch: int, step: int) -> None:
+    """Keep an epoch's sums as they are before a step's are added, for that step may be left."""
+    columns, kept = at(run, pg.SUM_COUNT), at(run, pg.BEFORE_STEP)
+    first_epoch = at(run, pg.FIRST_STEP) // at(run, pg.STEPS_PER_EPOCH)
+    sums = at(run, pg.SUMS) + 8 * columns * (epoch - first_epoch)
+    for m in range(columns):
+        store_number(np.float64, kept + 8 * (1 + m), load_number(np.float64, sums + 8 * m))
+    store_int(kept, step + 1)
+
+
+@helper
+def _loose(run: int, slab_stage: int, place: int) -> bool:
+    """Whether a slab's weights phase may be left: what it writes is begun anew or thrown away then.
+
+    Not where it updates weights, nor where the mean of several steps' gradients holds earlier ones. A run that trains
+    must have a phase behind it, in which workers who are through learn that others left it.
+    """
+    if at(run, pg.BEFORE_STEP) == 0 or place:
+        return False
+    if slab_stage & weights.LAST == 0:
+        return True
+    return at(run, pg.UPDATE) == 0 and (slab_stage & weights.DUE != 0 or at(run, pg.LATE) == 0)
+
+
+@helper
 def _wait(run: int, done: int, need: int) -> bool:
     """Until `need` tasks are finished: spin briefly, then let others run. False where the run was abandoned."""
     spins = 0
@@ -174,6 +199,9 @@ def _share(kind: Any, run: int, me: int) -> int:
             store_int(now + 8 * pg.NOW_COUNT, count)
             store_int(now + 8 * pg.NOW_ROWS, batch_rows)
             store_int(now + 8 * pg.NOW_PACKED, 0)
+            # the sum of several steps' gradients can't give back the slabs of a step that is left
+            left = at(run, pg.STOP) if slab0 == 0 or place == 0 else now + 8 * pg.NOW_NEVER
+            store_int(now + 8 * pg.NOW_STOP, left)
             panels = (count + samples - 1) // samples
             for phase in range(phases):
                 if phase > weights_phase and not due:
@@ -193,6 +221,7 @@ def _share(kind: Any, run: int, me: int) -> int:
                         return s
                 if phase > weights_phase:
                     updates.begin(kind, run, scratch)
+                loose = final and _loose(run, stage, place)
                 need += load_int(bounds + 8 * (1 + threads))
                 for turn in range(threads):
                     owner = (me + turn) % threads
@@ -207,23 +236,28 @@ def _share(kind: Any, run: int, me: int) -> int:
                             break
                         task = first_task + 8 * pg.TASK_COLUMNS * i
                         if final:
+                            if loose and load_acquire(left):
+                                store_int(at(run, pg.STATUS), pg.STOPPED)
+                                return s
                             if load_int(task) == pg.SUM:
                                 if slab0 == 0 and at(run, pg.PENALTIES):
                                     if s:
                                         penalty.add(kind, run, s - 1)
                                     elif at(run, pg.BACKWARD) == 0:
                                         penalty.measure_all(kind, run)
+                                if slab0 == 0 and at(run, pg.BEFORE_STEP):
+                                    _keep_sums(run, epoch, s)
                                 _add_sums(run, epoch, panels, batch_rows)
                             else:
                                 _sum_weights(kind, run, task, count, stage, h, scratch)
                         elif phase > weights_phase:
                             updates.task(kind, run, task, h, scratch)
                         else:
-                            if load_acquire(at(run, pg.STOP)):
+                            if load_acquire(left):
                                 store_int(at(run, pg.STATUS), pg.STOPPED)
                                 return s
                             _perform(kind, now, task, epoch, batch0 + slab0, batch_rows)
-                            if load_acquire(at(run, pg.STOP)):  # the task may have been left in the middle
+                            if load_acquire(left):  # the task may have been left in the middle
                                 store_int(at(run, pg.STATUS), pg.STOPPED)
                                 return s
                         i += 1
@@ -246,7 +280,9 @@ def make(kind: Any) -> Callable[[int, int], int]:
         mode = flush_denormals()
         finished = _share(kind, run, me)
         if me == 0 and finished and at(run, pg.PENALTIES):
-            penalty.add(kind, run, finished - 1)  # the others' are added beside the next step's sums
+            kept = at(run, pg.BEFORE_STEP)
+            if kept == 0 or load_int(kept) != finished + 1:
+                penalty.add(kind, run, finished - 1)  # the others' are added beside the next step's sums
         restore_denormals(mode)
         store_int(at(run, pg.STATUS) + 8 * (1 + me), finished)
         return finished
