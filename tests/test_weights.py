@@ -48,6 +48,19 @@ def test_sample_weights_multiply_the_rows_losses(loss: str, dtype: str) -> None:
         assert error(old - new, 0.01 * gradient) < 2e3 * TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_row_of_weight_zero_may_overflow(loss: str) -> None:
+    found = []
+    for junk in (0.0, 3e38):
+        model, x, y = model_for(loss, "float32", (5, 3)), X.astype(np.float32), targets(loss, 37, 3)
+        x[WEIGHTS == 0] = junk
+        found.append([np.float64(model.evaluate(x, y, sample_weight=WEIGHTS))])
+        found[-1] += model.gradients(x, y, sample_weight=WEIGHTS)
+    for a, b in zip(*found, strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("loss", [SPARSE, "mean_squared_error"])
 def test_weights_of_one_change_no_bit(loss: str) -> None:
     plain, weighted, y = model_for(loss, "float32"), model_for(loss, "float32"), targets(loss, 37, 3)

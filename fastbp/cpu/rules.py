@@ -122,7 +122,10 @@ def _coupled_loss(function: Callable[..., Any], kind: Any, step: int, size: int,
         for half in range(2):
             at = half * step
             weight = column(kind, scale + at, 1)[0]
-            value = function(column(kind, dz + at, 2), column(kind, a + at, 2), column(kind, y + at, 2), n, weight, p)
+            gradient = column(kind, dz + at, 2)
+            value = function(gradient, column(kind, a + at, 2), column(kind, y + at, 2), n, weight, p)
+            for c in range(n):
+                gradient[c] = where(weight == 0.0, 0.0, gradient[c])
             result += total(where(weight == 0.0, 0.0, value * weight))
         return result
 
