@@ -41,7 +41,7 @@ def cuda(request: pytest.FixtureRequest) -> bool:
     return request.param == "gpu"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
     """Ctrl-C raises KeyboardInterrupt, here and in child processes: a shell may have started the tests to ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
