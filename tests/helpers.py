@@ -1,10 +1,13 @@
 """What several test modules share: networks, data and subprocesses."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from fastbp.activations import ACTIVATIONS
 from fastbp.losses import LOSSES
 
 ROOT = Path(__file__).parent.parent
+PATIENCE = 600
+"""Seconds after which a process counts as hung: kernels that nobody compiled yet take minutes on a busy machine."""
 OUTPUT = {name: row.fused_with for name, row in LOSSES.items() if row.fused_with}
 OUTPUT |= {"poisson": "softplus", "mean_squared_logarithmic_error": "softplus", "kl_divergence": "softmax"}
 """The output activation that each loss is tried with, where it isn't linear."""
@@ -100,6 +105,26 @@ def python(code: str, **environment: str | None) -> str:
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@contextmanager
+def interrupting(ready: Callable[[], Any]) -> Iterator[None]:
+    """Ctrl-C from another thread once `ready` is true; the thread is over when the block is."""
+    over = threading.Event()
+
+    def wait() -> None:
+        while not over.wait(0.001):
+            if ready():
+                signal.raise_signal(signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def side_by_side(work: Callable[..., Any], cases: Mapping[Any, tuple[Any, ...]]) -> dict[Any, Future[Any]]:

@@ -1,19 +1,20 @@
 """Checkpoints: a fit that was killed at any moment goes on to the same bits; what is damaged or foreign is said."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT, inputs, make, targets
+from helpers import PATIENCE, ROOT, inputs, make, targets
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -21,6 +22,7 @@ import fastbp as fb
 from fastbp import storage
 from fastbp.callbacks import Callback, CSVLogger, EarlyStopping, ReduceLROnPlateau, Timer
 from fastbp.checkpoint import CheckpointWarning
+from fastbp.cpu import engine as engine_module
 from fastbp.files import state
 
 SPARSE = "sparse_categorical_crossentropy"
@@ -132,19 +134,27 @@ def test_a_fit_that_is_over_stays_so(tmp_path: Path) -> None:
     same_end(model, again)
 
 
-def test_max_time_and_a_checkpoint_cut_a_fit_in_parts(tmp_path: Path) -> None:
+def test_max_time_and_a_checkpoint_cut_a_fit_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on with each look at it."""
     whole, options = classifier(), {**OPTIONS, "checkpoint": tmp_path / "fit", "checkpoint_every": 10**6}
     whole.fit(X, Y, epochs=3000, **OPTIONS)
-    for _ in range(1000):
-        part = classifier()
+    readings = itertools.count()
+    monkeypatch.setattr("fastbp.fit.time", SimpleNamespace(perf_counter=lambda: 0.001 * next(readings)))
+    parts = 0
+    while True:
+        part, parts = classifier(), parts + 1
         history = part.fit(X, Y, epochs=3000, resume=True, max_time=0.05, **options)
-        if len(history.epoch) == 3000 and not history.stopped:
+        if not history.stopped:
             break
+        assert parts < 1000
+    assert parts > 2
     same_end(whole, part)
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_an_interrupt_is_saved_where_it_stopped(tmp_path: Path) -> None:
+def test_an_interrupt_is_saved_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while workers run, in the third run of steps."""
+
     def network() -> fb.Model:
         model = make([300, 300, 3], "tanh", "softmax", threads=2)
         model.compile("adam", SPARSE)
@@ -154,10 +164,18 @@ def test_an_interrupt_is_saved_where_it_stopped(tmp_path: Path) -> None:
     network().fit(x, y, verbose=0)
     options: dict[str, Any] = {"verbose": 0, "checkpoint": tmp_path / "fit", "checkpoint_every": 10**6}
     stopped = network()
-    timer = threading.Timer(0.15, signal.raise_signal, [signal.SIGINT])
-    timer.start()
-    history = stopped.fit(x, y, epochs=10**6, on_interrupt="return", **options)
-    timer.join()
+    runs, start = itertools.count(1), engine_module.in_background
+
+    def started(work: Callable[..., Any], *arguments: Any) -> Any:
+        future = start(work, *arguments)
+        if work is not np.copyto and next(runs) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return future
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module, "LONG_WORK", 0.0)
+        patch.setattr(engine_module, "in_background", started)
+        history = stopped.fit(x, y, epochs=10**6, on_interrupt="return", **options)
     assert history.interrupted and stopped._updates
     _, content = storage.read(tmp_path / "fit")
     assert content["fit"]["done"] == stopped._updates
@@ -204,7 +222,6 @@ if moment.endswith("linkless"):
  "never": lambda: None}[moment.split()[0]]()
 model = make([5, 9, 3], "tanh", "softmax")
 model.compile(fb.Adam(0.02), "sparse_categorical_crossentropy", metrics=["accuracy"])
-print("ready", flush=True)
 model.fit(
     inputs(90, 5), targets("sparse_categorical_crossentropy", 90, 3), batch_size=8, epochs=int(sys.argv[4]), verbose=0,
     validation_split=0.2, callbacks=[EarlyStopping("val_loss", patience=99, restore_best_weights=True)],
@@ -242,7 +259,7 @@ def finished_in_process(path: Path, epochs: int) -> tuple[fb.Model, fb.Model]:
 def test_a_process_killed_at_the_worst_moments(moment: str, count: int, warned: bool, tmp_path: Path) -> None:
     path = tmp_path / "fit"
     process = started(path, moment, count, 5)
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
     if warned:
         assert not path.exists()
@@ -256,16 +273,22 @@ def test_a_process_killed_at_the_worst_moments(moment: str, count: int, warned: 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_process_killed_from_outside_whenever(tmp_path: Path) -> None:
     path = tmp_path / "fit"
+    previous = path.with_name("fit.previous")
+
+    def written_at() -> int:
+        return previous.stat().st_mtime_ns if previous.exists() else 0
+
     for wait in (0.02, 0.05):
+        before = written_at()
         process = started(path, "never", 0, 10**6)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        deadline = time.monotonic() + 60
-        while not path.with_name("fit.previous").exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(wait)
-        process.kill()
-        process.communicate()
+        try:
+            while process.poll() is None and written_at() == before:
+                time.sleep(0.005)
+            time.sleep(wait)
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.communicate()
     done = storage.read(path)[1]["fit"]["done"]
     assert done > 0
     whole, again = finished_in_process(path, done // 9 + 3)

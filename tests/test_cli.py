@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
+from helpers import PATIENCE
 
 import fastbp as fb
 from fastbp import benchmark, cli, readers
@@ -814,7 +815,7 @@ def test_a_bug_shows_its_traceback(monkeypatch):
 def test_version_and_help():
     for args, start in ((["--version"], f"fastbp {fb.__version__}\n"), (["train", "--help"], "usage: fastbp train")):
         child = process(*args)
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate(timeout=PATIENCE)
         assert (child.returncode, err) == (0, "")
         assert out.startswith(start)
 
@@ -840,7 +841,7 @@ def test_an_interrupt_saves_what_was_trained(number, code, args, saved):
         if re.match(r"epoch +2/10000000", line):
             break
     child.send_signal(number)
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == code, (out, err)
     told = err if "--json" in args else out
     assert re.search(rf"^interrupted after \d+ of 10000000 epochs; saved {saved} \(", told, re.MULTILINE)
@@ -851,7 +852,7 @@ def test_an_interrupt_saves_what_was_trained(number, code, args, saved):
     assert all(np.isfinite(w).all() for w in model.get_weights())
     assert model.meta["training"]["score"] is None
     child = process("evaluate", saved, "t.csv")
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=PATIENCE)
     assert (child.returncode, err) == (0, "")
 
 
@@ -873,7 +874,7 @@ def test_a_reader_that_goes_away_is_no_error(flower_model):
     child.stdout.close()
     assert child.stderr.read() == ""
     child.stderr.close()
-    assert child.wait(timeout=60) == 141
+    assert child.wait(timeout=PATIENCE) == 141
 
 
 def test_a_training_whose_reader_goes_away_is_saved():
@@ -883,7 +884,7 @@ def test_a_training_whose_reader_goes_away_is_saved():
         if re.match(r"epoch +2/10000000", line):
             break
     child.stdout.close()
-    assert child.wait(timeout=60) == 141
+    assert child.wait(timeout=PATIENCE) == 141
     assert fb.load_model("kept.fastbp").meta["training"]["epochs"] >= 2
 
 

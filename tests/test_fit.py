@@ -1,16 +1,14 @@
 """How long a fit goes, what it validates, how it ends, and the record it leaves."""
 
 import math
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import inputs, make, targets
+from helpers import inputs, interrupting, make, targets
 
 import fastbp as fb
 from fastbp.callbacks import LambdaCallback
@@ -80,7 +78,7 @@ def test_max_time_ends_the_fit_and_says_so() -> None:
     model = regression()
     start = time.perf_counter()
     history = model.fit(X, Y, epochs=10**9, verbose=0, max_time=0.2)
-    assert 0.2 <= time.perf_counter() - start < 60
+    assert time.perf_counter() - start >= 0.2
     assert 0 < len(history.epoch) < 10**9
     assert "stopped after max_time=0.2 s" in repr(history)
     assert not history.interrupted
@@ -163,14 +161,12 @@ def test_an_interrupt_leaves_a_whole_model_and_the_history(choice: str) -> None:
     for each in (model, twin):
         each.compile("adam", SPARSE)
     model.fit(x, y, epochs=1, verbose=0)
-    timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
-    timer.start()
-    if choice == "raise":
-        with pytest.raises(KeyboardInterrupt):
-            model.fit(x, y, epochs=10**6, verbose=0)
-    else:
-        assert model.fit(x, y, epochs=10**6, verbose=0, on_interrupt="return") is model.history
-    timer.join()
+    with interrupting(lambda: model._updates > 35):
+        if choice == "raise":
+            with pytest.raises(KeyboardInterrupt):
+                model.fit(x, y, epochs=10**6, verbose=0)
+        else:
+            assert model.fit(x, y, epochs=10**6, verbose=0, on_interrupt="return") is model.history
     history = model.history
     assert history is not None and history.interrupted
     assert len(history.epoch) == (model._updates - 10) // 10

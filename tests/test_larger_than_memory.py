@@ -11,17 +11,18 @@ from helpers import python
 import fastbp as fb
 
 COLUMNS, ROWS, ALLOWED = 112, 1 << 20, 44 << 20
-"""448 MiB of rows; bytes that a process may take beside what it begins with: each thread's stack has 8 MiB."""
+"""448 MiB of rows; bytes that a process may take beside what it begins with: each thread's stack has 2 MiB."""
 BLOCK, CHUNK = 2 << 20, 1 << 16
 """Blocks of rows are read in and shuffled; usually they have 32 MiB, of which four may be held at once."""
 
 CODE = """
-import json, os, resource, sys
+import json, os, resource, sys, threading
 import numpy as np
 import fastbp as fb
 from fastbp import streams
 
 streams.BLOCK_BYTES, streams.CHUNK_BYTES = BLOCK, CHUNK
+threading.stack_size(2 << 20)
 folder, rows, columns, allowed = sys.argv[1], *map(int, sys.argv[2:])
 model = fb.Model([fb.Dense(32, activation="relu"), fb.Dense(1)], seed=4, threads=2)
 model.compile("adam", "mse")

@@ -1,14 +1,12 @@
 """Many networks at once: the same bits as alone, whatever their rows and sizes; ends, mistakes, what is shown."""
 
-import signal
 import threading
-import time
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import OUTPUT, inputs, make, targets
+from helpers import OUTPUT, inputs, interrupting, make, targets
 from sklearn.model_selection import KFold
 
 import fastbp as fb
@@ -258,13 +256,7 @@ def test_an_interrupt_leaves_every_network_at_a_whole_step(validate: bool) -> No
     epochs = [number for _, number in settings] + [1]
     fb.fit_many([network([7, 5, 3])], X, ONE_HOT, verbose=0)
 
-    def interrupt() -> None:
-        while not (models[1]._updates and models[2]._updates):
-            time.sleep(0.01)
-        signal.raise_signal(signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), interrupting(lambda: models[1]._updates and models[2]._updates):
         fb.fit_many(models, X, ONE_HOT, 16, epochs, 0, threads=2, validation_data=(X, ONE_HOT) if validate else None)
     assert [model.history is not None and model.history.interrupted for model in models[1:]] == [True] * 3
     for (widths, _), model in zip(settings, models, strict=False):

@@ -185,10 +185,10 @@ def test_a_limit_of_the_process_is_respected() -> None:
 import resource
 import numpy as np
 import fastbp as fb
-model = fb.Model([fb.Dense(4000, "relu"), fb.Dense(4000)])
+model = fb.Model([fb.Dense(4000, "relu"), fb.Dense(4000)], threads=2)
 model.compile("adam", "mse")
 x = np.zeros((64, 4000), np.float32)
-small = fb.Model([fb.Dense(2)])
+small = fb.Model([fb.Dense(2)], threads=2)
 small.compile("adam", "mse")
 small.fit(x, np.zeros((64, 2)), verbose=0)
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
@@ -198,7 +198,7 @@ try:
 except MemoryError as error:
     print(error)
 assert not model.built
-resource.setrlimit(resource.RLIMIT_AS, (used + (900 << 20), resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 30), resource.RLIM_INFINITY))
 model.fit(x, x, verbose=0)
 print("done")
 """

@@ -11,7 +11,7 @@ from helpers import inputs, make, targets
 from llvmlite import ir
 
 import fastbp as fb
-from fastbp import _vector
+from fastbp import _vector, program
 from fastbp.cpu import engine as engine_module
 from fastbp.cpu.watch import Watch, clock
 from fastbp.files import state
@@ -40,7 +40,7 @@ def test_the_parts_of_a_run_add_up(threads: int, monkeypatch: pytest.MonkeyPatch
     assert parts.keys() == {"rows", "weights", "waiting", "launch"}
     assert sum(parts.values()) == pytest.approx(watch.seconds, rel=1e-9)
     assert min(parts.values()) >= 0
-    assert min(parts["rows"], parts["weights"]) > 0.02 * watch.seconds > 0
+    assert min(parts["rows"], parts["weights"]) > 0
     assert (parts["waiting"] > 0) == (threads > 1)
     assert watch.launches >= 1
 
@@ -50,8 +50,10 @@ def test_a_prediction_has_no_weights_phase_to_speak_of() -> None:
     model.predict(inputs(3000, 40))
     model._engine.watch = watch = Watch()
     model.predict(inputs(3000, 40))
-    parts = watch.parts()
-    assert parts["rows"] > 100 * parts["weights"]
+    assert watch.parts()["rows"] > 0
+    plans = [bound.plan for bound in model._engine._bound.values()]
+    for plan in plans:
+        assert plan.tasks[plan.phases[plan.weights_phase, 0] :, 0].tolist() == [program.SUM]
 
 
 def test_the_clock_goes_forward_and_keeps_its_rate() -> None:
@@ -129,10 +131,11 @@ def test_profiling_builds_no_model() -> None:
 def test_the_figures_say_the_same(profile: fb.Profile) -> None:
     s = profile.subject
     assert (s["network"], s["dtype"], s["optimizer"], s["loss"]) == ("12-24-5", "float32", "adam", LOSS)
-    assert (s["batch_size"], s["threads"], s["rows"], s["steps"]) == (50, 2, 500, 10 * s["epochs"])
+    assert (s["batch_size"], s["threads"], s["steps"]) == (50, 2, s["rows"] // 50 * s["epochs"])
+    assert s["rows"] % 50 == 0 and 50 <= s["rows"] <= 500  # fewer where the machine is busy
     assert len(profile.seconds) == len(profile.start) == len(profile.peaks) >= 3
     assert profile.samples_per_second.median * profile.us_per_step.median == pytest.approx(50e6)
-    assert profile.flops == 500 * s["epochs"] * (4 * 12 * 24 + 6 * 24 * 5)
+    assert profile.flops == s["rows"] * s["epochs"] * (4 * 12 * 24 + 6 * 24 * 5)
     assert profile.share_of_peak.values == pytest.approx(profile.flops / profile.seconds / profile.peaks.max() / 1e9)
     assert 0 < profile.share_of_peak.minimum < 1
     assert list(profile.shares) == ["rows", "weights", "waiting", "launch", "python"]
@@ -227,8 +230,9 @@ def test_mistakes_are_answered_as_fit_answers_them() -> None:
 def test_a_loss_that_diverges_is_said_and_leaves_the_model() -> None:
     model = make([4, 6, 2], "linear")
     model.compile(fb.SGD(1e20), "mse")
+    y = 1e25 * inputs(100, 2)  # a busy machine measures one step only, so that it must be the first
     weights = model.get_weights()
     with pytest.raises(fb.DivergenceError):
-        fb.profile(model, inputs(100, 4), inputs(100, 2), seconds=0.01)
+        fb.profile(model, inputs(100, 4), y, seconds=0.01)
     for one, two in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(one, two)
