@@ -139,11 +139,12 @@ def test_max_time_and_a_checkpoint_cut_a_fit_in_parts(tmp_path: Path, monkeypatc
     whole, options = classifier(), {**OPTIONS, "checkpoint": tmp_path / "fit", "checkpoint_every": 10**6}
     whole.fit(X, Y, epochs=3000, **OPTIONS)
     readings = itertools.count()
+    monkeypatch.setattr("fastbp.fit.CHUNK_SECONDS", 0.0011)
     monkeypatch.setattr("fastbp.fit.time", SimpleNamespace(perf_counter=lambda: 0.001 * next(readings)))
     parts = 0
     while True:
         part, parts = classifier(), parts + 1
-        history = part.fit(X, Y, epochs=3000, resume=True, max_time=0.05, **options)
+        history = part.fit(X, Y, epochs=3000, resume=True, max_time=0.02, **options)
         if not history.stopped:
             break
         assert parts < 1000
