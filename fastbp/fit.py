@@ -1,7 +1,8 @@
 """Floor 4: one call of ``Model.fit``: chunks of steps in the engine, bookkeeping and callbacks between them."""
 
+import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -154,7 +155,7 @@ class Fit:
         self._begun = time.perf_counter()
         self.engine.keep_snapshot()
         self.snapshot_cost = time.perf_counter() - self._begun
-        self.callbacks.call("on_train_begin")
+        self.callbacks.call("on_train_begin", {})
         if self.checkpoints is not None:
             if resumed:
                 self.progress.resume(self.done)
@@ -191,14 +192,11 @@ class Fit:
         DivergenceError : the model holds its last finite snapshot
         KeyboardInterrupt : what was finished is booked
         """
-        request, start = self.request(), time.perf_counter()
+        with self._saved_before():
+            request, start = self.request(), time.perf_counter()
         with HeldBack() as signals:
-            try:
+            with self._saved_before():
                 outcome = self.engine.run(**request)
-            except KeyboardInterrupt:  # while buffers were made: nothing of the chunk was done
-                if self.checkpoints is not None:
-                    self.checkpoints.save(self)
-                raise
             seconds = time.perf_counter() - start
             self.count(outcome.steps)
             outcome.interrupt = outcome.interrupt or signals.take()
@@ -207,10 +205,20 @@ class Fit:
                 return
         self.book(outcome, seconds)
 
+    @contextlib.contextmanager
+    def _saved_before(self) -> Iterator[None]:
+        """Ctrl-C while a callback, the data or buffers are waited for: nothing of the chunk is done, all is saved."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.checkpoints is not None:
+                self.checkpoints.save(self)
+            raise
+
     def request(self) -> dict[str, Any]:
         """What the engine is to run next; `book` takes what comes of it."""
         if self.step == 0:
-            self.callbacks.call("on_epoch_begin", self.options.initial_epoch + self.epoch)
+            self.callbacks.call("on_epoch_begin", self.options.initial_epoch + self.epoch, {})
         if self.callbacks.watches_batches:
             self.callbacks.call("on_train_batch_begin", self.step, {})
         piece, model = self.feed.piece(self.epoch, self.step), self.model
@@ -393,7 +401,7 @@ def evaluated(
     def logs(values: dict[str, Array]) -> Logs:
         return dict(zip(values, plain(values.values()), strict=True))
 
-    callbacks.call("on_test_begin")
+    callbacks.call("on_test_begin", {})
     for found in samples:
         sample = without_missing(found, objective.loss)
         engine = model._ready(objective, False, None, False, min(batch, len(sample)))

@@ -162,6 +162,18 @@ def test_python_is_entered_only_where_someone_watches(
     assert len(runs) == entries
 
 
+def test_hooks_get_what_keras_gives_them() -> None:
+    seen: dict[str, tuple[Any, ...]] = {}
+    hooks = [name for name in vars(Callback) if name.startswith("on_") and name != "on_divergence"]
+    watch = LambdaCallback(**{name: lambda *given, name=name: seen.setdefault(name, given) for name in hooks})
+    classifier().fit(X, Y, validation_data=(X, Y), verbose=0, callbacks=watch)
+    assert {name: len(given) for name, given in seen.items()} == {
+        name: 1 if name.startswith(("on_train_", "on_test_")) and "batch" not in name else 2 for name in seen
+    }
+    assert all(isinstance(given[-1], dict) for given in seen.values())
+    assert {"on_train_begin", "on_epoch_begin", "on_test_begin", "on_test_end", "on_train_end"} <= set(seen)
+
+
 def test_a_stop_in_an_epoch_ends_and_reports_it() -> None:
     model = classifier()
 

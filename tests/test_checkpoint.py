@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 import fastbp as fb
 from fastbp import storage
-from fastbp.callbacks import Callback, CSVLogger, EarlyStopping, ReduceLROnPlateau, Timer
+from fastbp.callbacks import Callback, CSVLogger, EarlyStopping, LambdaCallback, ReduceLROnPlateau, Timer
 from fastbp.checkpoint import CheckpointWarning
 from fastbp.cpu import engine as engine_module
 from fastbp.files import state
@@ -184,6 +184,22 @@ def test_an_interrupt_is_saved_where_it_stopped(tmp_path: Path, monkeypatch: pyt
     epochs = len(history.epoch) + 3
     whole.fit(x, y, epochs=epochs, verbose=0)
     again.fit(x, y, epochs=epochs, resume=True, **options)
+    same_end(whole, again)
+
+
+def test_an_interrupt_between_two_runs_is_saved_too(tmp_path: Path) -> None:
+    def press(epoch: int, logs: object) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {**OPTIONS, "epochs": 4, "checkpoint": tmp_path / "fit", "checkpoint_every": 10**6}
+    stopped, again, whole = classifier(), classifier(), classifier()
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(X, Y, callbacks=[LambdaCallback(on_epoch_begin=press)], **options)
+    _, content = storage.read(tmp_path / "fit")
+    assert content["fit"]["done"] == stopped._updates > 0
+    again.fit(X, Y, resume=True, callbacks=[LambdaCallback(on_epoch_begin=lambda epoch, logs: None)], **options)
+    whole.fit(X, Y, callbacks=[LambdaCallback(on_epoch_begin=lambda epoch, logs: None)], **{**OPTIONS, "epochs": 4})
     same_end(whole, again)
 
 

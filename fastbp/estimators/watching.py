@@ -103,9 +103,9 @@ class Watchers:
         if self.theirs:
             self.root = self.estimator._init_callback_context(max_subtasks=self.estimator.max_iter)
             self.root.call_on_fit_task_begin(estimator=self.estimator, **self.data)
-        self.ours.call("on_train_begin")
+        self.ours.call("on_train_begin", {})
         yield
-        self.ours.call("on_train_end")
+        self.ours.call("on_train_end", {})
         if self.theirs:
             self.root.call_on_fit_task_end(estimator=self.estimator, **self.data, **self._fitted)
 
