@@ -278,7 +278,8 @@ def backward_by_batch(kind: Any) -> Callable[..., float]:
 def task_by_batch(kind: Any) -> Callable[..., float]:
     """The task of the weights phase: gamma and beta learn, the moving statistics follow the batch's.
 
-    Where updates have a phase of their own, the statistics do that there (see ``updates.FOLLOW``).
+    Where updates have a phase of their own, the statistics do that there (see ``updates.FOLLOW``), but here where none
+    is due.
     """
 
     def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
@@ -286,8 +287,10 @@ def task_by_batch(kind: Any) -> Callable[..., float]:
         width, item = panel_width(kind), item_bytes(kind)
         keep, epsilon = load_number(kind, at(op, pg.NUMBERS)), load_number(kind, at(op, pg.NUMBERS) + item)
         moving = constants(kind, op)
+        whole_but_early = stage & (weights.LAST | weights.DUE) == weights.LAST
+        follows = at(run, pg.UPDATE) or (at(run, pg.LATE) and whole_but_early) or stage == updates.FOLLOW
         for j in range(load_int(row + 32), load_int(row + 40)):
-            if at(run, pg.UPDATE) or stage == updates.FOLLOW:
+            if follows:
                 for o in range(j * width, min((j + 1) * width, at(op, pg.OUT))):
                     inverse = load_number(kind, kept(kind, op, INVERSE, o))
                     variance = kind(1.0) / (inverse * inverse) - epsilon
