@@ -55,7 +55,7 @@ def test_a_large_network_takes_its_state_and_little_more(order: str) -> None:
     grown, parameters, predicted = growth(widths, batch, "adam", order)
     needed = 4 * (3 * parameters + 2 * batch * sum(widths))
     assert 4 * parameters > 16 * MIB  # guarded, no snapshot
-    assert needed < grown < 1.05 * needed + 50 * MIB  # of which Numba and the kernels take some 50
+    assert needed < grown < 1.05 * needed + 60 * MIB  # of which Numba and the kernels take 55
     assert predicted == pytest.approx(grown / MIB, rel=0.1)
 
 
