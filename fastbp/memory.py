@@ -19,8 +19,8 @@ from fastbp.plan import lay_out
 from fastbp.program import LayerSpec, Program
 
 RUNTIME = 50 << 20
-"""What loading the kernels takes, nearly all of it Numba's own tables: 47 MiB for 64-32-10, 53 to 55 where more kernels are
-used, all of them in the cache."""
+"""What loading the kernels takes, nearly all of it Numba's own tables: 47 MiB for 64-32-10, 53 to 55 where more kernels
+are used, all of them in the cache."""
 FREELY = 64 << 20
 """Less than that is taken without a look at what the machine has."""
 UNLIMITED = 1 << 60
