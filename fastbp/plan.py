@@ -299,7 +299,7 @@ class Plan(Graph):
             for code, op, k0, k1, j0, j1 in tiles[low:high]:
                 if code != pg.SUM and op not in bound and (k0 < k1 or self.layers[op].whole_batch):
                     runs[op, j0, j1] = runs.get((op, j0, j1), (k0, k1))[0], k1
-            for (op, j0, j1), (k0, k1) in runs.items():
+            for (op, j0, j1), (k0, k1) in reversed(runs.items()):  # what was summed last is still in cache
                 after += [(pg.APPLY, op, k0, k1, j0 + a, j0 + b) for a, b in _blocks(j1 - j0, PANELS_OF_RUN)]
         whole = [
             (pg.APPLY, index, 0, self.layers[index].steps, j0, j1)

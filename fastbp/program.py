@@ -138,7 +138,7 @@ OP_COLUMNS = 68
     SUMS,  # (epoch of the run, SUM_COUNT) float64
     UPDATE,  # rule
     MOMENTS,  # distance of the moment arrays
-    ARRAYS,  # arrays that the update writes: the weights and the moments
+    ARRAYS,  # arrays that are asked for ahead of their update: the weights, perhaps the moments
     COEFFICIENTS,  # (step of the run, coefficients)
     COEFFICIENTS_ROW,
     GRADIENT,  # distance from w to its gradient, 0: tiles are updated as they are finished
