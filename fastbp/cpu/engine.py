@@ -29,6 +29,7 @@ from fastbp.operations import DENSE
 from fastbp.optimizers import COLUMNS, Optimizer
 from fastbp.plan import Plan, lay_out
 from fastbp.program import LayerSpec, Program, aligned
+from fastbp.request import Request
 from fastbp.sparse import SparseRows
 
 if TYPE_CHECKING:
@@ -473,80 +474,30 @@ class Engine:
                 self._server = serving.Server(self, worker_kernel(self.dtype).address())
 
     def prepare(
-        self,
-        x: np.ndarray | SparseRows,
-        y: np.ndarray | None = None,
-        *,
-        rows: np.ndarray | None = None,
-        weights: np.ndarray | None = None,
-        present: np.ndarray | None = None,
-        batch: int,
-        first_step: int = 0,
-        steps: int | None = None,
-        objective: Objective = Objective(),
-        optimizer: Optimizer | None = None,
-        updates: int = 0,
-        penalty_scales: np.ndarray | None = None,
-        gradient: np.ndarray | None = None,
-        given: np.ndarray | None = None,
-        result: np.ndarray | None = None,
-        carried: np.ndarray | None = None,
-        noise: int | None = None,
-        upto: tuple[LayerSpec, ...] | None = None,
-        unfit: np.ndarray | None = None,
-        kept: Sequence[np.ndarray] = (),
-        shuffle: bool = False,
-        seed: int = 0,
+        self, x: np.ndarray | SparseRows, y: np.ndarray | None = None, *, batch: int, **options: Any
     ) -> Prepared:
-        """The arguments of a run of steps over batches of rows; without `steps`, of one pass over the data.
+        """The arguments of a run of steps over batches of rows: of what a `Request` takes.
 
         Whoever isn't alone with the engine holds its lock until the run is over.
-
-        Parameters
-        ----------
-        x : (N, I) C-contiguous, of the engine's dtype, or sparse
-        y : (N, O) of the dtype, or (N,) int64 labels; None for a prediction
-        rows : (M,) int64, which rows of x and y are the data, in this order, repeats allowed; None for all of them;
-            (E, M) with a line of its own for each epoch that the run touches
-        weights : (N,) of the dtype, what each row's loss is multiplied by
-        present : (N,) of the dtype, 1 or 0: whether each row counts in the metrics
-        batch : rows of a step
-        first_step : number of the first step since the first epoch; it names the batch, and with `seed` the shuffle
-        steps : how many
-        objective : loss and tallies
-        optimizer : trains where given; `updates` counts the updates already made
-        penalty_scales : (steps,) what the penalties of each step are multiplied by, 1 by default
-        gradient : flat array that receives the gradient instead, in the order of the weights
-        given : the gradient that the optimizer is to use; no rows are looked at
-        result : (N, O) array for the outputs, or (N, I) for the inputs' gradient beside `gradient`
-        carried : sums of the first epoch's steps that were run before; its sums go on from there
-        noise : number of the first step, which names the noise of dropout and its kin; where nothing is trained, None
-            leaves the noise out. By default `updates` in training
-        upto : of a prediction, the network's first ops, the last one perhaps without its activation; None for all
-        unfit : int64, whose first becomes 1 where an input isn't finite; None where all of x has been looked at
-        kept : arrays of `Objective.kept` for the rows of the run's steps, all of one epoch
         """
-        count = len(x) if rows is None else rows.shape[-1]
-        batch = max(1, min(batch, count))
-        per_epoch = -(-count // batch)
-        steps = per_epoch if steps is None else steps
-        backward = optimizer is not None or gradient is not None
+        asked = Request(x, y, batch=batch, **options)
+        optimizer, batch, steps, given, rows = asked.optimizer, asked.batch, asked.length, asked.given, asked.rows
         update = ""
         if optimizer is not None:
             alone = batch if optimizer.group == 1 else 0
-            update = update_mode(self.program, optimizer.late, alone, isinstance(x, SparseRows))
+            update = update_mode(self.program, optimizer.late, alone, asked.is_sparse)
             update = GIVEN if given is not None else update
-        wanted = backward and result is not None, update, isinstance(x, SparseRows), noise is not None, upto
-        bound = self._bind(batch, objective, backward, *wanted)
+        input_gradient = asked.backward and asked.result is not None
+        wanted = input_gradient, update, asked.is_sparse, asked.noise is not None, asked.upto
+        bound = self._bind(batch, asked.objective, asked.backward, *wanted)
         self.refresh_copies(bound.table)
         run, columns = bound.run, int(bound.run[pg.SUM_COUNT])
         threads = int(run[pg.THREADS])
-        epochs = (first_step + steps - 1) // per_epoch - first_step // per_epoch + 1
-        sums = np.zeros((epochs, columns))
-        if carried is not None:
-            sums[0] = carried
-        skipped = first_step % per_epoch * batch
-        for tally, place in zip(np.flatnonzero(bound.metrics[:, pg.TALLY_ROW]), kept, strict=True):
+        sums = np.zeros((asked.epochs, columns))
+        if asked.carried is not None:
+            sums[0] = asked.carried
+        skipped = asked.first_step % asked.per_epoch * batch
+        for tally, place in zip(np.flatnonzero(bound.metrics[:, pg.TALLY_ROW]), asked.kept, strict=True):
             row = bound.metrics[tally]
             row[pg.TALLY_PLACE] = place.ctypes.data - skipped * row[pg.TALLY_ROW]
         status, before = np.zeros(1 + threads, np.int64), np.zeros(1 + columns)
@@ -557,10 +508,10 @@ class Engine:
         coefficients = np.zeros((steps, 0), self.dtype)
         run[[pg.UPDATE, pg.MOMENTS, pg.ARRAYS, pg.GRADIENT, pg.LATE, pg.MOST_NORM, pg.AVERAGE, pg.STILL]] = 0
         run[pg.ACCUMULATE] = 1
-        tables, extra = [coefficients], None
+        tables, extra, gradient = [coefficients], None, asked.gradient
         if optimizer is not None:
             rates = list(dict.fromkeys(layer.rate for layer in self.program.layers))
-            tables = self._coefficients(optimizer, updates, steps, rates)
+            tables = self._coefficients(optimizer, asked.updates, steps, rates)
             places = [rates.index(layer.rate) for layer in self.program.layers]
             if given is not None:
                 gradient = given
@@ -571,9 +522,9 @@ class Engine:
             rule = rules.update(optimizer, self.dtype, self.guarded).address()
             run[pg.MOMENTS] = self.program.parameter_bytes
             late = update in (LATE, SPLIT, GIVEN)
-            extra = binding.update(run, rule, optimizer, self.dtype, updates, late=late, given=update == GIVEN)
+            extra = binding.update(run, rule, optimizer, self.dtype, asked.updates, late=late, given=update == GIVEN)
         if bound.penalties is not None:
-            scales = np.ones(steps) if penalty_scales is None else penalty_scales
+            scales = np.ones(steps) if asked.penalty_scales is None else asked.penalty_scales
             tables = [np.column_stack([table, scales]) for table in tables]
         coefficients = np.ascontiguousarray(np.stack(tables), self.dtype)
         if optimizer is not None:
@@ -582,27 +533,27 @@ class Engine:
             run[pg.GRADIENT] = gradient.ctypes.data - self._buffer.ctypes.data
         run[pg.COEFFICIENTS], run[pg.COEFFICIENTS_ROW] = coefficients.ctypes.data, coefficients.strides[1]
         binding.inputs(run, x, bound.entries)
-        run[pg.N] = count
+        run[pg.N] = asked.count
         run[pg.SUBSET] = 0 if rows is None else rows.ctypes.data
         run[pg.SUBSET_EPOCH] = rows.strides[0] if rows is not None and rows.ndim == 2 else 0
-        run[pg.ROW_WEIGHTS] = 0 if weights is None else weights.ctypes.data
-        run[pg.ROW_PRESENT] = 0 if present is None else present.ctypes.data
+        run[pg.ROW_WEIGHTS] = 0 if asked.weights is None else asked.weights.ctypes.data
+        run[pg.ROW_PRESENT] = 0 if asked.present is None else asked.present.ctypes.data
         run[pg.Y] = run[pg.LABELS] = 0
         if y is not None:
             run[pg.Y], run[pg.LABELS] = y.ctypes.data, y.ndim == 1
             run[pg.Y_ROW] = size * self.program.layers[-1].fan_out
-        if result is not None:
-            run[pg.RESULT], run[pg.RESULT_ROW] = result.ctypes.data, result.shape[1] * size
-        run[pg.BATCH], run[pg.STEPS_PER_EPOCH] = batch, per_epoch
-        run[pg.NOISE] = updates if noise is None else noise
-        run[pg.FIRST_STEP], run[pg.STEPS] = first_step, steps
-        run[pg.SHUFFLE], run[pg.SEED] = shuffle, seed
+        if asked.result is not None:
+            run[pg.RESULT], run[pg.RESULT_ROW] = asked.result.ctypes.data, asked.result.shape[1] * size
+        run[pg.BATCH], run[pg.STEPS_PER_EPOCH] = batch, asked.per_epoch
+        run[pg.NOISE] = asked.updates if asked.noise is None else asked.noise
+        run[pg.FIRST_STEP], run[pg.STEPS] = asked.first_step, steps
+        run[pg.SHUFFLE], run[pg.SEED] = asked.shuffle, asked.seed
         run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
         work = steps * batch * self.program.flops_per_row
-        run[pg.UNFIT] = 0 if unfit is None or bound.entries else unfit.ctypes.data
-        left = backward and given is None and (optimizer is None or slabs > 1 or update in (LATE, SPLIT))
+        run[pg.UNFIT] = 0 if asked.unfit is None or bound.entries else asked.unfit.ctypes.data
+        left = asked.backward and given is None and (optimizer is None or slabs > 1 or update in (LATE, SPLIT))
         run[pg.BEFORE_STEP] = before.ctypes.data if left else 0
-        used = bound, unfit, x, y, rows, weights, present, gradient, result, coefficients, sync, kept, extra
+        used = bound, asked, gradient, coefficients, sync, extra
         return Prepared(run, threads, work, sums, status, before, bound.plan, used)
 
     def _coefficients(self, optimizer: Optimizer, updates: int, steps: int, rates: list[float]) -> list[np.ndarray]:

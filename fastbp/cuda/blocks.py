@@ -5,7 +5,7 @@ whole run: the same batches, the same noise, the same bits of the weights.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from fastbp._jit import helper
 from fastbp.cuda import presence
 from fastbp.device_arrays import OnDevice
 from fastbp.objective import Outcome
+from fastbp.request import Request
 from fastbp.sparse import SparseRows
 
 if TYPE_CHECKING:
-    from fastbp.cuda.engine import Engine, Prepared
+    from fastbp.cuda.engine import Prepared
 
 FREELY = 64 << 20
 """Bytes that are uploaded without a look at what is free."""
@@ -52,9 +53,9 @@ def size(array: Any) -> int:
 
 def rows_at_once(prepared: "Prepared") -> int | None:
     """How many rows a block may have; None where all of them fit."""
-    engine = prepared.engine
-    arrays = [*prepared.arrays, prepared.result, *prepared.kept]
-    if sum(map(size, arrays)) <= FREELY or prepared.given is not None:
+    engine, asked = prepared.engine, prepared.asked
+    arrays = [*prepared.arrays, asked.result, *asked.kept]
+    if sum(map(size, arrays)) <= FREELY or asked.given is not None:
         return None
     needed = sum(size(array) for array in arrays if not engine.has_sent(array))
     prepared.ready.bound  # noqa: B018 (what is free is what the step's own buffers leave)
@@ -67,25 +68,25 @@ def rows_at_once(prepared: "Prepared") -> int | None:
     return max(1, int(SHARE * room[0]) // of_a_row)
 
 
-def run(engine: "Engine", prepared: "Prepared", request: dict[str, Any], most: int) -> Outcome:
+def run(prepared: "Prepared", most: int) -> Outcome:
     """What `Engine.run` does, block by block.
 
     Parameters
     ----------
     prepared : the whole run
-    request : what `Engine.prepare` took
     most : rows of a block, if a batch has no more
     """
+    engine = prepared.engine
     total = sum(map(size, prepared.arrays)) / 2**30
     engine.say_once(
         f"the data ({total:,.1f} GiB) doesn't fit the GPU's memory beside the rest: rows are uploaded in blocks, in "
         "each epoch anew, which takes longer"
     )
     sums, done, kept_rows, diverged = prepared.sums.copy(), 0, 0, ""
-    for block in _blocks(prepared, request, most):
+    for block in _blocks(prepared.asked, most):
         if engine.stop_flag[0]:
             break
-        inner = engine.prepare(**block.request(prepared, request, sums[block.epoch], done, kept_rows))
+        inner = engine.prepared(block.request(prepared.asked, sums[block.epoch], done, kept_rows))
         inner.start()
         inner.ready.forget()
         outcome = inner.outcome(None)
@@ -113,36 +114,32 @@ class _Block:
     rows: Any
     steps: int
 
-    def request(
-        self, prepared: "Prepared", request: dict[str, Any], carried: np.ndarray, done: int, kept_rows: int
-    ) -> dict[str, Any]:
-        """What `Engine.prepare` takes for it; `done` steps, and as many rows of those that are kept, came before."""
-        names = "x", "y", "rows", "weights", "present"
-        arrays = dict(zip(names, prepared.arrays, strict=True))
-        own = {name: taken(array, self.rows) for name, array in arrays.items() if name != "rows"}
-        noise, scales = request.get("noise"), request.get("penalty_scales")
-        return {
-            **{name: value for name, value in request.items() if name != "rows"},
-            **own,
-            "first_step": 0,
-            "steps": self.steps,
-            "shuffle": False,
-            "carried": carried.copy(),
-            "updates": request.get("updates", 0) + (done if noise is None else 0),
-            "noise": None if noise is None else noise + done,
-            "penalty_scales": None if scales is None else scales[done : done + self.steps],
-            "kept": tuple(place[kept_rows : kept_rows + len(self.places)] for place in prepared.kept),
-            "result": None if prepared.result is None else prepared.result[self.places.start : self.places.stop],
-        }
+    def request(self, asked: Request, carried: np.ndarray, done: int, kept_rows: int) -> Request:
+        """The run over it; `done` steps of the whole run, and as many rows of those that are kept, came before."""
+        noise, scales, result = asked.noise, asked.penalty_scales, asked.result
+        return replace(
+            asked,
+            x=taken(asked.x, self.rows),
+            y=taken(asked.y, self.rows),
+            rows=None,
+            weights=taken(asked.weights, self.rows),
+            present=taken(asked.present, self.rows),
+            first_step=0,
+            steps=self.steps,
+            shuffle=False,
+            carried=carried.copy(),
+            updates=asked.updates + (done if noise is None else 0),
+            noise=None if noise is None else noise + done,
+            penalty_scales=None if scales is None else scales[done : done + self.steps],
+            kept=tuple(place[kept_rows : kept_rows + len(self.places)] for place in asked.kept),
+            result=None if result is None else result[self.places.start : self.places.stop],
+        )
 
 
-def _blocks(prepared: "Prepared", request: dict[str, Any], most: int) -> Iterator[_Block]:
+def _blocks(asked: Request, most: int) -> Iterator[_Block]:
     """The run's steps, cut at the ends of epochs; a batch that is cut short stays with the one before it."""
-    x, _, chosen, *_ = prepared.arrays
-    count = len(x) if chosen is None else chosen.shape[-1]
-    batch = max(1, min(request["batch"], count))
-    per_epoch, first = -(-count // batch), request.get("first_step", 0)
-    step, end, at_once = first, first + prepared.steps, max(1, most // batch)
+    count, chosen, batch, per_epoch, first = asked.count, asked.rows, asked.batch, asked.per_epoch, asked.first_step
+    step, end, at_once = first, first + asked.length, max(1, most // batch)
     while step < end:
         epoch, within = divmod(step, per_epoch)
         stop = min(end - epoch * per_epoch, per_epoch, within + at_once)
@@ -150,8 +147,8 @@ def _blocks(prepared: "Prepared", request: dict[str, Any], most: int) -> Iterato
             stop = per_epoch
         places = range(within * batch, min(count, stop * batch))
         rows: Any = slice(places.start, places.stop)
-        if request.get("shuffle"):
-            key = _key(np.int64(request.get("seed", 0)), np.int64(epoch))
+        if asked.shuffle:
+            key = _key(np.int64(asked.seed), np.int64(epoch))
             rows = _ordered(places.start, places.stop, count, key)
         if chosen is not None:
             rows = (chosen[epoch - first // per_epoch] if chosen.ndim == 2 else chosen)[rows]

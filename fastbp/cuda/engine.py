@@ -29,6 +29,7 @@ from fastbp.graph import GIVEN, update_mode
 from fastbp.objective import DIVERGED, Objective, Outcome
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec, Program, aligned
+from fastbp.request import Request
 from fastbp.sparse import SparseRows
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ class Engine:
             prepared = self.prepare(x, y, **options)
             self.stop_flag[0] = 0
             with HeldBack(self._stop) as signals:
-                outcome = prepared.whole({"x": x, "y": y, **options})
+                outcome = prepared.whole()
                 outcome.interrupt = signals.take()
                 return outcome
 
@@ -315,78 +316,49 @@ class Engine:
         self.stop_flag[0] = 1
 
     def prepare(
-        self,
-        x: np.ndarray | SparseRows,
-        y: np.ndarray | None = None,
-        *,
-        rows: np.ndarray | None = None,
-        weights: np.ndarray | None = None,
-        present: np.ndarray | None = None,
-        batch: int,
-        first_step: int = 0,
-        steps: int | None = None,
-        objective: Objective = Objective(),
-        optimizer: Optimizer | None = None,
-        updates: int = 0,
-        penalty_scales: np.ndarray | None = None,
-        gradient: np.ndarray | None = None,
-        given: np.ndarray | None = None,
-        result: np.ndarray | None = None,
-        carried: np.ndarray | None = None,
-        noise: int | None = None,
-        upto: tuple[LayerSpec, ...] | None = None,
-        unfit: np.ndarray | None = None,
-        kept: Sequence[np.ndarray] = (),
-        shuffle: bool = False,
-        seed: int = 0,
+        self, x: np.ndarray | SparseRows, y: np.ndarray | None = None, *, batch: int, **options: Any
     ) -> "Prepared":
-        """A run of steps over batches of rows; without `steps`, of one pass over the data.
+        """A run of steps over batches of rows, of what a `Request` takes; sparse rows become dense on the device.
 
         Whoever isn't alone with the engine holds its lock until the run is over.
-
-        Parameters
-        ----------
-        x : (N, I) C-contiguous, of the engine's dtype, or sparse; a batch's rows become dense on the device
-        y : (N, O) of the dtype, or (N,) int64 labels; None for a prediction
-        rows, weights, present, batch ... : as the CPU engine takes them
         """
-        count = len(x) if rows is None else rows.shape[-1]
-        batch = max(1, min(batch, count))
-        per_epoch = -(-count // batch)
-        steps = per_epoch if steps is None else steps
-        epochs = (first_step + steps - 1) // per_epoch - first_step // per_epoch + 1
+        return self.prepared(Request(x, y, batch=batch, **options))
+
+    def prepared(self, asked: Request) -> "Prepared":
+        """As `prepare`."""
+        optimizer, objective, given, rows = asked.optimizer, asked.objective, asked.given, asked.rows
         update = ""
         if optimizer is not None:
             update = GIVEN if given is not None else update_mode(self.program, optimizer.late)
-        backward = optimizer is not None or gradient is not None
-        labels = y is not None and y.ndim == 1
-        self._reserve(self._moments, backward)
-        how = batch, backward, backward and result is not None, noise is not None, update, labels, upto
-        ready = self._ready(how, objective, optimizer, steps, epochs)
+        self._reserve(self._moments, asked.backward)
+        input_gradient, labels = asked.backward and asked.result is not None, asked.y is not None and asked.y.ndim == 1
+        how = asked.batch, asked.backward, input_gradient, asked.noise is not None, update, labels, asked.upto
+        ready = self._ready(how, objective, optimizer, asked.length, asked.epochs)
         layout, table = ready.layout, ready.layout.table.copy()
-        sums = np.zeros((epochs, objective.columns(layout.layers[-1].fan_out)))
-        if carried is not None:
-            sums[0] = carried
+        sums = np.zeros((asked.epochs, objective.columns(layout.layers[-1].fan_out)))
+        if asked.carried is not None:
+            sums[0] = asked.carried
         rates = tuple(layer.rate for layer in layout.layers)
         coefficients, places = of_steps(
-            optimizer, updates, steps, rates, self.dtype, penalty_scales, bool(layout.penalised)
+            optimizer, asked.updates, asked.length, rates, self.dtype, asked.penalty_scales, bool(layout.penalised)
         )
         ops = table[lo.RUN_FIELDS :][: len(layout.layers) * lo.OP_FIELDS].reshape(-1, lo.OP_FIELDS)
-        ops[:, lo.RATES] = np.array(places) * (steps * coefficients.shape[2])
+        ops[:, lo.RATES] = np.array(places) * (asked.length * coefficients.shape[2])
         group = optimizer.group if optimizer is not None and given is None else 1
         slots = optimizer.slots if optimizer is not None else self._moments
         table[lo.GRADIENT] = (slots if group > 1 else 1 + self._moments) * self._numbers
         table[[lo.DISTANCE, lo.COEFFICIENTS, lo.SUMS]] = self._numbers, coefficients.shape[2], sums.shape[1]
-        table[[lo.FIRST_STEP, lo.PER_EPOCH, lo.BATCH, lo.N]] = first_step, per_epoch, batch, count
-        table[[lo.SHUFFLE, lo.SEED]] = shuffle, seed
-        table[lo.SUBSET], table[lo.SUBSET_EPOCH] = rows is not None, count if rows is not None and rows.ndim == 2 else 0
-        table[[lo.WEIGHTED, lo.MARKED]] = weights is not None, present is not None
-        table[lo.NOISE] = updates if noise is None else noise
-        table[[lo.GROUP, lo.GROUPED]] = group, updates % group
+        table[[lo.FIRST_STEP, lo.PER_EPOCH]] = asked.first_step, asked.per_epoch
+        table[[lo.BATCH, lo.N, lo.SHUFFLE, lo.SEED]] = asked.batch, asked.count, asked.shuffle, asked.seed
+        table[lo.SUBSET], table[lo.SUBSET_EPOCH] = rows is not None, 0
+        if rows is not None and rows.ndim == 2:
+            table[lo.SUBSET_EPOCH] = asked.count
+        table[[lo.WEIGHTED, lo.MARKED]] = asked.weights is not None, asked.present is not None
+        table[lo.NOISE] = asked.updates if asked.noise is None else asked.noise
+        table[[lo.GROUP, lo.GROUPED]] = group, asked.updates % group
         table[lo.MEAN_ROWS] = objective.loss is not None and objective.loss.mean_rows
-        table[lo.KEPT] = first_step % per_epoch * batch
-        arrays = x, y, rows, weights, present
-        return Prepared(self, ready, arrays, steps, table, sums, coefficients, result, kept, gradient, given, unfit)
+        table[lo.KEPT] = asked.first_step % asked.per_epoch * asked.batch
+        return Prepared(self, ready, asked, table, sums, coefficients)
 
     def _ready(self, how: Any, objective: Objective, optimizer: Optimizer | None, steps: int, epochs: int) -> "_Ready":
         """The kind of step, bound to buffers."""
@@ -502,30 +474,31 @@ class Prepared:
     ----------
     engine : whose run it is
     ready : the kind of step
-    arrays : x, y, rows, weights and present, None where there is none
-    steps : how many
+    asked : what was asked for
     table, sums, coefficients : see ``bound``; what the run leaves in the first two stands there when it is over
-    result, kept, gradient, unfit : see ``Engine.prepare``
-    given : the gradient that is used instead of one that is summed
     """
 
     engine: Engine
     ready: _Ready
-    arrays: tuple[Any, ...]
-    steps: int
+    asked: Request
     table: np.ndarray
     sums: np.ndarray
     coefficients: np.ndarray
-    result: np.ndarray | None
-    kept: Sequence[np.ndarray]
-    gradient: np.ndarray | None
-    given: np.ndarray | None
-    unfit: np.ndarray | None
+
+    @property
+    def steps(self) -> int:
+        """How many."""
+        return self.asked.length
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """x, y, rows, weights and present, None where there is none."""
+        return tuple(getattr(self.asked, name) for name in NAMES)
 
     @property
     def targets(self) -> int:
         """What y is."""
-        return _targets(self.arrays[1])
+        return _targets(self.asked.y)
 
     def data(self) -> Data:
         """The arrays on the device."""
@@ -539,8 +512,8 @@ class Prepared:
         whole = np.dtype(np.int64)
         kinds = whole if self.targets == rows.LABELS else engine.dtype, whole, engine.dtype, engine.dtype
         y, chosen, weights, present = (engine._sent(*one) for one in zip(others, kinds, NAMES[1:], strict=True))
-        result = None if self.result is None else self._room_of_result()
-        kept = tuple(ready.room(f"kept {i}", place.size) for i, place in enumerate(self.kept))
+        result = None if self.asked.result is None else self._room_of_result()
+        kept = tuple(ready.room(f"kept {i}", place.size) for i, place in enumerate(self.asked.kept))
         return Data(x, y, chosen, weights, present, self.targets, result, kept, starts, columns)
 
     def start(self) -> None:
@@ -552,8 +525,8 @@ class Prepared:
         for where, what in ((bound.sums, self.sums), (bound.coefficients, self.coefficients)):
             ready.write(where, what)
         bound.table.copy_to_device(self.table)
-        if self.given is not None:
-            engine._params[place : place + engine._numbers].copy_to_device(self.given)
+        if self.asked.given is not None:
+            engine._params[place : place + engine._numbers].copy_to_device(self.asked.given)
         step, stop = ready.step(data), engine.stop_flag
         make_ready([*step.first, *step.launches], engine.shown)
         for once in step.first:
@@ -568,37 +541,34 @@ class Prepared:
         if ready.optimizer is not None:
             engine._read = False
         elif ready.layout.backward:
-            self._take(engine._params, place, self.gradient)
+            self._take(engine._params, place, self.asked.gradient)
         self._note_unfit()
         self._take(bound.sums, 0, self.sums)
         if data.result is not None:
-            self._take(data.result, 0, self.result)
-        for source, target in zip(data.kept, self.kept, strict=True):
+            self._take(data.result, 0, self.asked.result)
+        for source, target in zip(data.kept, self.asked.kept, strict=True):
             self._take(source, 0, target)
         if watch is not None:
             watch.seconds += time.perf_counter() - begin
 
-    def whole(self, request: dict[str, Any]) -> Outcome:
-        """Launch the steps and wait for them, block by block where the data doesn't fit the device.
-
-        request : what `Engine.prepare` took
-        """
+    def whole(self) -> Outcome:
+        """Launch the steps and wait for them, block by block where the data doesn't fit the device."""
         most = blocks.rows_at_once(self)
         if most is not None:
-            return blocks.run(self.engine, self, request, most)
+            return blocks.run(self, most)
         self.start()
         return self.outcome(None)
 
     def _room_of_result(self) -> Any:
         """The device array that outputs are written to: the user's own, where that is on the device."""
-        if isinstance(self.result, OnDevice):
-            return arrays.view(self.result, "out")
-        assert self.result is not None
-        return self.ready.room("result", self.result.size)
+        if isinstance(self.asked.result, OnDevice):
+            return arrays.view(self.asked.result, "out")
+        assert self.asked.result is not None
+        return self.ready.room("result", self.asked.result.size)
 
     def _note_unfit(self) -> None:
-        if self.unfit is not None and self.table[lo.UNFIT]:
-            self.unfit[0] = 1
+        if self.asked.unfit is not None and self.table[lo.UNFIT]:
+            self.asked.unfit[0] = 1
 
     def take(self, params: np.ndarray, table: np.ndarray, sums: np.ndarray) -> None:
         """Take over what a run of this network elsewhere on the device left."""

@@ -53,7 +53,7 @@ def run_together(
             for net, places in _groups(prepared):
                 begin = time.perf_counter()
                 if net is None:
-                    outcomes[places[0]] = prepared[places[0]].whole(requests[places[0]][1])
+                    outcomes[places[0]] = prepared[places[0]].whole()
                 else:
                     _Side(net, [prepared[place] for place in places]).run()
                     outcomes |= {place: prepared[place].outcome(None) for place in places}
@@ -67,7 +67,7 @@ def _groups(prepared: Sequence[Prepared]) -> list[tuple[Network | None, list[int
     alone: list[tuple[Network | None, list[int]]] = []
     found: dict[Any, tuple[Network | None, list[int]]] = {}
     for place, one in enumerate(prepared):
-        ready, keeps = one.ready, one.result is not None or bool(one.kept)
+        ready, keeps = one.ready, one.asked.result is not None or bool(one.asked.kept)
         sparse = isinstance(one.arrays[0], SparseRows)
         if sparse or narrow.reason(ready.layout, ready.objective, ready.optimizer, one.targets, keeps):
             alone.append((None, [place]))
