@@ -1,8 +1,8 @@
 """Every kernel of the CUDA engine, as launches of steps that are made without a GPU, compiled to PTX.
 
-    python tests/launches.py 9 0
+    python tests/launches.py 7.5 9.0
 
-compiles them for sm_90 and prints a line for each: its name and what its code holds.
+compiles them for sm_75 and sm_90 and prints a line for each: the GPU, the kernel's name and what its code holds.
 """
 
 import functools
@@ -103,18 +103,19 @@ def type_of(argument: Any) -> Any:
     return numba.types.float64 if isinstance(argument, float) else numba.types.int64
 
 
-def main(capability: tuple[int, int]) -> None:
+def main(capabilities: list[tuple[int, int]]) -> None:
     """Compiles them all."""
     bound.cuda, bound.device = SimpleNamespace(to_device=np.ascontiguousarray), SimpleNamespace(zeros=np.zeros)
     seen = {(launch.kernel, tuple(map(type_of, launch.arguments))): launch for step in steps() for launch in step}
     for (kernel, signature), launch in seen.items():
-        code = device.compile_ptx(kernel, signature, capability, launch.block)
-        assert f".target sm_{capability[0]}{capability[1]}" in code
         name = f"{kernel.py_func.__module__}.{kernel.py_func.__qualname__}".removesuffix(".<locals>.run")
-        held = [part for part in ("local", "f64", "atom", "call") if re.search(rf"\.{part}\b|\b{part}\.", code)]
         doubles = sum(numba.types.float64 in (part, getattr(part, "dtype", None)) for part in signature)
-        print(name, "double" if doubles else "single", *held)
+        codes = device.compile_ptx(kernel, signature, capabilities, launch.block)
+        for (major, minor), code in zip(capabilities, codes, strict=True):
+            assert f".target sm_{major}{minor}" in code
+            held = [part for part in ("local", "f64", "atom", "call") if re.search(rf"\.{part}\b|\b{part}\.", code)]
+            print(f"{major}.{minor}", name, "double" if doubles else "single", *held)
 
 
 if __name__ == "__main__":
-    main((int(sys.argv[1]), int(sys.argv[2])))
+    main([(int(major), int(minor)) for major, _, minor in (given.partition(".") for given in sys.argv[1:])])

@@ -57,7 +57,7 @@ def test_numbers_overflow_in_silence() -> None:
 
 def test_nothing_compiles_in_the_simulator() -> None:
     with pytest.raises(RuntimeError, match="NUMBA_ENABLE_CUDASIM"):
-        device.compile_ptx(add_doubles, (), (9, 0))
+        device.compile_ptx(add_doubles, (), [(9, 0)])
 
 
 def test_nothing_but_cuda_is_loaded_on_demand() -> None:
@@ -115,9 +115,10 @@ def work(out, a, b):
 
 assert not device.simulated()
 array = types.float32[::1]
-for capability in ((7, 5), (9, 0), (10, 0)):
-    ptx = device.compile_ptx(work, (array, array, array), capability, threads=64)
-    assert f".target sm_{capability[0]}{capability[1]}" in ptx
+capabilities = (7, 5), (9, 0), (10, 0)
+codes = device.compile_ptx(work, (array, array, array), capabilities, threads=64)
+for (major, minor), ptx in zip(capabilities, codes, strict=True):
+    assert f".target sm_{major}{minor}" in ptx
     assert "fma.rn.f32" in ptx and "setp.nan.f32" in ptx and ".maxntid 64" in ptx, ptx
     assert "call" not in ptx and ".f64" not in ptx
 print("compiled")

@@ -126,7 +126,7 @@ for step in steps():
 assert len(named) > 90
 for (_, signature), kernels in named.items():
     if len(kernels) > 1:
-        codes = [device.compile_ptx(kernel, signature, (9, 0), block) for kernel, block in kernels.items()]
+        codes = [device.compile_ptx(kernel, signature, [(9, 0)], block)[0] for kernel, block in kernels.items()]
         assert len({re.sub(r"_Z\\w+", "", code) for code in codes}) == 1, list(kernels)
 print("named")
 """

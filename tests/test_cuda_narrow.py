@@ -383,7 +383,8 @@ whole = types.int64[::1]
 optimizer = fb.Adam(0.01, weight_decay=0.1)
 names = "categorical accuracy", "hits of classes", "targets"
 losses = fb.SparseCategoricalCrossentropy(), fb.MeanSquaredError()
-for loss, capabilities in zip(losses, (((7, 5), (9, 0)), ((10, 0),))):
+capabilities = (7, 5), (9, 0), (10, 0)
+for loss in losses:
     labels = loss.targets == "labels"
     net = _net(
         hidden="gelu", dtype=dtype, widths=(8, 6, 3), places=((0, 8), (72, 4)), loss=loss, labels=labels,
@@ -392,16 +393,15 @@ for loss, capabilities in zip(losses, (((7, 5), (9, 0)), ((10, 0),))):
         noises=(("gaussian_noise", 0), ("dropout", 2)), ops=(1, 3), count=4,
     )
     made, shared = narrow.written(net)
-    for capability in capabilities:
-        arrays = number, number, number, types.float64[::1], number, whole if labels else number, whole, number, number
-        code = compile_ptx(made, (types.int64, whole, whole, *arrays), capability, threads=net.threads)
-        assert f".target sm_{{capability[0]}}{{capability[1]}}" in code
+    arrays = number, number, number, types.float64[::1], number, whole if labels else number, whole, number, number
+    codes = compile_ptx(made, (types.int64, whole, whole, *arrays), capabilities, threads=net.threads)
+    for (major, minor), code in zip(capabilities, codes, strict=True):
+        assert f".target sm_{{major}}{{minor}}" in code
         assert "ld.local" not in code and "call" not in code and "ld.shared" in code
     plain = replace(net, slots=0, numbers=0, update=None, tallies=(), penalised=())
     made = slices.written(plain, net.tallies)
     arrays = number, number, number, number, number, whole if labels else number, whole, number, number
-    for capability in capabilities:
-        code = compile_ptx(made, (whole, *arrays), capability, threads=net.threads)
+    for code in compile_ptx(made, (whole, *arrays), capabilities, threads=net.threads):
         assert "ld.local" not in code and "call" not in code and "ld.shared" in code
 print("compiled")
 """

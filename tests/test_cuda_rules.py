@@ -403,9 +403,9 @@ from fastbp.cuda.device import compile_ptx
 
 kind = np.{dtype}
 work = every_rule(kind)
-for capability in ((7, 5), (9, 0), (10, 0)) if kind is np.float32 else ((9, 0),):
-    code = compile_ptx(work, signature(kind), capability)
-    assert f".target sm_{{capability[0]}}{{capability[1]}}" in code
+capabilities = ((7, 5), (9, 0), (10, 0)) if kind is np.float32 else ((9, 0),)
+for (major, minor), code in zip(capabilities, compile_ptx(work, signature(kind), capabilities), strict=True):
+    assert f".target sm_{{major}}{{minor}}" in code
     assert (".f64" in code) == (kind is np.float64)
     assert "call" not in code
     assert "fma.rn." in code

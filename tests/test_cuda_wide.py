@@ -216,10 +216,11 @@ cases = [
     (products.learn(kind, sizes, products.write), (i64, i64, f32, n, n, f32, f32, f32, f32), sizes.flat),
     (arrays._unfit(kind), (f32, i64), sizes.flat),
 ]
+capabilities = (7, 5), (9, 0), (10, 0)
 for made, signature, threads in cases:
-    for capability in ((7, 5), (9, 0), (10, 0)):
-        ptx = device.compile_ptx(made, signature, capability, threads=threads)
-        assert f".target sm_{capability[0]}{capability[1]}" in ptx
+    codes = device.compile_ptx(made, signature, capabilities, threads=threads)
+    for (major, minor), ptx in zip(capabilities, codes, strict=True):
+        assert f".target sm_{major}{minor}" in ptx
         assert ".local" not in ptx and "call" not in ptx, (made, ptx)
 print(len(cases))
 """

@@ -213,7 +213,7 @@ def test_clipping_bounds_a_step(clip: str) -> None:
         (Y == 0, fb.BinaryCrossentropy(label_smoothing=0.1)),
         (Y == 0, fb.BinaryFocalCrossentropy(gamma=1.0)),
     ],
-    ids=str,
+    ids=["focal", "focal of two", "smoothed", "smoothed of two", "focal of gamma 1"],
 )
 def test_losses_of_classifiers_descend(y: Any, loss: Any) -> None:
     fitted = MLPClassifier(loss=loss, learning_rate_init=0.02, **{**SMALL, "max_iter": 150}).fit(X, y)
@@ -228,7 +228,9 @@ def test_a_loss_that_the_outputs_do_not_suit() -> None:
         MLPClassifier(loss=fb.SparseCategoricalCrossentropy(), **SMALL).fit(X, Y == 0)
 
 
-@pytest.mark.parametrize("loss", ["log_cosh", "quantile", fb.Quantile(0.9)], ids=str)
+@pytest.mark.parametrize(
+    "loss", ["log_cosh", "quantile", fb.Quantile(0.9)], ids=["log_cosh", "quantile", "quantile of 0.9"]
+)
 def test_losses_of_regressors_descend(loss: Any) -> None:
     fitted = MLPRegressor(loss, learning_rate_init=0.02, **{**SMALL, "max_iter": 60}).fit(XR, YR)
     assert fitted.loss_curve_[-1] < 0.5 * fitted.loss_curve_[0]

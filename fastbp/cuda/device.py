@@ -16,7 +16,7 @@ import functools
 import importlib
 import importlib.util
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -171,15 +171,20 @@ def _allow(function: Any, signature: tuple[Any, ...], shared: int) -> None:
 
 
 def compile_ptx(
-    function: Any, signature: tuple[Any, ...], capability: tuple[int, int], threads: int | None = None, blocks: int = 1
-) -> str:
-    """The PTX code of a kernel: needs no GPU and no driver.
+    function: Any,
+    signature: tuple[Any, ...],
+    capabilities: Sequence[tuple[int, int]],
+    threads: int | None = None,
+    blocks: int = 1,
+) -> list[str]:
+    """The PTX code of a kernel, for each of some GPUs: needs no GPU and no driver.
 
     Parameters
     ----------
     function : what `kernel` made, or a plain function
     signature : Numba types of the arguments
-    capability : the compute capability to compile for, for example (9, 0)
+    capabilities : the compute capabilities to compile for, for example [(7, 5), (9, 0)]; Numba's part, most of the time
+        of compiling, is done for the first of them alone (numba-cuda 0.30 makes the same of all from 7.5 on)
     threads, blocks : see `kernel`
 
     Raises
@@ -189,26 +194,20 @@ def compile_ptx(
     if simulated():
         raise RuntimeError("the simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM before Numba is imported")
     bounds = None if threads is None else (threads, blocks)
-    with _standing_for(capability):
-        code, _ = _module().compile_ptx(
-            getattr(function, "py_func", function),
-            tuple(signature),
-            device=False,
-            abi="numba",
-            cc=capability,
-            launch_bounds=bounds,
-            **OPTIONS,
-        )
-    return str(code)
+    what: tuple[Any, ...] = getattr(function, "py_func", function), tuple(signature)
+    how: dict[str, Any] = {"device": False, "abi": "numba", "launch_bounds": bounds, **OPTIONS}
+    if package() != "numba_cuda":
+        return [str(_module().compile_ptx(*what, cc=capability, **how)[0]) for capability in capabilities]
+    with _standing_for(capabilities[0]):
+        compiler: Any = importlib.import_module("numba.cuda.compiler")
+        library, _ = compiler._compile_pyfunc_with_fixup(*what, cc=capabilities[0], **how)
+        return [str(library.get_asm_str(cc=capability)) for capability in capabilities]
 
 
 @contextlib.contextmanager
 def _standing_for(capability: tuple[int, int]) -> Iterator[None]:
     """A stand-in for the GPU: numba-cuda asks the one at hand what to compile device functions for (0.30; the kernel's
     own capability decides what code comes out)."""
-    if package() != "numba_cuda":
-        yield
-        return
     dispatcher: Any = importlib.import_module("numba.cuda.dispatcher")
     before = dispatcher.get_current_device
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
