@@ -112,6 +112,7 @@ class Plan(Graph):
         self.halves = backward and self._by_halves()
         self.table[self.learning, pg.SUMMED] = self.halves
         self.table[:, pg.FEW] = [self._few(layer) for layer in self.layers]
+        self.table[:, pg.SINGLE] = self._plain_products
         self.apart: int | None = None
         self.phases, self.tasks = self._schedule(threads)
 
@@ -245,16 +246,19 @@ class Plan(Graph):
     def _few(self, layer: LayerSpec) -> int:
         """Neurons of the layer's last panel where they fill half a vector at most, and dZ stays where it was."""
         few, most = layer.fan_out % self.program.tiles.width, int(FEW_NEURONS * self.program.tiles.lanes)
-        products = all(other.operation is DENSE for other in self.layers)
-        return few if few <= most and products and not self.program.half and not self.thin else 0
+        return few if few <= most and self._plain_products else 0
+
+    @property
+    def _plain_products(self) -> bool:
+        """Whether there is nothing but products, and these of panels of samples in the weights' own type."""
+        return all(layer.operation is DENSE for layer in self.layers) and not self.program.half and not self.thin
 
     def _by_halves(self) -> bool:
         """Whether little but weights has to pass between two threads that go through half of the rows each."""
-        products = [layer for layer in self.layers if layer.operation is DENSE]
-        if len(products) < len(self.layers) or self.program.half or self.thin or self.panels < 2:
+        if self.panels < 2 or not self._plain_products:
             return False
-        passed = self.slab * sum(layer.fan_in + layer.fan_out for layer in products)
-        return passed >= PASSED_BY_HALVES * sum(layer.parameters for layer in products)
+        passed = self.slab * sum(layer.fan_in + layer.fan_out for layer in self.layers)
+        return passed >= PASSED_BY_HALVES * sum(layer.parameters for layer in self.layers)
 
     def _schedule(self, threads: int) -> tuple[np.ndarray, np.ndarray]:
         """Phases and tasks. How the rows are cut changes who computes a number, never the number."""

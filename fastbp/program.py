@@ -93,8 +93,9 @@ from fastbp.operations import DENSE, Operation
     TERMS,  # distance from a worker's scratch to its room for terms (see ``cpu.terms``), 0 where nobody asks
     SUMMED,  # 1: its gradient is summed by halves of the rows (see ``cpu.halves``)
     FEW,  # neurons of the last panel where their gradient is summed along the samples, 0 where it isn't
-) = range(68)
-OP_COLUMNS = 68
+    SINGLE,  # 1: tiles of one vector go through a panel whose rows fill no more
+) = range(69)
+OP_COLUMNS = 69
 
 # ---- columns of a run: what one launch of the workers needs to know
 (

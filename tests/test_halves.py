@@ -63,6 +63,16 @@ def test_training_is_the_references(last: int, dtype: str) -> None:
         assert error(got, truth) < 10 * TOLERANCE[dtype]
 
 
+def test_a_vector_without_rows_leaves_no_trace() -> None:
+    """Nothing is summed of it, even where an activation isn't finite at 0, which it holds."""
+    logarithmic = [fb.Dense(n, lambda z: np.log(np.abs(z))) for n in WIDTHS[1:-1]]
+    model = fb.Model([*logarithmic, fb.Dense(WIDTHS[-1])], threads=2, seed=1)
+    model.compile(fb.SGD(1e-3), LOSS)
+    before, after = fitted(model, BATCH), fitted(model, BATCH)
+    assert all(np.isfinite(w).all() for w in after)
+    assert not any(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("layers", [[{}, {}], LAYERS], ids=["plain", "layers of all kinds"])
 @pytest.mark.parametrize(

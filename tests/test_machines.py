@@ -119,10 +119,12 @@ MACHINES = {
 def tiles(itemsize: int) -> Iterator[tile._Tile]:
     """Every micro-kernel of the geometry in force."""
     g = tile.geometry(itemsize)
-    for product in ("forward", "backward", "gradient"):
-        rows, vectors = (g.gradient_rows, range(1, g.gradient_vectors + 1)) if product == "gradient" else (g.rows, (2,))
-        for height in tile.row_counts(rows):
-            yield from (tile._Tile(product, itemsize, height, count) for count in vectors)
+    for product in ("forward", "backward"):
+        yield from (
+            tile._Tile(product, itemsize, height, count) for height in tile.row_counts(g.rows) for count in (1, 2)
+        )
+    for count in range(1, g.gradient_vectors + 1):
+        yield from (tile._Tile("gradient", itemsize, height, count) for height in tile.gradient_heights(g, count))
 
 
 @pytest.mark.parametrize("machine", MACHINES)

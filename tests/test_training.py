@@ -249,6 +249,33 @@ def test_a_shuffled_epoch_visits_every_row_once_in_its_own_order() -> None:
     assert _visits(17, 1, seed=1) != _visits(17, 1, seed=2)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_panels_rows_are_shuffled_together_as_each_is_alone(dtype: Any) -> None:
+    from fastbp._jit import Kernel
+    from fastbp.counters import shuffled
+    from fastbp.cpu.order import MOST_BITS, shuffled_rows
+    from fastbp.cpu.rules import SIGNATURE
+    from fastbp.cpu.tile import geometry
+
+    def together(target: int, first: int, last: int, n: int, bits: int, key: int) -> float:
+        shuffled_rows(dtype, target, first, last, n, bits, key)
+        return 0.0
+
+    def alone(row: int, n: int, bits: int, key: int, _e: int, _f: int) -> float:
+        return float(shuffled(row, n, bits, key))
+
+    panel, one = Kernel(together, SIGNATURE), Kernel(alone, SIGNATURE)
+    rng, count = np.random.default_rng(3), geometry(np.dtype(dtype).itemsize).samples
+    for n in (1, 2, 3, 33, 1797, 2**20 + 1, 2**MOST_BITS - 1, 2**MOST_BITS):
+        bits, key = max(1, (n - 1).bit_length()), int(rng.integers(-(2**63), 2**63 - 1))
+        first = int(rng.integers(n))
+        last = min(n - 1, first + count // 2)
+        found = np.full(count + 1, -1, np.int64)
+        panel.call(found.ctypes.data, first, last, n, bits, key)
+        rows = [int(one.call(min(first + b, last), n, bits, key, 0, 0)) for b in range(count)]
+        assert found.tolist() == [*rows, -1]
+
+
 def test_shuffles_are_even() -> None:
     """Each row comes to each place equally often, and so does each pair of neighbours: chi-square at 6 deviations."""
     rows, epochs = 5, 2000

@@ -386,6 +386,8 @@ class Engine:
             terms.bind(table, plan, tile)
         tile += room
         table[table[:, pg.TASK_RULE] != 0, pg.FEW] = 0
+        if table[:, [pg.FORWARD_RULE, pg.BACKWARD_RULE, pg.TASK_RULE]].any():
+            table[:, pg.SINGLE] = 0
         scratch = aligned(threads * tile if plan.backward or room else pg.LINE)
         run = np.zeros(pg.RUN_COLUMNS, np.int64)
         run[pg.TABLE], run[pg.OPS] = table.ctypes.data, len(table)

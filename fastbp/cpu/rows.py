@@ -12,6 +12,7 @@ from fastbp._jit import helper
 from fastbp._vector import (
     call_rule,
     column,
+    first_lanes,
     lanes,
     load_acquire,
     load_int,
@@ -20,8 +21,10 @@ from fastbp._vector import (
     store_int,
     store_number,
     total,
+    where,
 )
 from fastbp.counters import mix, shuffled
+from fastbp.cpu.order import MOST_BITS, shuffled_rows
 from fastbp.cpu.tile import (
     GROUP,
     gather_square,
@@ -44,13 +47,19 @@ def at(row: int, index: int) -> int:
 
 
 @helper
+def vectors_of(kind: Any, op: int, count: int, p: int) -> int:
+    """In how many of a panel's two vectors there are rows, of `count` in the slab, where products ask for it."""
+    return 1 if at(op, pg.SINGLE) and count - 2 * lanes(kind) * p <= lanes(kind) else 2
+
+
+@helper
 def forward(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int, now: int) -> None:
     """Z (and H) of neurons o0:o1 from A, for the panels p0:p1."""
     size = row_bytes(kind)
     if at(op, pg.FORWARD_RULE):
         call_rule(at(op, pg.FORWARD_RULE), op, p0, p1, o0, o1, now)
     else:
-        forward_product(kind, op, p0, p1, o0, o1)
+        forward_product(kind, op, p0, p1, o0, o1, at(now, pg.NOW_COUNT))
     if at(op, pg.ACTIVATE):
         for p in range(p0, p1):
             z = at(op, pg.Z) + p * at(op, pg.Z_PANEL) + o0 * size
@@ -63,7 +72,7 @@ def forward(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int, now: int) ->
 
 
 @helper
-def forward_product(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
+def forward_product(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int, count: int) -> None:
     """Z of neurons o0:o1 from A, rectified where the op says so."""
     size = row_bytes(kind)
     step = item_bytes(kind)
@@ -90,6 +99,7 @@ def forward_product(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> N
             for p in range(p0, p1):
                 v = at(op, pg.A) + p * at(op, pg.A_PANEL) + k0 * size
                 z = at(op, pg.Z) + p * at(op, pg.Z_PANEL)
+                vectors = vectors_of(kind, op, count, p)
                 o = n0
                 while o < n1:
                     rows = tile_height(n1 - o, tall)
@@ -100,7 +110,8 @@ def forward_product(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> N
                     fetch = panel + w_panel
                     if large:
                         fetch = panel + ahead + ((p - p0) * tiles + o % width // tall % tiles) * share * k
-                    tile_forward(kind, 16 * rows + 2, a, v, z + o * size, k, k0, mode, share, second, third, fetch)
+                    key = 16 * rows + vectors
+                    tile_forward(kind, key, a, v, z + o * size, k, k0, mode, share, second, third, fetch)
                     o += rows
 
 
@@ -111,7 +122,7 @@ def backward(kind: Any, op: int, p0: int, p1: int, i0: int, i1: int, now: int) -
     if at(op, pg.BACKWARD_RULE):
         call_rule(at(op, pg.BACKWARD_RULE), op, p0, p1, i0, i1, now)
     else:
-        backward_product(kind, op, p0, p1, i0, i1)
+        backward_product(kind, op, p0, p1, i0, i1, at(now, pg.NOW_COUNT))
     if at(op, pg.BEFORE):
         before = op - at(op, pg.BEFORE)
         if at(before, pg.DERIVE):
@@ -125,7 +136,7 @@ def backward(kind: Any, op: int, p0: int, p1: int, i0: int, i1: int, now: int) -
 
 
 @helper
-def backward_product(kind: Any, op: int, p0: int, p1: int, i0: int, i1: int) -> None:
+def backward_product(kind: Any, op: int, p0: int, p1: int, i0: int, i1: int, count: int) -> None:
     """DA of the inputs i0:i1 from DZ, masked where the inputs were rectified."""
     size = row_bytes(kind)
     step = item_bytes(kind)
@@ -143,12 +154,14 @@ def backward_product(kind: Any, op: int, p0: int, p1: int, i0: int, i1: int) -> 
                 v = at(op, pg.DZ) + p * at(op, pg.DZ_PANEL) + k0 * size
                 da = at(op, pg.DA) + p * at(op, pg.DA_PANEL)
                 mask = at(op, pg.A) + p * at(op, pg.A_PANEL)
+                vectors = vectors_of(kind, op, count, p)
                 i = n0
                 while i < n1:
                     rows = tile_height(n1 - i, most_rows(kind))
                     a = w + k0 // width * w_panel + i * width * step
                     c = da + i * size
-                    tile_backward(kind, 16 * rows + 2, a, v, c, k, k0, mode, w_panel, width * size, 0, mask + i * size)
+                    key = 16 * rows + vectors
+                    tile_backward(kind, key, a, v, c, k, k0, mode, w_panel, width * size, 0, mask + i * size)
                     i += rows
 
 
@@ -197,19 +210,23 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
     for p in range(p0, p1):
         index = at(run, pg.INDEX) + p * 2 * n * 8
         scale = at(run, pg.SCALE) + p * size
+        together = at(run, pg.SHUFFLE) and bits <= MOST_BITS
+        if together:
+            shuffled_rows(kind, index, first + p * 2 * n, first + count - 1, total_rows, bits, key)
         for b in range(2 * n):
-            place = p * 2 * n + b
-            row = first + min(place, count - 1)
-            if at(run, pg.SHUFFLE):
+            row = load_int(index + 8 * b) if together else first + min(p * 2 * n + b, count - 1)
+            if at(run, pg.SHUFFLE) and not together:
                 row = shuffled(row, total_rows, bits, key)
             if subset:
                 row = load_int(subset + 8 * row)
             store_int(index + 8 * b, row)
-            store_number(kind, scale + b * item, share if place < count else 0.0)
+        weights = column(kind, scale, 1)
+        for half in range(2):
+            weights[half] = where(first_lanes(kind, count - (2 * p + half) * n), spread(kind, share), spread(kind, 0.0))
         if at(run, pg.METRIC_COUNT) or at(run, pg.ROW_WEIGHTS):
             weigh(kind, run, index, scale, at(run, pg.COUNTS) + p * 2 * size, share, count - p * 2 * n)
         a = at(op, pg.A) + p * at(op, pg.A_PANEL)
-        halves = 1 if at(op, pg.THIN) else 2
+        halves = 1 if at(op, pg.THIN) else vectors_of(kind, op, count, p)
         if at(op, pg.SPARSE) == 0:
             gather_rows(kind, at(run, pg.X), at(run, pg.X_ROW), inputs, index, a, halves)
         if at(run, pg.UNFIT) and not finite(kind, a, inputs, halves):

@@ -73,6 +73,15 @@ def row_counts(most: int) -> tuple[int, ...]:
     return tuple(n for n in (12, 8, 6, 4, 2, 1) if n <= most)
 
 
+def gradient_heights(g: Geometry, vectors: int) -> tuple[int, ...]:
+    """Heights of the gradient tiles of so many vectors: up to as many sums as in the widest tile, or a row more.
+
+    A tile of one row waits for each of its sums; with the odd ones only fewer than nine inputs and a bias need it.
+    """
+    even = row_counts(min(12, g.gradient_rows * g.gradient_vectors // vectors))
+    return (*(n + 1 for n in even if n >= 8 and vector_registers() > 16), *even)
+
+
 def _shape(kind: Any, choose: Callable[[Geometry], int]) -> Any:
     """Signature and IR of a number of the geometry: a constant to the compiler."""
     value = choose(geometry(_itemsize(kind)))
@@ -104,9 +113,15 @@ def most_rows(typingctx, kind):
 
 
 @intrinsic
-def most_gradient_rows(typingctx, kind):
-    """Height of the tallest tile whose lanes are neurons."""
-    return _shape(kind, lambda g: g.gradient_rows)
+def gradient_sums(typingctx, kind):
+    """Vectors of sums of a tile whose lanes are neurons, one of an even number of rows."""
+    return _shape(kind, lambda g: g.gradient_rows * g.gradient_vectors)
+
+
+@intrinsic
+def has_odd_tiles(typingctx, kind):
+    """Whether there are tiles of 9 and 13 rows whose lanes are neurons."""
+    return _shape(kind, lambda g: int(9 in gradient_heights(g, g.gradient_vectors)))
 
 
 @intrinsic
@@ -127,6 +142,15 @@ def tile_height(n: int, most: int) -> int:
     if n >= 4:
         return 4
     return 2 if n >= 2 else 1
+
+
+@helper
+def gradient_height(kind: Any, n: int, vectors: int) -> int:
+    """Rows of the next tile of so many vectors whose lanes are neurons, where n rows are left: the odd ones first."""
+    tall = min(12, gradient_sums(kind) // vectors)
+    if n % 2 and n > 8 and has_odd_tiles(kind):
+        return 13 if n > 12 and tall > 8 else 9
+    return tile_height(n, tall)
 
 
 def _const(value: int) -> ir.Constant:
@@ -285,10 +309,14 @@ def _write(module: ir.Module, tile: _Tile) -> ir.Function:
         _, _, *now = inner.end([builder.add(at, _const(a_step)), builder.add(vt, _const(v_step)), *now])
         _, _, *sums = outer.end([builder.add(a_panel, a_outer), builder.add(v_panel, v_outer), *now])
 
+    idle = [] if tile.product == "gradient" else range(nv, g.samples // g.lanes)
+
     def write(values: Sequence[ir.Value]) -> None:
         for i in range(mr):
             for j in range(nv):
                 store(builder, values[i * nv + j], c_rows[i][j], align=bytes_)
+            for j in idle:
+                store(builder, zero, c_rows[i][0], j * bytes_, align=bytes_)
         builder.ret_void()
 
     if tile.product == "gradient":
@@ -331,13 +359,12 @@ def _product(kind: Any, product: str, widths: Sequence[int]) -> Any:
     """Signature and IR of a micro-kernel call: (number type, 16 * height + vectors, ten addresses and sizes)."""
     size = _itemsize(kind)
     g = geometry(size)
-    heights = row_counts(g.gradient_rows if product == "gradient" else g.rows)
 
     def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         cases = {
             16 * h + w: functools.partial(_write, builder.module, _Tile(product, size, h, w))
-            for h in heights
             for w in widths
+            for h in (gradient_heights(g, w) if product == "gradient" else row_counts(g.rows))
         }
         _switch(builder, args[1], cases, args[2:])
         return context.get_dummy_value()
@@ -347,14 +374,14 @@ def _product(kind: Any, product: str, widths: Sequence[int]) -> Any:
 
 @intrinsic
 def tile_forward(typingctx, kind, key, a, v, c, n, accumulate, mode, a_outer, v_outer, c_vector, extra):
-    """Tile of ``z = w a``: lanes are samples, key = 16 * rows + 2."""
-    return _product(kind, "forward", (2,))
+    """Tile of ``z = w a``: lanes are samples, key = 16 * rows + vectors; with one, the other is set to zero."""
+    return _product(kind, "forward", (1, 2))
 
 
 @intrinsic
 def tile_backward(typingctx, kind, key, a, v, c, n, accumulate, mode, a_outer, v_outer, c_vector, extra):
-    """Tile of ``da = w dz``: lanes are samples, key = 16 * rows + 2."""
-    return _product(kind, "backward", (2,))
+    """Tile of ``da = w dz``: lanes are samples, key = 16 * rows + vectors; with one, the other is set to zero."""
+    return _product(kind, "backward", (1, 2))
 
 
 @intrinsic
@@ -393,12 +420,19 @@ def _write_dots(module: ir.Module, itemsize: int, height: int, neurons: int) -> 
     zero = ir.Constant(vector, [0.0] * g.lanes)
     function, builder = _function(module, name, 7)
     a, dz, c, n, accumulate, a_panel, dz_panel = function.args
-    loop = _Loop(builder, n, [a, dz, *[zero] * (height * neurons)])
+    panels = builder.lshr(builder.add(n, _const(1)), _const(1))
+    loop = _Loop(builder, panels, [a, dz, *[zero] * (height * neurons)])
     at, slopes, *sums = loop.values
+    full = builder.icmp_signed("<", builder.add(builder.add(loop.i, loop.i), _const(1)), n)
+
+    def read(address: ir.Value, row: int, half: int) -> ir.Value:
+        value = load(builder, address, vector, (2 * row + half) * bytes_, align=bytes_)
+        return builder.select(full, value, zero) if half else value
+
     for half in range(2):
-        vs = [load(builder, slopes, vector, (2 * o + half) * bytes_, align=bytes_) for o in range(neurons)]
+        vs = [read(slopes, o, half) for o in range(neurons)]
         for i in range(height):
-            value = load(builder, at, vector, (2 * i + half) * bytes_, align=bytes_)
+            value = read(at, i, half)
             for o in range(neurons):
                 sums[i * neurons + o] = fused(builder, value, vs[o], sums[i * neurons + o])
     _, _, *sums = loop.end([builder.add(at, a_panel), builder.add(slopes, dz_panel), *sums])
@@ -423,7 +457,7 @@ def _dot_rows(lanes: int, neurons: int) -> int:
 def tile_dots(typingctx, kind, key, a, dz, c, n, accumulate, a_panel, dz_panel):
     """Tile of ``dw = a dz`` for the few neurons of a layer's last panel: lanes are samples, the sum ends across them.
 
-    key: 16 * rows + neurons, at most half as many as lanes; a, dz: panels of samples, n of them; c: the sums, as
+    key: 16 * rows + neurons, at most half as many as lanes; a, dz: panels of samples, n vectors; c: the sums, as
     `tile_gradient` lays them out, zero beyond the neurons in one vector; accumulate: 0 sets them, else adds to them.
     """
     size = _itemsize(kind)

@@ -8,15 +8,14 @@ from fastbp._vector import call_rule, column, lanes, load_int, spread
 from fastbp.cpu import penalty, updates
 from fastbp.cpu.rows import at
 from fastbp.cpu.tile import (
+    gradient_height,
     item_bytes,
-    most_gradient_rows,
     most_gradient_vectors,
     panel_width,
     prefetch_to_write,
     row_bytes,
     tile_dots,
     tile_gradient,
-    tile_height,
 )
 
 SAMPLES = 256
@@ -67,6 +66,15 @@ def _tile_width(kind: Any, op: int, j: int, j1: int) -> int:
 
 
 @helper
+def _tile_vectors(kind: Any, op: int, j: int, panels: int) -> int:
+    """Vectors of the register tile of so many panels from j on."""
+    per_panel = panel_width(kind) // lanes(kind)
+    if per_panel == 1:
+        return panels
+    return min(per_panel, (at(op, pg.OUT) - j * panel_width(kind) + lanes(kind) - 1) // lanes(kind))
+
+
+@helper
 def _sum_few(kind: Any, op: int, k: int, rows: int, b0: int, b1: int, c: int, more: int) -> None:
     """As `_sum_tile`, of the last panel's neurons where they are few."""
     size, samples, few = row_bytes(kind), 2 * lanes(kind), at(op, pg.FEW)
@@ -75,7 +83,7 @@ def _sum_few(kind: Any, op: int, k: int, rows: int, b0: int, b1: int, c: int, mo
     while tall * few > lanes(kind):
         tall //= 2
     p = b0 // samples
-    panels = (b1 + samples - 1) // samples - p
+    vectors = (b1 - b0 + lanes(kind) - 1) // lanes(kind)
     a = at(op, pg.A) + p * at(op, pg.A_PANEL) + k * size
     dz = at(op, pg.DZ) + p * at(op, pg.DZ_PANEL) + (at(op, pg.OUT) - few) * size
     i = 0
@@ -85,7 +93,7 @@ def _sum_few(kind: Any, op: int, k: int, rows: int, b0: int, b1: int, c: int, mo
             height //= 2
         place = c + i * k_bytes
         tile_dots(
-            kind, 16 * height + few, a + i * size, dz, place, panels, more, at(op, pg.A_PANEL), at(op, pg.DZ_PANEL)
+            kind, 16 * height + few, a + i * size, dz, place, vectors, more, at(op, pg.A_PANEL), at(op, pg.DZ_PANEL)
         )
         i += height
     for i in range(rows):
@@ -107,9 +115,7 @@ def _sum_tile(
     width, samples = panel_width(kind), 2 * lanes(kind)
     k_bytes = width * item_bytes(kind)
     per_panel = width // lanes(kind)
-    vectors = panels
-    if per_panel > 1:
-        vectors = min(per_panel, (at(op, pg.OUT) - j * width + lanes(kind) - 1) // lanes(kind))
+    vectors = _tile_vectors(kind, op, j, panels)
     a_panel, t_panel = at(op, pg.A_PANEL), at(op, pg.T_PANEL)
     a = at(op, pg.A) + b0 // samples * a_panel + k * row_bytes(kind)
     v = at(op, pg.T) + j * t_panel + b0 * k_bytes
@@ -146,9 +152,11 @@ def sums(
     j = j0
     while j < j1:
         panels = _tile_width(kind, op, j, j1)
+        vectors = _tile_vectors(kind, op, j, panels)
+        few = at(op, pg.FEW) and j == at(op, pg.W_PANELS) - 1
         k = k0
         while k < k1:
-            rows = tile_height(k1 - k, most_gradient_rows(kind))
+            rows = k1 - k if few else gradient_height(kind, k1 - k, vectors)
             w = at(op, pg.W) + j * w_panel + k * k_bytes
             c = g + (j - j0) * g_panel + (k - k0) * k_bytes
             for m in range(arrays):
