@@ -13,14 +13,13 @@ from fastbp.callbacks import CallbackList, Logs
 from fastbp.checkpoint import Checkpoints
 from fastbp.cpu.peak import peak_gflops
 from fastbp.data import Sample
-from fastbp.feeds import Feed
+from fastbp.feeds import Feed, Piece
 from fastbp.fit_options import Held, Options
 from fastbp.history import VALIDATION, History
 from fastbp.objective import EVALUATION_ROWS, Outcome
 from fastbp.optimizers import Optimizer
 from fastbp.progress import Progress
 from fastbp.scoring import by_epoch, joined, plain
-from fastbp.sources import StreamError
 from fastbp.weighting import without_missing
 
 if TYPE_CHECKING:
@@ -130,12 +129,6 @@ class Fit:
             if self.options.on_interrupt == "raise":
                 raise
             self.callbacks.call("on_train_end", self._last())
-        except StreamError as error:
-            self.history.stopped = "stopped by the data"
-            if self.step:
-                self._end_epochs(self.sums[None], None, np.array([self.epoch_seconds]))
-            error.add_note(f"{self.done} steps were done; model.history holds them")
-            raise
         finally:
             self.feed.close()
             self.progress.close()
@@ -221,7 +214,7 @@ class Fit:
             self.callbacks.call("on_epoch_begin", self.options.initial_epoch + self.epoch, {})
         if self.callbacks.watches_batches:
             self.callbacks.call("on_train_batch_begin", self.step, {})
-        piece, model = self.feed.piece(self.epoch, self.step), self.model
+        piece, model = self._piece(), self.model
         chained = self._chainable
         if chained is not None and not self.engine.chains(piece.batch, len(chained)):
             chained = None
@@ -250,6 +243,17 @@ class Fit:
             "shuffle": piece.shuffle,
             "seed": piece.seed,
         }
+
+    def _piece(self) -> Piece:
+        """What comes next of the data; whatever it raises ends the fit, and the steps before that are booked."""
+        try:
+            return self.feed.piece(self.epoch, self.step)
+        except Exception as error:
+            self.history.stopped = "stopped by the data"
+            if self.step:
+                self._end_epochs(self.sums[None], None, np.array([self.epoch_seconds]))
+            error.add_note(f"{self.done} steps were done; model.history holds them")
+            raise
 
     def count(self, steps: int) -> None:
         """Count steps that the engine has finished; what they came to is booked after it."""

@@ -331,7 +331,7 @@ class Model(Stack):
         validation_data : (x, y) or (x, y, sample_weight) for validation instead
         shuffle : whether each epoch has its own order of the rows, named by the model's seed
         class_weight : dict of class number to weight, or "balanced" (N / (classes * rows of the class)); multiplies
-            the rows' weights in training
+            the rows' weights in training. "balanced" looks at all targets first, where x isn't in memory too
         sample_weight : (N,) numbers from 0 that multiply the rows' losses, which are still divided by the batch's rows,
             as in Keras; those of the rows held out weigh the validation's loss
         initial_epoch : epochs done before, from which the numbers go on, default 0
@@ -358,7 +358,7 @@ class Model(Stack):
         TypeError, ValueError : data or options that don't fit, or a checkpoint of another fit, before any kernel runs
         DivergenceError : the loss became NaN or infinite
         KeyboardInterrupt : passed on; what was learned stays, ``model.history.interrupted`` is True
-        StreamError : batches that ended early or changed their width; what was learned stays
+        StreamError : batches that ended early or changed their width; what was learned from those before stays
 
         Notes
         -----
@@ -370,7 +370,8 @@ class Model(Stack):
           are of the model's type. A shuffle is of chunks of 1 MB, and of the rows in each block of 32 MB; without one
           the bits are those of the same rows in an array
         * an iterator or generator of (x, y) or (x, y, sample_weight), of any numbers of rows, in its own order
-        * a function that makes such an iterator for each epoch, or a loader that can be iterated again
+        * a function that makes such an iterator for each epoch, a loader that can be iterated again, or what gives its
+          batches by number, such as Keras' PyDataset
 
         An epoch is all that there is, or `steps_per_epoch`. To resume a fit over an iterator, what was read before is
         read again.

@@ -6,7 +6,7 @@
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -73,16 +73,36 @@ class _Stack:
 
 
 class _Parquet:
-    """Some columns of Parquet files, read a row group at a time."""
+    """Some columns of Parquet files, read a row group at a time.
+
+    Parameters
+    ----------
+    paths : the files
+    leave, take : columns that are left out, or those that are wanted, by default all
+    flat : whether it is one column of numbers, not rows
+    whole : whether a null is an error
+    """
 
     def __init__(
-        self, paths: Sequence[Path], leave: Sequence[str], take: Sequence[str] = (), flat: bool = False
+        self,
+        paths: Sequence[Path],
+        leave: Sequence[str],
+        take: Sequence[str] = (),
+        *,
+        flat: bool = False,
+        whole: bool = True,
     ) -> None:
         try:
             import pyarrow.parquet as pq
+            from pyarrow.types import is_boolean, is_decimal, is_floating, is_integer
         except ImportError as error:
             raise ImportError("reading Parquet files needs pyarrow: pip install 'fastbp[arrow]'") from error
-        self._files = [pq.ParquetFile(path) for path in paths]
+        self._paths, self._files = paths, []
+        for path in paths:
+            try:
+                self._files.append(pq.ParquetFile(path))
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{path} is no Parquet file, or is damaged: {error}") from None
         schema = self._files[0].schema_arrow
         for path, file in zip(paths, self._files, strict=True):
             if not file.schema_arrow.equals(schema):
@@ -92,6 +112,14 @@ class _Parquet:
         if missing := [name for name in [*leave, *take] if name not in schema.names]:
             raise ValueError(f"{paths[0]} has no column {missing[0]!r}; it has {', '.join(map(repr, schema.names))}")
         self.names = list(take) or [name for name in schema.names if name not in leave]
+        for name in self.names:
+            kind = schema.field(name).type
+            if not any(fits(kind) for fits in (is_integer, is_floating, is_boolean, is_decimal)):
+                raise TypeError(
+                    f"column {name!r} of {paths[0]} holds {kind}; wanted numbers: encode it as numbers "
+                    "(fb.TabularEncoder does), or leave it out"
+                )
+        self._whole = whole
         self._flat = flat
         self._groups = [(f, g) for f, file in enumerate(self._files) for g in range(file.num_row_groups)]
         sizes = [self._files[f].metadata.row_group(g).num_rows for f, g in self._groups]
@@ -124,6 +152,14 @@ class _Parquet:
             if group not in self._kept:
                 file, number = self._groups[group]
                 table = self._files[file].read_row_group(number, columns=self.names)
+                for name in self.names if self._whole else ():
+                    column = table.column(name)
+                    if column.null_count:
+                        row = self._starts[group] - self._starts[self._groups.index((file, 0))]
+                        raise ValueError(
+                            f"column {name!r} of {self._paths[file]} has missing values, the first in row "
+                            f"{row + column.is_null().index(True).as_py():,}: fill them or leave those rows out"
+                        )
                 columns = [table.column(name).to_numpy() for name in self.names]
                 self._kept = {group: columns[0] if self._flat else np.column_stack(columns)}
             return self._kept[group]
@@ -139,13 +175,14 @@ class Stored:
     Attributes
     ----------
     width : columns of x
+    first : number of its first row, where it is a part of others
 
     Raises
     ------
     ValueError : another number of rows than x has
     """
 
-    def __init__(self, x: _Column, y: _Column | None, weights: _Column | None) -> None:
+    def __init__(self, x: _Column, y: _Column | None, weights: _Column | None, first: int = 0) -> None:
         if len(x.width) != 1:
             raise ValueError(f"x holds rows of shape {x.width}; wanted rows and columns of numbers")
         for name, column in (("y", y), ("sample_weight", weights)):
@@ -153,7 +190,7 @@ class Stored:
                 raise ValueError(f"{name} has {len(column)} rows, x has {len(x)}: each row of x wants its own")
         if not len(x):
             raise ValueError("x has no rows")
-        self._columns, self.width = (x, y, weights), x.width[0]
+        self._columns, self.width, self.first = (x, y, weights), x.width[0], first
 
     def __len__(self) -> int:
         return len(self._columns[0])
@@ -170,7 +207,16 @@ class Stored:
 
     def part(self, start: int, stop: int) -> "Stored":
         """A run of the rows as a source of its own."""
-        return Stored(*(None if column is None else _Part(column, start, stop) for column in self._columns))  # type: ignore[arg-type]
+        x, y, weights = (None if column is None else _Part(column, start, stop) for column in self._columns)
+        assert x is not None
+        return Stored(x, y, weights, self.first + start)
+
+    def targets_read(self, rows: int) -> Iterator[Any]:
+        """The targets alone, so many rows at a time."""
+        y = self._columns[1]
+        if y is not None:
+            for start in range(0, len(y), rows):
+                yield y.read(start, min(len(y), start + rows))
 
     def chunks(self, rows: int) -> list[tuple[int, int]]:
         """Runs of rows that are read together: about so many, and no part of what is read at once."""
@@ -222,7 +268,7 @@ class Stream:
     def __init__(self, make: Callable[[], Iterator[Any]], once: bool) -> None:
         self._make, self.once = make, once
         self._read = 0
-        self._iterator = iter(make())
+        self._iterator = self._fresh()
         first = self._next()
         if first is None:
             raise StreamError("x is an iterator that gives no batch")
@@ -240,9 +286,18 @@ class Stream:
         if self._first:  # of the iterator that was looked into
             yield self._first.pop()
         elif not self.once:
-            self._read, self._iterator = 0, iter(self._make())
+            self._read, self._iterator = 0, self._fresh()
         while (item := self._next()) is not None:
             yield self._checked(item, self.width)
+
+    def _fresh(self) -> Iterator[Any]:
+        made = self._make()
+        try:
+            return iter(made)
+        except TypeError:
+            raise TypeError(
+                f"x is a function that returned {made!r}; wanted one that returns an iterator of batches (x, y)"
+            ) from None
 
     def _next(self) -> Any:
         """What the iterator gives next, None where it ends; what it raises says at which batch."""
@@ -264,11 +319,17 @@ class Stream:
         if not 1 <= len(parts) <= 3:
             raise StreamError(f"batch {self._read} has {len(parts)} parts; wanted (x, y) or (x, y, sample_weight)")
         x, y, weights = (*parts, None, None)[:3]
+        if isinstance(x, (Mapping, str, bytes)) or x is None:
+            came = "None" if x is None else f"a {type(x).__name__}"
+            raise StreamError(f"batch {self._read} is {came}; wanted (x, y) or (x, y, sample_weight)")
         x = x.tocsr() if is_sparse(x) else x
         shape = shape_of(x)
         if len(shape) != 2 or (width is not None and shape[1] != width):
             wanted = "(rows, columns)" if width is None else f"(rows, {width}), as the first"
-            raise StreamError(f"x of batch {self._read} has the shape {shape}; wanted {wanted}")
+            one = " (a loader's batch, not one row of its data set)" if len(shape) == 1 else ""
+            raise StreamError(f"x of batch {self._read} has the shape {shape}; wanted {wanted}{one}")
+        if not shape[0]:
+            raise StreamError(f"batch {self._read} has no rows; wanted at least one: leave such batches out")
         for name, part in (("y", y), ("sample_weight", weights)):
             if part is not None and len(part) != shape[0]:
                 raise StreamError(f"{name} of batch {self._read} has {len(part)} rows, x has {shape[0]}")
@@ -296,7 +357,7 @@ def opened(x: Any, y: Any = None, weights: Any = None) -> Source | None:
     ----------
     x : path of an .npy or Parquet file, or of a folder of them (in the order of their names); a memory map; an iterator
         or generator of batches; a function that makes one for each epoch; or anything else that can be iterated again,
-        such as a data loader
+        such as a data loader, or that gives its batches by number, such as Keras' PyDataset
     y : for .npy files and maps an array, a map, or a path as x; for Parquet the name of the target column, or names
     weights : an array, a map, or a path; for Parquet the name of the column
 
@@ -319,12 +380,16 @@ def opened(x: Any, y: Any = None, weights: Any = None) -> Source | None:
         raise ValueError("x gives batches of (x, y) or (x, y, sample_weight) itself: leave out y and sample_weight")
     if callable(x):
         return Stream(x, once=False)
-    return Stream(lambda: iter(x), once=hasattr(x, "__next__"))
+    if isinstance(x, Iterable):
+        return Stream(lambda: iter(x), once=hasattr(x, "__next__"))
+    return Stream(lambda: map(x.__getitem__, range(len(x))), once=False)
 
 
 def _gives(x: Any) -> bool:
     """Whether x gives batches."""
-    return callable(x) or (isinstance(x, Iterable) and not isinstance(x, (bytes, dict, set, np.generic)))
+    numbered = hasattr(x, "__len__") and hasattr(x, "__getitem__")
+    many = callable(x) or isinstance(x, Iterable) or numbered
+    return many and not isinstance(x, (str, bytes, dict, set, np.generic))
 
 
 def _files(path: Path) -> list[Path]:
@@ -368,6 +433,6 @@ def _of_parquet(paths: Sequence[Path], y: Any, weights: Any) -> Stored:
     leave = [*targets, *([weights] if weights else [])]
     return Stored(
         _Parquet(paths, leave),
-        _Parquet(paths, (), targets, one) if targets else None,
-        _Parquet(paths, (), [weights], True) if weights else None,
+        _Parquet(paths, (), targets, flat=one, whole=False) if targets else None,
+        _Parquet(paths, (), [weights], flat=True) if weights else None,
     )

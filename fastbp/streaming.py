@@ -14,13 +14,16 @@ from fastbp.feeds import Feed
 from fastbp.objective import EVALUATION_ROWS, Objective
 from fastbp.sources import Rows, Source, Stored, Stream, opened
 from fastbp.streams import Stage, StoredFeed, StreamFeed, samples
-from fastbp.weighting import by_class, sample_weights, without_missing
+from fastbp.weighting import balance, by_class, classes_of, sample_weights, without_missing
 
 if TYPE_CHECKING:
     from fastbp.fit_options import Options
     from fastbp.model import Model
 
 Array = NDArray[Any]
+
+TARGETS_READ = 1 << 16
+"""Targets on disk that are looked at together."""
 
 
 def stage(model: "Model", task: str, class_weight: Any = None, prefix: str = "") -> Stage:
@@ -55,9 +58,10 @@ def feed_of(model: "Model", source: Source, options: "Options") -> tuple[Feed, C
     ------
     ValueError : options that such rows can't serve
     """
-    if options.class_weight == "balanced" or options.stratify:
-        option = "stratify=True" if options.stratify else 'class_weight="balanced"'
-        raise ValueError(f"{option} needs all targets in memory: give arrays, or the weights as a dict")
+    if options.stratify:
+        raise ValueError(
+            "stratify=True chooses among rows in memory: give arrays, or the rows of your choice as validation_data"
+        )
     held = None
     if options.validation_split and options.validation_data is None:
         if isinstance(source, Stream):
@@ -68,10 +72,13 @@ def feed_of(model: "Model", source: Source, options: "Options") -> tuple[Feed, C
     if not model.built and model.loss_name:
         model.build(source.width)
     model._compiled("fit")
-    staged = stage(model, "fit", options.class_weight)
+    if isinstance(source, Stored) and not source.targets:
+        raise ValueError("fit: y is missing; give it as an array, a path, or the name of a Parquet column")
+    weights = options.class_weight
+    if isinstance(weights, str) and weights == "balanced":
+        weights = _balanced(model, source, options)
+    staged = stage(model, "fit", weights)
     if isinstance(source, Stored):
-        if not source.targets:
-            raise ValueError("fit: y is missing; give it as an array, a path, or the name of a Parquet column")
         stored = StoredFeed(
             source,
             staged,
@@ -90,6 +97,34 @@ def feed_of(model: "Model", source: Source, options: "Options") -> tuple[Feed, C
             "makes a fresh one for each epoch"
         )
     return StreamFeed(source, staged, batch=options.batch_size, steps=options.steps_per_epoch, epochs=epochs), held
+
+
+def _balanced(model: "Model", source: Source, options: "Options") -> dict[int, float]:
+    """The weights of ``class_weight="balanced"``, by a look at all targets before the fit.
+
+    Raises
+    ------
+    ValueError : rows that can be gone through once, or without an end that is known
+    """
+    if isinstance(source, Stream) and (source.once or options.steps_per_epoch is not None):
+        why = "x can be gone through once" if source.once else "with steps_per_epoch x may have no end"
+        raise ValueError(
+            f'class_weight="balanced" looks at all targets before the fit, and {why}: give a function that makes a '
+            "fresh iterator of all rows for each epoch, or the weights as a dict"
+        )
+    _, loss, _ = model._compiled("fit")
+    counts: Array | None = None
+    parts = source.targets_read(TARGETS_READ) if isinstance(source, Stored) else (y for _, y, _ in source.batches())
+    for number, part in enumerate(parts, 1):
+        name, rows = f"y (part {number})", len(part)
+        y = data.as_targets(
+            part, loss.targets, model.output_width, model.dtype, rows=rows, name=name, missing=loss.mask_nan
+        )
+        labels, classes = classes_of(Sample(y, y), loss, model.output_width, "class_weight")
+        found = np.bincount(labels[labels >= 0], minlength=classes)
+        counts = found if counts is None else counts + found
+    assert counts is not None
+    return dict(enumerate(balance(counts).tolist()))
 
 
 def reader(

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, pairwise
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -44,6 +44,8 @@ class Block:
     name : which they are, for errors
     last : whether an epoch of unknown length ends with them
     seed, shuffle : the order of the rows in it
+    parts : number and first row of each batch of an iterator in it; or of each run of rows on disk the first row there
+        and the first row here
     """
 
     rows: Rows
@@ -53,17 +55,17 @@ class Block:
     last: bool = False
     seed: int = 0
     shuffle: bool = False
+    parts: tuple[tuple[int, int], ...] = ()
 
     @property
     def steps(self) -> int:
         """How many steps it takes."""
         return -(-self.count // self.batch)
 
-    def after(self, steps: int) -> "Block":
-        """What is left of it after some steps."""
-        done = steps * self.batch
-        x, y, weights = (None if part is None else part[done:] for part in self.rows)
-        return replace(self, rows=(x, y, weights), count=self.count - done)
+    def part(self, first: int, stop: int, **changed: Any) -> "Block":
+        """Some of its rows."""
+        x, y, weights = (None if part is None else part[first:stop] for part in self.rows)
+        return replace(self, rows=(x, y, weights), count=stop - first, **changed)
 
 
 class Prefetch(Generic[T]):
@@ -159,18 +161,21 @@ def stored_blocks(source: Stored, rows: int, key: list[int], shuffle: bool, star
     ends = np.cumsum([stop - first for first, stop in chunks])
     for index in range(start, -(-total // rows)):
         low, high = index * rows, min(total, (index + 1) * rows)
-        parts: list[Rows] = []
+        read: list[Rows] = []
+        parts = []
         i = int(np.searchsorted(ends, low, "right"))
         while low < high:
             first, stop = chunks[i]
             begin = first + low - (int(ends[i]) - (stop - first))
             taken = min(high - low, stop - begin)
-            parts.append(source.read(begin, begin + taken))
+            read.append(source.read(begin, begin + taken))
+            parts.append((source.first + begin, low - index * rows))
             low, i = low + taken, i + 1
-        x, y, weights = (_joined(list(columns)) for columns in zip(*parts, strict=True))
+        x, y, weights = (_joined(list(columns)) for columns in zip(*read, strict=True))
         seed = int(np.random.SeedSequence([*key, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
         name = f"block {index + 1}" if shuffle else f"rows {index * rows:,} to {high - 1:,}"
-        yield Block((x, y, weights), high - index * rows, rows, name, seed=seed, shuffle=shuffle)
+        count = high - index * rows
+        yield Block((x, y, weights), count, rows, name, seed=seed, shuffle=shuffle, parts=tuple(parts))
 
 
 def stream_blocks(batches: Iterator[Rows], batch: int | None, first: int = 1) -> Iterator[Block]:
@@ -178,43 +183,90 @@ def stream_blocks(batches: Iterator[Rows], batch: int | None, first: int = 1) ->
 
     Parameters
     ----------
-    batches : what it gives
+    batches : what it gives; where it raises, the whole steps before that come first
     batch : rows of a step; None where each batch is one
     first : number of the first batch, for errors
     """
     held: list[Rows] = []
-    rows, size, nbytes, begun, number = 0, batch, 0, 0.0, first
+    parts: list[tuple[int, int]] = []
+    rows, size, nbytes, begun = 0, batch, 0, 0.0
 
     def block(count: int, last: bool) -> Block:
-        nonlocal held, rows, nbytes, first
+        nonlocal held, parts, rows, nbytes
         x, y, weights = (_joined(list(columns)) for columns in zip(*held, strict=True))
-        whole, (held, nbytes, rows) = (x, y, weights), ([], 0, rows - count)
-        if rows:
-            left = tuple(None if part is None else part[count:] for part in whole)
-            held = [(left[0], left[1], left[2])]
-            nbytes = _bytes(left[0])
-            whole = tuple(None if part is None else part[:count] for part in whole)  # type: ignore[assignment]
-        name = f"batch {first}" if number - 1 <= first else f"batches {first} to {number - 1}"
-        first = number
         assert size is not None
-        return Block(whole, count, size, name, last)
+        inside = tuple(part for part in parts if part[1] < count)
+        numbers = inside[0][0], inside[-1][0]
+        name = f"batch {numbers[0]}" if numbers[0] == numbers[1] else f"batches {numbers[0]} to {numbers[1]}"
+        whole = Block((x, y, weights), rows, size, name, last, parts=inside)
+        parts = [(n, max(0, at - count)) for (n, at), (_, end) in pairwise([*parts, (0, rows)]) if end > count]
+        held, nbytes, rows = [], 0, rows - count
+        if rows:
+            left = whole.part(count, whole.count).rows
+            held, nbytes = [left], _bytes(left[0])
+            return whole.part(0, count)
+        return whole
 
-    for item in batches:
-        full = nbytes >= BLOCK_BYTES or (held and time.perf_counter() - begun > BLOCK_SECONDS)
-        if batch is None:
-            if held and (full or shape_of(item[0])[0] != size):
-                yield block(rows, False)
-            size = shape_of(item[0])[0]
-        elif full and rows >= batch:
-            yield block(rows // batch * batch, False)
-        if not held:
-            begun = time.perf_counter()
-        held.append(item)
-        rows += shape_of(item[0])[0]
-        nbytes += _bytes(item[0])
-        number += 1
+    try:
+        for number, item in enumerate(batches, first):
+            full = nbytes >= BLOCK_BYTES or (held and time.perf_counter() - begun > BLOCK_SECONDS)
+            if batch is None:
+                if held and (full or shape_of(item[0])[0] != size):
+                    yield block(rows, False)
+                size = shape_of(item[0])[0]
+            elif full and rows >= batch:
+                yield block(rows // batch * batch, False)
+            if not held:
+                begun = time.perf_counter()
+            held.append(item)
+            parts.append((number, rows))
+            rows += shape_of(item[0])[0]
+            nbytes += _bytes(item[0])
+    except Exception:
+        if size and rows >= size:
+            yield block(rows // size * size, False)
+        raise
     if held:
         yield block(rows, True)
+
+
+def fitting(block: Block, stage: Stage) -> Iterator[tuple[Block, Sample]]:
+    """A block of an iterator's batches for the kernels.
+
+    Where a batch in it doesn't fit, the whole steps before that batch, and then the error, which names it.
+    """
+    try:
+        sample = stage(block.rows, block.name)
+    except (TypeError, ValueError):
+        for (number, first), (_, stop) in pairwise([*block.parts, (0, block.count)]):
+            try:
+                stage(block.part(first, stop).rows, f"batch {number}")
+            except (TypeError, ValueError):
+                if before := first // block.batch * block.batch:
+                    fit = block.part(0, before, last=False)
+                    yield fit, stage(fit.rows, fit.name)
+                raise
+        raise
+    yield block, sample
+
+
+def fitting_rows(block: Block, stage: Stage) -> Sample:
+    """A block of rows on disk for the kernels; where a row doesn't fit the error names it."""
+    try:
+        return stage(block.rows, block.name)
+    except (TypeError, ValueError):
+        low, high = 0, block.count
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                stage(block.part(low, middle).rows, block.name)
+            except (TypeError, ValueError):
+                high = middle
+            else:
+                low = middle
+        first, at = max((part for part in block.parts if part[1] <= low), key=lambda part: part[1])
+        stage(block.part(low, high).rows, f"row {first + low - at:,}")
+        raise
 
 
 # ---------------------------------------------------------------- feeds
@@ -246,7 +298,8 @@ class StoredFeed(Passes):
         passes, steps = divmod(done, self.per_pass)
         for number in count(self.first_pass + passes):
             for block in stored_blocks(self._source, self._rows, [self.seed, number], self.shuffle, steps // per_block):
-                yield replace(block, batch=self.batch, rows=READ), self._stage(block.rows, block.name)
+                sample = fitting_rows(block, self._stage)
+                yield replace(block, batch=self.batch, rows=READ), sample
             steps = 0
 
     def piece(self, epoch: int, step: int) -> Piece:
@@ -319,9 +372,13 @@ class StreamFeed:
         """All blocks, unstaged as far as they were done before."""
         done = 0
         for block in self._all():
-            sample = None if done + block.steps <= self._skip else self._stage(block.rows, block.name)
+            skipped = done + block.steps <= self._skip
             done += block.steps
-            yield replace(block, rows=READ), sample
+            if skipped:
+                yield replace(block, rows=READ), None
+                continue
+            for part, sample in fitting(block, self._stage):
+                yield replace(part, rows=READ), sample
 
     def _all(self) -> Iterator[Block]:
         if self.steps is None:
@@ -449,13 +506,13 @@ def samples(source: Source, stage: Stage, batch: int, row_bytes: int, steps: int
         if isinstance(source, Stored):
             rows = max(1, BLOCK_BYTES // (row_bytes * batch)) * batch
             wanted = source if steps is None else source.part(0, min(len(source), steps * batch))
-            blocks = stored_blocks(wanted, rows, [0], False)
-        else:
-            batches = source.batches()
-            blocks = stream_blocks(
-                batches if steps is None else (b for _, b in zip(range(steps), batches, strict=False)), None
-            )
-        for block in blocks:
-            yield stage(block.rows, block.name)
+            for block in stored_blocks(wanted, rows, [0], False):
+                yield fitting_rows(block, stage)
+            return
+        batches = source.batches()
+        some = batches if steps is None else (b for _, b in zip(range(steps), batches, strict=False))
+        for block in stream_blocks(some, None):
+            for _, sample in fitting(block, stage):
+                yield sample
 
     return Prefetch(read())

@@ -73,8 +73,7 @@ def class_weights(choice: Any, sample: Sample, loss: Loss, outputs: int) -> Arra
     weights = np.ones(classes)
     if isinstance(choice, str) and choice == "balanced":
         known = labels if sample.rows is None else labels[sample.rows]
-        counts = np.bincount(known[known >= 0], minlength=classes)
-        weights[counts > 0] = counts.sum() / (np.count_nonzero(counts) * counts[counts > 0])
+        weights = balance(np.bincount(known[known >= 0], minlength=classes))
     elif isinstance(choice, Mapping):
         for number, weight in choice.items():
             if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not 0 <= number < classes:
@@ -86,6 +85,13 @@ def class_weights(choice: Any, sample: Sample, loss: Loss, outputs: int) -> Arra
     else:
         raise ValueError(f'class_weight must be "balanced" or a dict such as {{0: 1.0, 1: 5.0}}, got {choice!r}')
     return weights[labels].astype(sample.x.dtype)
+
+
+def balance(counts: Array) -> Array:
+    """The weights of classes that have so many rows: each class that occurs has the same weight in all."""
+    weights = np.ones(len(counts))
+    weights[counts > 0] = counts.sum() / (np.count_nonzero(counts) * counts[counts > 0])
+    return weights
 
 
 def classes_of(sample: Sample, loss: Loss, outputs: int, option: str) -> tuple[Array, int]:

@@ -11,7 +11,7 @@ import pytest
 from helpers import inputs, make, python, targets
 
 import fastbp as fb
-from fastbp import sources, streams
+from fastbp import sources, streaming, streams
 from fastbp.sources import Stored, StreamError, opened
 
 ROWS, WIDTH = 203, 5
@@ -21,6 +21,20 @@ Y = targets(SPARSE, ROWS, 3)
 WEIGHTS = np.random.default_rng(3).choice([0.5, 1.0, 2.0], ROWS)
 Fitted = tuple[dict[str, list[Any]], list[np.ndarray]]
 ODD = [0, 7, 8, 60, 61, 140, ROWS]
+
+
+class Pages:
+    """What gives its batches by number, as Keras' PyDataset."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(ODD) - 1
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = slice(ODD[number], ODD[number + 1])
+        return X[rows], self.labels[rows]
 
 
 def model_for(**options: Any) -> fb.Model:
@@ -243,6 +257,33 @@ def test_weights_and_missing_targets_on_disk(tmp_path: Path) -> None:
     same(*found)
 
 
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("kind", ["npy", "parquet", "function", "pages"])
+def test_balanced_classes_are_those_of_an_array(
+    kind: str, missing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "TARGETS_READ", 50)
+    labels = np.where(np.arange(ROWS) % 5 == 0, np.nan, Y) if missing else Y
+    np.save(tmp_path / "x.npy", X)
+    if kind == "parquet":
+        frame = pytest.importorskip("pandas").DataFrame(X, columns=[f"c{i}" for i in range(WIDTH)])
+        frame.assign(label=labels).to_parquet(tmp_path / "t.parquet")
+    given = {
+        "npy": (tmp_path / "x.npy", labels),
+        "parquet": (tmp_path / "t.parquet", "label"),
+        "function": (lambda: batches(X, labels), None),
+        "pages": (Pages(labels), None),
+    }[kind]
+    found = []
+    for x, y in (given, (X, labels)):
+        model = model_for()
+        model.compile("adam", SPARSE, mask_nan=missing, metrics=["accuracy"])
+        options: dict[str, Any] = {"class_weight": "balanced", "epochs": 2, "shuffle": False, "verbose": 0}
+        history = model.fit(x, y, 16, **options)
+        found.append((history.history, model.get_weights()))
+    same(*found)
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 
@@ -285,7 +326,7 @@ def broken() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     [
         (wide, StreamError, r"x of batch 3 has the shape \(9, 3\); wanted \(rows, 5\)"),
         (short, StreamError, "y of batch 2 has 8 rows, x has 9"),
-        (holed, ValueError, r"x \(batch.* 2\) contains NaN or infinity"),
+        (holed, ValueError, r"the first nan at x \(batch 2\)\[0, 0\]"),
         (broken, OSError, "the disk is gone"),
     ],
 )
@@ -299,6 +340,81 @@ def test_a_batch_that_does_not_fit_is_named(
     assert model.history is not None and model._updates <= 2
     with pytest.raises(kind, match=message):
         model.evaluate(stream)
+
+
+@pytest.mark.parametrize(("stream", "good"), [(wide, 2), (short, 1), (holed, 1), (broken, 1)])
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_what_comes_before_a_batch_that_does_not_fit_is_learned(
+    stream: Callable[[], Any], good: int, batch_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "BLOCK_SECONDS", 60.0)  # all of it is read as one block
+    model, twin = model_for(), model_for()
+    with pytest.raises((ValueError, OSError)) as caught:
+        model.fit(stream(), batch_size=batch_size, verbose=0)
+    size = batch_size or 9
+    rows = good * 9 // size * size
+    x, y = np.concatenate([X[:9]] * good)[:rows], np.concatenate([Y[:9]] * good)[:rows]
+    twin.fit(x, y, batch_size=size, shuffle=False, verbose=0)
+    for a, b in zip(model.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert model.history is not None and len(model.history.history["loss"]) == 1
+    assert f"{rows // size} steps were done; model.history holds them" in caught.value.__notes__
+    assert "stopped by the data" in repr(model.history)
+
+
+def test_a_batch_of_several_that_were_cut_anew_is_named_after_its_rows_are_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "BLOCK_SECONDS", 0.0)  # each batch goes on at once, but for what is left of a step
+
+    def last_holed() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield from ((X[:3], Y[:3]) for _ in range(5))
+        yield np.full((3, WIDTH), np.nan, np.float32), Y[:3]
+
+    with pytest.raises(ValueError, match=r"the first nan at x \(batch 6\)\[0, 0\]"):
+        model_for().fit(last_holed(), batch_size=4, verbose=0)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_row_on_disk_that_does_not_fit_is_named(
+    shuffle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 2048)
+    monkeypatch.setattr(streams, "CHUNK_BYTES", 256)
+    x, y = X.copy(), Y.copy()
+    x[150, 3] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(ValueError, match=r"the first nan at x \(row 150\)\[0, 3\]"):
+        model_for().fit(tmp_path / "x.npy", y, shuffle=shuffle, verbose=0)
+    with pytest.raises(ValueError, match=r"the first nan at x \(row 150\)\[0, 3\]"):
+        model_for().predict(tmp_path / "x.npy")
+    with pytest.raises(ValueError, match=r"x \(row 150\)\[0, 3\]"):
+        model_for().fit(tmp_path / "x.npy", y, shuffle=shuffle, validation_split=0.5, verbose=0)
+    np.save(tmp_path / "x.npy", X)
+    y[77] = 3
+    with pytest.raises(ValueError, match=r"y \(row 77\)\[0\] is 3: the model's last layer has 3 outputs"):
+        model_for().fit(tmp_path / "x.npy", y, shuffle=shuffle, verbose=0)
+
+
+def narrow() -> fb.Model:
+    model = make([1, 3, 2], output="softmax")
+    model.compile("sgd", SPARSE)
+    return model
+
+
+def test_columns_of_parquet_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    full, holes = pa.table({"a": [1.0, 2.0], "y": [0, 1]}), pa.table({"a": [1.0, None], "y": [0, 1]})
+    pq.write_table(full, tmp_path / "1.parquet")
+    pq.write_table(pa.concat_tables([full, holes]), tmp_path / "2.parquet", row_group_size=2)
+    with pytest.raises(ValueError, match=r"column 'a' of .*2.parquet has missing values, the first in row 3: fill"):
+        narrow().fit(tmp_path, "y", verbose=0)
+    pq.write_table(pa.table({"a": ["u", "v"], "y": [0, 1]}), tmp_path / "text.parquet")
+    with pytest.raises(TypeError, match=r"column 'a' of .*text.parquet holds string; wanted numbers"):
+        narrow().fit(tmp_path / "text.parquet", "y", verbose=0)
+    (tmp_path / "bad.parquet").write_bytes(b"no such thing")
+    with pytest.raises(ValueError, match=r"bad.parquet is no Parquet file, or is damaged"):
+        narrow().fit(tmp_path / "bad.parquet", "y", verbose=0)
 
 
 def test_what_an_iterator_raises_says_at_which_batch() -> None:
@@ -321,7 +437,13 @@ def test_what_an_iterator_raises_says_at_which_batch() -> None:
         ({"x": iter([(X, Y, WEIGHTS, 1)])}, "batch 1 has 4 parts"),
         ({"x": iter([X])}, r"there are no targets; fit wants \(x, y\)"),
         ({"x": X}, "y is None"),
-        ({"x": batches, "class_weight": "balanced"}, "needs all targets in memory"),
+        ({"x": batches(), "class_weight": "balanced"}, "all targets before the fit, and x can be gone through once"),
+        ({"x": batches, "class_weight": "balanced", "steps_per_epoch": 3}, "with steps_per_epoch x may have no end"),
+        ({"x": batches, "validation_split": 0.2, "stratify": True}, "chooses among rows in memory: give arrays"),
+        ({"x": iter([{"x": X, "y": Y}])}, r"batch 1 is a dict; wanted \(x, y\)"),
+        ({"x": lambda: None}, "x is a function that returned None; wanted one that returns an iterator"),
+        ({"x": iter([(X[0], Y[0])])}, r"the shape \(5,\); wanted \(rows, columns\) \(a loader's batch, not one row"),
+        ({"x": iter([(X, Y), (X[:0], Y[:0])])}, "batch 2 has no rows"),
         ({"x": batches, "validation_split": 0.2}, "give validation_data beside an iterator"),
         ({"x": batches, "validation_data": batches(), "epochs": 2}, "give validation_steps"),
     ],
