@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import difflib
 import math
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -11,12 +12,15 @@ from typing import Any, NoReturn
 
 from fastbp import readers
 from fastbp._checks import DTYPES
+from fastbp._spelling import nearest
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if found := re.search(r"invalid choice: '([^']*)' \(choose from ([^)]*)\)", message):
+            message += nearest(found[1], re.findall(r"[\w-]+", found[2]))
         self.exit(2, f"fastbp: error: {message} (see {self.prog} --help)\n")
 
 
@@ -72,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("data", metavar="DATA", help=data)
     _skipping(evaluate.add_argument)
     _skipping(predict.add_argument)
+    predict.add_argument(
+        "--id", metavar="COLUMN", help="a column to keep beside predictions (default: that of train --id)"
+    )
     predict.add_argument("--out", metavar="FILE", help="write .csv, .parquet or .npy (default: CSV to stdout)")
 
     export = command("export", "MODEL --out FILE [options]", "write a saved model as an ONNX graph")
@@ -107,7 +114,9 @@ def parser() -> argparse.ArgumentParser:
     option("--save", metavar="FILE", help="keep the measurement, as JSON")
     option("--compare", metavar="FILE", help="say what is better, the same or worse than in a file that --save wrote")
     option("--threshold", type=_percent, default=0.03, metavar="P", help="least change that counts (default: 3%%)")
-    option("--force", action="store_true", help="compare whatever machine and network the file is of")
+    option(
+        "--force", action="store_true", help="overwrite --save's file; compare whatever machine and network it is of"
+    )
 
     warmup = command("warmup", "[options]", "compile the kernels beforehand, once per machine")
     option = warmup.add_argument
@@ -147,7 +156,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """
     given = list(sys.argv[1:] if argv is None else argv)
     made = parser()
-    args = made.parse_args(given)
+    args, unknown = made.parse_known_args(given)
+    if unknown:
+        _refuse(unknown, _commands(made)[args.command])
     if getattr(args, "config", None) is not None:
         content = _config(args.config, args.command)
         data = content.pop("data", None)
@@ -156,6 +167,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.command == "train" and args.data is None:
         made.exit(2, "fastbp: error: the following arguments are required: DATA (see fastbp train --help)\n")
     return args
+
+
+def _refuse(unknown: list[str], command: argparse.ArgumentParser) -> NoReturn:
+    """Answer what a command doesn't take by the option that was meant."""
+    option = next((text for text in unknown if text.startswith("--")), "").partition("=")[0]
+    names = [name[2:].replace("-", "_") for name in command._option_string_actions if name.startswith("--")]
+    meant = re.sub(
+        r"'(\w+)'", lambda found: "--" + found[1].replace("_", "-"), nearest(option[2:].replace("-", "_"), names)
+    )
+    command.error(f"unrecognized arguments: {' '.join(unknown)}{'.' * bool(meant)}{meant}")
 
 
 def _config(path: str, command: str) -> dict[str, Any]:
@@ -209,7 +230,7 @@ def _training(parser: argparse.ArgumentParser) -> None:
     )
     option("--activation", default="relu", metavar="F", help="of the hidden layers (default: relu)")
     option("--optimizer", default="adam", metavar="O", help="sgd, rmsprop, adamw, lion ... (default: adam)")
-    option("--learning-rate", type=float, metavar="R", help="(default: the optimizer's)")
+    option("--learning-rate", type=_rate, metavar="R", help="(default: the optimizer's)")
     option("--weight-decay", type=_decay, default=0.0, metavar="D", help="decoupled weight decay (default: none)")
     option("--batch-size", type=_whole, default=32, metavar="N", help="rows per step (default: 32)")
     option("--seed", type=_seed, default=0, metavar="N", help="the same seed gives the same model (default: 0)")
@@ -269,6 +290,10 @@ def _seed(text: str) -> int:
 
 def _share(text: str) -> float:
     return _number(text, float, lambda share: 0 <= share < 1, "a share from 0 to below 1")
+
+
+def _rate(text: str) -> float:
+    return _number(text, float, lambda rate: 0 < rate < math.inf, "a number above 0")
 
 
 def _decay(text: str) -> float:

@@ -154,7 +154,8 @@ class CsvFile:
         for line, fields in itertools.islice(self.rows(), int(self.named), None):
             if len(fields) != len(self.names):
                 self.fail(
-                    f"line {line} has {len(fields)} values, the first line has {len(self.names)}: make them equal"
+                    f"line {line} has {len(fields)} values, the first line has {len(self.names)}: make them "
+                    "equal, or use --skip-bad-rows"
                 )
             for j in wanted:
                 if is_number(fields[j]) and math.isfinite(float(fields[j])):

@@ -58,7 +58,10 @@ class _Reader:
             if len(fields) == width:
                 yield line, fields
             else:
-                self.complain(line, f" has {len(fields)} values, the first line has {width}: make them equal")
+                self.complain(
+                    line,
+                    f" has {len(fields)} values, the first line has {width}: make them equal, or use --skip-bad-rows",
+                )
 
     def judge(self, column: int, cells: Sequence[str]) -> None:
         """Decide whether a column holds text: numbers are fewer than half of its different values."""

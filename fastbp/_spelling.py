@@ -11,14 +11,31 @@ ELSEWHERE = {
     "alpha": ("weight_decay",),
     "betas": ("beta_1", "beta_2"),
     "in_features": ("input_dim",),
+    "kaiming_normal": ("he_normal",),
+    "kaiming_uniform": ("he_uniform",),
+    "l1": ("mean_absolute_error",),
     "lr": ("learning_rate",),
     "max_iter": ("epochs",),
+    "nll": ("sparse_categorical_crossentropy",),
     "out_features": ("units",),
     "p": ("rate",),
     "solver": ("optimizer",),
+    "squared_error": ("mean_squared_error",),
     "tol": ("min_delta",),
+    "xavier_normal": ("glorot_normal",),
+    "xavier_uniform": ("glorot_uniform",),
 }
 """What PyTorch and scikit-learn call what has another name here, where the two aren't alike."""
+_CROSSENTROPIES = ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy")
+ONE_OF = dict.fromkeys(("cross_entropy", "crossentropy", "log_loss"), _CROSSENTROPIES)
+"""The same for what is one of several here."""
+
+
+def listed(name: object, names: Iterable[str]) -> str | None:
+    """The entry that a name stands for, whatever its case, and as Keras' classes are written: MeanSquaredError."""
+    if not isinstance(name, str):
+        return None
+    return {entry.replace("_", ""): entry for entry in names}.get(name.lower().replace("_", ""))
 
 
 def nearest(name: object, names: Iterable[str]) -> str:
@@ -26,8 +43,10 @@ def nearest(name: object, names: Iterable[str]) -> str:
     valid = list(names)
     lower = {entry.lower(): entry for entry in valid}
     near = [lower[found] for found in difflib.get_close_matches(str(name).lower(), lower, n=1)]
-    meant = [entry for entry in ELSEWHERE.get(str(name), ()) if entry in valid] or near
-    return f" Did you mean {' and '.join(map(repr, meant))}?" if meant else ""
+    for table, joint in ((ELSEWHERE, " and "), (ONE_OF, " or ")):
+        if meant := [entry for entry in table.get(str(name).lower(), ()) if entry in valid]:
+            return f" Did you mean {joint.join(map(repr, meant))}?"
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def unknown_argument(function: Callable[..., Any], name: str, owner: str = "") -> TypeError:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastbp._math import exp, expm1, formula, log1p, logistic, normal_cdf
 from fastbp._math import tanh as _tanh
-from fastbp._spelling import answers, nearest
+from fastbp._spelling import answers, listed, nearest
 from fastbp._vector import maximum, minimum, where
 from fastbp.tracing import Steps, derivative_of, elementwise, follow, kept, named, restored
 
@@ -233,13 +233,13 @@ ACTIVATIONS = {
 }
 
 
-def unknown(kind: str, name: object, names: Iterable[str]) -> ValueError:
+def unknown(kind: str, name: object, names: Iterable[str], besides: str = "") -> ValueError:
     """The error for a name that no table has: lists the valid ones and the nearest."""
     valid = sorted(names)
     hint = nearest(name, valid)
     if isinstance(name, type):
         hint = f" It is a class: give an object of it, {name.__name__}()."
-    return ValueError(f"unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}")
+    return ValueError(f"unknown {kind} {name!r}.{hint} Valid names: {', '.join(valid)}{besides}")
 
 
 def custom(
@@ -287,9 +287,9 @@ def get(activation: str | Activation | Callable[[Any], Any] | None) -> Activatio
     if activation is None:
         return IDENTITY
     names = {alias: row for row in ACTIVATIONS.values() for alias in (row.name, *row.aliases)}
-    if not isinstance(activation, str) or activation.lower() not in names:
-        raise unknown("activation", activation, names)
-    return names[activation.lower()]
+    if (name := listed(activation, names)) is None:
+        raise unknown("activation", activation, names, "; or a function of z, such as lambda z: z * fb.math.tanh(z)")
+    return names[name]
 
 
 answers(__name__, "custom")

@@ -94,11 +94,12 @@ class Sample:
 
 
 class _Table(NamedTuple):
-    """What the user passed, still in its own memory: one array, or the columns of a frame."""
+    """What the user passed, still in its own memory: one array, or the columns of a frame; flat: of one dimension."""
 
     source: NDArray[Any] | list[NDArray[Any]]
     shape: tuple[int, ...]
     columns: list[str] | None
+    flat: bool = False
 
     def rows(self, start: int, stop: int, out: NDArray[Any]) -> None:
         if isinstance(self.source, list):
@@ -115,7 +116,9 @@ class _Table(NamedTuple):
         return sum(a.size - int(np.count_nonzero(np.isfinite(a))) for a in arrays)
 
     def place(self, name: str, row: int, column: int) -> str:
-        return f"{name}[{row}, {column}]" if self.columns is None else f"row {row} of column {self.columns[column]!r}"
+        if self.columns is not None:
+            return f"row {row} of column {self.columns[column]!r}"
+        return f"{name}[{row}]" if self.flat else f"{name}[{row}, {column}]"
 
 
 def as_matrix(
@@ -251,7 +254,7 @@ def as_targets(
     if isinstance(kind, tuple):
         return _class_columns(table, kind, outputs, np.dtype(dtype), rows, name, missing)
     if isinstance(table.source, np.ndarray) and table.source.ndim == 1 and outputs == 1:
-        table = _Table(table.source.reshape(-1, 1), (table.shape[0], 1), None)
+        table = _Table(table.source.reshape(-1, 1), (table.shape[0], 1), None, flat=True)
     _check_rows(table.shape, rows, name)
     if len(table.shape) == 1:
         raise ValueError(
@@ -430,7 +433,10 @@ def _array(x: Any, name: str, missing: bool = False) -> NDArray[Any]:
         ) from None
     if values.ndim == 0 and values.dtype.kind in "OUS":
         came = f"text ({x!r})" if isinstance(x, (str, bytes)) else "None" if x is None else f"a {type(x).__name__}"
-        raise TypeError(f"{name} is {came}; wanted a table of numbers: an array, a list of rows or a DataFrame")
+        advice = f" ({name}.collect() makes one)" if hasattr(x, "collect") else ""
+        if isinstance(x, str):
+            advice = "; of files .npy and .parquet can be named, read others first (pandas.read_csv)"
+        raise TypeError(f"{name} is {came}; wanted a table of numbers: an array, a list of rows or a DataFrame{advice}")
     return values
 
 
@@ -445,9 +451,13 @@ def _numbers(values: NDArray[Any], name: str, column: str | None = None) -> NDAr
         if bad is None:
             return values.astype(np.float64)
         at = ", ".join(str(int(i)) for i in np.unravel_index(bad, values.shape))
+        text = isinstance(cells[bad], (str, bytes))
+        if text and values.ndim == 1 and column is None:
+            advice = f"encode it as numbers (classes: np.unique({name}, return_inverse=True)[1])"
+        else:
+            advice = f"encode it as numbers{' (fb.TabularEncoder does)' * text} or drop the column"
         raise TypeError(
-            f"{label} holds {cells[bad]!r} ({type(cells[bad]).__name__}) at [{at}]; wanted numbers: encode it as "
-            "numbers or drop the column"
+            f"{label} holds {cells[bad]!r} ({type(cells[bad]).__name__}) at [{at}]; wanted numbers: {advice}"
         )
     what = {"c": "complex numbers", "U": "text", "S": "text", "M": "dates", "m": "time spans", "V": "records"}
     first = f" (the first: {values.flat[0]!s})" if values.size and values.dtype.kind in "USMm" else ""
@@ -559,7 +569,7 @@ def _labels(
 
     have : who has so many classes, in words
     """
-    have = have or f"the model's last layer has {classes} outputs"
+    of, have = have, have or f"the model's last layer has {classes} output{'s' * (classes > 1)}"
     shape = table.shape
     _check_rows(shape, rows, name)
     if len(shape) == 2 and shape[1] == classes > 1:
@@ -588,5 +598,12 @@ def _labels(
             why = f"{have}, so class numbers go from 0 to {classes - 1}"
             if labels.min() == 1 and labels.max() == classes:
                 why += f": pass {name} - 1"
+            elif not of and labels.min() >= 0:
+                wanted, there = int(labels.max()) + 1, len(np.unique(labels))
+                why += (
+                    f": give that layer {wanted} outputs"
+                    if wanted <= 2 * there
+                    else f": number the classes from 0, np.unique({name}, return_inverse=True)[1]"
+                )
         raise ValueError(f"{name}[{row}] is {labels[row]}: {why}")
     return np.require(labels, np.int64, ["C_CONTIGUOUS", "ALIGNED"])

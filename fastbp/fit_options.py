@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp import data, streaming
-from fastbp._checks import number, whole
+from fastbp._checks import flag, number, whole
 from fastbp.data import Sample
 from fastbp.feeds import ArrayFeed, Feed
 from fastbp.objective import EVALUATION_ROWS
@@ -98,6 +98,10 @@ class Options:
         epochs = frozenset(whole("validation_freq", one) for one in freq) if many else whole("validation_freq", freq)
         object.__setattr__(self, "validation_freq", epochs)
         object.__setattr__(self, "verbose", resolve_verbose(self.verbose))
+        for name in ("shuffle", "stratify", "resume"):
+            flag(name, getattr(self, name))
+        if self.checkpoint is not None and not isinstance(self.checkpoint, (str, os.PathLike)):
+            raise ValueError(f"checkpoint must be the path of a file, got {self.checkpoint!r}")
         if self.initial_epoch >= self.epochs:
             raise ValueError(
                 f"initial_epoch={self.initial_epoch} with epochs={self.epochs} leaves nothing to train: epochs is the "

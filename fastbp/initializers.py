@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastbp._spelling import listed
 from fastbp.activations import unknown
 from fastbp.program import Piece, pieces_of, row_blocks
 
+_CUT = 0.87962566103423978
+"""Deviation of a standard normal that is cut at two deviations."""
+Own = Callable[[tuple[int, ...]], ArrayLike]
+"""A user's own function: the shape that is wanted -> an array of it."""
 Initializer = Callable[[np.random.Generator, int, int, tuple[int, int]], Iterator[Piece]]
 """(rng, I, O, shape) -> float64 pieces of a matrix of that shape: a large layer is never held in float64."""
 
@@ -25,7 +30,7 @@ def _uniform(scale: Callable[[int, int], float]) -> Initializer:
 def _normal(scale: Callable[[int, int], float]) -> Initializer:
     # a normal cut at two deviations, widened so that the deviation is what the formula says (as Keras does)
     def draw(rng: np.random.Generator, i: int, o: int, shape: tuple[int, int]) -> Iterator[Piece]:
-        factor = math.sqrt(scale(i, o)) / 0.87962566103423978
+        factor = math.sqrt(scale(i, o)) / _CUT
         wild = []
         for first, count in row_blocks(*shape):
             values = rng.standard_normal((count, shape[1]))
@@ -36,6 +41,19 @@ def _normal(scale: Callable[[int, int], float]) -> Initializer:
             values = rng.standard_normal(len(places))
             yield places // shape[1], places % shape[1], values * factor
             places = places[np.abs(values) > 2.0]
+
+    return draw
+
+
+def _cut(deviation: float) -> Initializer:
+    # a normal cut at two deviations, as Keras' TruncatedNormal: what is left deviates less
+    return _normal(lambda i, o: (deviation * _CUT) ** 2)
+
+
+def _plain(deviation: float) -> Initializer:
+    def draw(rng: np.random.Generator, i: int, o: int, shape: tuple[int, int]) -> Iterator[Piece]:
+        for first, count in row_blocks(*shape):
+            yield first, None, rng.standard_normal((count, shape[1])) * deviation
 
     return draw
 
@@ -64,30 +82,36 @@ INITIALIZERS: dict[str, Initializer] = {
     "lecun_uniform": _uniform(_lecun),
     "lecun_normal": _normal(_lecun),
     "uniform": _uniform(lambda i, o: 0.05**2 / 3.0),
+    "random_uniform": _uniform(lambda i, o: 0.05**2 / 3.0),
+    "random_normal": _plain(0.05),
+    "truncated_normal": _cut(0.05),
     "zeros": _constant(0.0),
     "ones": _constant(1.0),
 }
 """Glorot and Bengio 2010, He et al. 2015, LeCun et al. 1998; fan-in and fan-out are the kernel's rows and columns.
-"uniform" goes from -0.05 to 0.05, as in Keras."""
+"uniform" and "random_uniform" go from -0.05 to 0.05, "random_normal" and "truncated_normal" (cut at two of them) have
+the deviation 0.05, as in Keras."""
 
 
-def checked(initializer: str | ArrayLike, label: str) -> Any:
-    """The initialiser's name, or the given array.
+def checked(initializer: str | ArrayLike | Own, label: str) -> Any:
+    """The initialiser's name, the given array, or the function that makes it.
 
     Raises
     ------
     ValueError : a name that `INITIALIZERS` doesn't have
     """
     if isinstance(initializer, str):
-        if initializer not in INITIALIZERS:
-            raise unknown(label, initializer, INITIALIZERS)
+        if (name := listed(initializer, INITIALIZERS)) is None:
+            raise unknown(label, initializer, INITIALIZERS, "; or an array, or a function of its shape")
+        return name
+    if callable(initializer):
         return initializer
     given = np.asarray(initializer)
     return given if given.dtype in (np.float32, np.float64) else given.astype(np.float64)
 
 
 def name_of(initializer: Any) -> str:
-    """How a configuration names it: a given array is part of the weights."""
+    """How a configuration names it: an array, given or made by a function, is part of the weights."""
     return initializer if isinstance(initializer, str) else "zeros"
 
 
@@ -97,6 +121,8 @@ def draw(
     """An array of that shape, in pieces drawn when they are asked for; `label` names it in errors."""
     if isinstance(initializer, str):
         return INITIALIZERS[initializer](rng, *fans, (math.prod(shape[:-1]), shape[-1]))
+    if callable(initializer):
+        initializer = np.asarray(initializer(shape), np.float64)
     if initializer.shape != shape:
         raise ValueError(f"{label}: wanted an array of shape {shape}, got {initializer.shape}")
     if not math.isfinite(initializer.min()) or not math.isfinite(initializer.max()):

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbp import loss_formulas as formulas
 from fastbp._checks import number
-from fastbp._spelling import answers
+from fastbp._spelling import answers, listed
 from fastbp.activations import unknown
 from fastbp.class_columns import crossentropies
 from fastbp.loss_formulas import TINY
@@ -85,7 +85,14 @@ LOSSES = {
         Loss("categorical_hinge", formulas.categorical_hinge, "probabilities", mean_outputs=False, coupled=True),
         Loss("kl_divergence", formulas.kl_divergence, "probabilities", mean_outputs=False, aliases=("kld",)),
         Loss("cosine_similarity", formulas.cosine_similarity, mean_outputs=False, coupled=True),
-        Loss("binary_crossentropy", formulas.binary_crossentropy, "probabilities", "sigmoid", (SMOOTHING,)),
+        Loss(
+            "binary_crossentropy",
+            formulas.binary_crossentropy,
+            "probabilities",
+            "sigmoid",
+            (SMOOTHING,),
+            aliases=("bce",),
+        ),
         Loss(
             "binary_focal_crossentropy",
             formulas.binary_focal_crossentropy,
@@ -194,9 +201,9 @@ def get(loss: str | Loss | Callable[[Any, Any], Any]) -> Loss:
             raise ValueError(f"loss={loss.__name__} makes a loss: call it, fb.{loss.__name__}()")
         return custom(loss)
     names = {alias: row for row in LOSSES.values() for alias in (row.name, *row.aliases)}
-    if not isinstance(loss, str) or loss.lower() not in names:
+    if (name := listed(loss, names)) is None:
         raise unknown("loss", loss, names)
-    return names[loss.lower()]
+    return names[name]
 
 
 def config(loss: Loss) -> dict[str, Any]:

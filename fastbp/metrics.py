@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp._checks import number, whole
-from fastbp._spelling import answers
+from fastbp._spelling import answers, listed
 from fastbp.activations import unknown
 from fastbp.losses import Loss
 from fastbp.tallies import TALLIES, Tally
@@ -407,9 +407,9 @@ def get(request: "str | Metric") -> Metric:
     if isinstance(request, Metric):
         return request if request.label else replace(request, label=request.name)
     names = {alias: row for row in METRICS.values() for alias in (row.name, *row.aliases)}
-    if not isinstance(request, str) or request not in names:
+    if (name := listed(request, names)) is None:
         raise unknown("metric", request, names)
-    return replace(names[request], label=request)
+    return replace(names[name], label=name)
 
 
 def bound(request: "str | Metric", loss: Loss, outputs: int) -> Metric:

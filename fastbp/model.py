@@ -482,7 +482,7 @@ class Model(Stack):
 
     def predict(
         self,
-        x: Any,
+        x: Any = None,
         batch_size: int | None = None,
         verbose: str | int = 0,
         *,

@@ -18,7 +18,7 @@ import numpy as np
 
 from fastbp import schedules
 from fastbp._settings import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, is_fraction, is_not_negative, is_positive
-from fastbp._spelling import answers
+from fastbp._spelling import answers, listed
 from fastbp.activations import unknown
 from fastbp.schedules import Schedule
 from fastbp.update_formulas import (
@@ -593,9 +593,9 @@ def get(optimizer: str | Optimizer) -> Optimizer:
     """An optimizer by name, with its defaults, or the object given."""
     if isinstance(optimizer, Optimizer):
         return optimizer
-    if not isinstance(optimizer, str) or optimizer.lower() not in _ALL:
+    if (name := listed(optimizer, _ALL)) is None:
         raise unknown("optimizer", optimizer, _ALL)
-    return _ALL[optimizer.lower()]()
+    return _ALL[name]()
 
 
 def from_config(config: dict[str, Any]) -> Optimizer:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastbp._settings import NOT_NEGATIVE, Settings, is_not_negative
-from fastbp._spelling import answers
+from fastbp._spelling import answers, listed
 from fastbp.activations import unknown
 
 
@@ -95,9 +95,9 @@ def get(regularizer: Any, label: str = "regularizer") -> Regularizer | None:
         return _KINDS[name](**settings)
     if not isinstance(regularizer, str):
         raise ValueError(f'{label} must be a name such as "l2", fb.regularizers.L2(0.01) or None, got {regularizer!r}')
-    if regularizer.lower() not in REGULARIZERS:
+    if (name := listed(regularizer, REGULARIZERS)) is None:
         raise unknown(label, regularizer, REGULARIZERS)
-    return REGULARIZERS[regularizer.lower()]
+    return REGULARIZERS[name]
 
 
 def strengths(kernel: Regularizer | None, bias: Regularizer | None) -> tuple[float, float, float, float]:

@@ -29,6 +29,8 @@ class Stack:
     def __init__(self, layers: Iterable[Layer | Input] = ()) -> None:
         self.layers: list[Layer] = []
         self._input: int | None = None
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers must be a list of layers, such as fb.Model([fb.Dense(10)]), got {layers!r}")
         for layer in layers:
             self.add(layer)
 

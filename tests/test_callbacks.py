@@ -412,6 +412,8 @@ def test_tensorboard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "error", "words"),
     [
+        (lambda: fb.callbacks.Timer, TypeError, r"wanted objects of fb\.callbacks\.Callback, pass Timer\(\)"),
+        (lambda: 3, TypeError, r"callbacks holds 3;"),
         (lambda: [3], TypeError, r"callbacks holds 3; wanted objects of fb\.callbacks\.Callback"),
         (lambda: [EarlyStopping], TypeError, r"wanted objects of .*, pass EarlyStopping\(\)"),
         (lambda: EarlyStopping("los"), ValueError, r"unknown value to monitor 'los'\. Did you mean 'loss'"),

@@ -391,14 +391,25 @@ def test_bench_wants_enough_processes_to_compare(run, in_this_process):
     [
         ((), r"required: COMMAND \(see fastbp --help\)"),
         (("fly",), r"invalid choice: 'fly'.*\(see fastbp --help\)"),
+        (("trian", "t.csv"), r"invalid choice: 'trian'.* Did you mean 'train'\? \(see"),
+        (
+            ("train", "t.csv", "--lr", "3"),
+            r"arguments: --lr 3\. Did you mean --learning-rate\? \(see fastbp train --help\)",
+        ),
+        (("train", "t.csv", "--batchsize=3"), r"--batchsize=3\. Did you mean --batch-size\?"),
+        (("predict", "m", "t.csv", "u.csv"), r"unrecognized arguments: u.csv \(see fastbp predict --help\)"),
+        (("train", "t.csv", "--plot", "p.xyz"), r"--plot p.xyz: no picture ends in .xyz; there are: .*png"),
         (("train",), r"required: DATA \(see fastbp train --help\)"),
-        (("train", "t.csv", "--epoch", "3"), "unrecognized arguments: --epoch"),
+        (("train", "t.csv", "--epoch", "3"), r"unrecognized arguments: --epoch 3\. Did you mean --epochs\?"),
         (("train", "t.csv", "--epochs", "0"), "argument --epochs: wanted a whole number from 1, got '0'"),
         (("train", "t.csv", "--hidden", "8,x"), "argument --hidden: wanted a whole number from 1, got 'x'"),
         (("train", "t.csv", "--test-fraction", "1"), "wanted a share from 0 to below 1, got '1'"),
-        (("train", "t.csv", "--learning-rate", "fast"), "argument --learning-rate: invalid float value: 'fast'"),
+        (
+            ("train", "t.csv", "--learning-rate", "fast"),
+            "argument --learning-rate: wanted a number above 0, got 'fast'",
+        ),
         (("train", "t.csv", "--seed", "-1"), "wanted a whole number from 0, got '-1'"),
-        (("train", "t.csv", "--learning-rate", "-1"), "learning_rate must be a positive number"),
+        (("train", "t.csv", "--learning-rate", "-1"), "argument --learning-rate: wanted a number above 0, got '-1'"),
         (("train", "t.csv", "--activation", "rleu"), "rleu.*relu"),
         (("train", "t.csv", "--optimizer", "adm"), "adm.*adam"),
         (("train", "t.csv", "--target", "flowr"), "no column 'flowr'; did you mean 'flower'"),
@@ -665,8 +676,41 @@ def test_nothing_is_overwritten_without_force(run, flower_model):
         code, _, err = run(*command, path)
         assert code == 2 and f"{path} exists: name another file, or overwrite it with --force" in err
         assert Path(path).read_bytes() == before
+    checkpoint = ("train", "flowers.csv", "--epochs", 1, "--checkpoint", "c")
+    assert run(*checkpoint)[0] == 0
+    before = Path("c").read_bytes()
+    code, _, err = run(*checkpoint)
+    assert code == 2 and "c exists: name another file, go on with --resume, or overwrite it with --force" in err
+    assert Path("c").read_bytes() == before
+    assert run(*checkpoint, "--force")[0] == run(*checkpoint, "--resume")[0] == 0
+    Path("b.json").touch()
+    code, _, err = run("bench", "--network", "5-1", "--save", "b.json")
+    assert code == 2 and "b.json exists" in err
     assert run("predict", flower_model, "flowers.csv", "--out", "p.csv", "--force")[0] == 0
     assert len(Path("p.csv").read_text().splitlines()) == 91
+
+
+def test_columns_that_name_rows_are_said(run):
+    lines = flowers().splitlines()
+    numbered = [f"{'name' if i == 0 else f'no. {i}'},{line}" for i, line in enumerate(lines)]
+    Path("t.csv").write_text("\n".join(numbered))
+    said = (
+        "almost every row has a text of its own in name: too many to learn from; leave out with --ignore name, or keep"
+    )
+    assert said in run("train", "t.csv", "--epochs", 1)[1]
+    assert said not in run("train", "t.csv", "--epochs", 1, "--id", "name")[1]
+    assert "a text of its own" not in run("train", "flowers.csv", "--epochs", 1)[1]
+
+
+def test_predictions_keep_a_column_that_training_did_not_know(run, flower_model):
+    table = pd.read_csv("flowers.csv").assign(place=[f"bed {i}" for i in range(90)])
+    table.to_csv("beds.csv", index=False)
+    table.to_parquet("beds.parquet")
+    for name in ("beds.csv", "beds.parquet"):
+        lines = run("predict", flower_model, name, "--id", "place")[1].splitlines()
+        assert lines[0] == "place,flower,probability" and lines[4].startswith("bed 3,")
+    code, _, err = run("predict", flower_model, "flowers.csv", "--id", "place")
+    assert code == 2 and "there is no column 'place' to keep beside the predictions" in err
 
 
 def test_predictions_in_every_format(run, house_model):

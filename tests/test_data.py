@@ -293,6 +293,8 @@ def test_labels(labels, dtype, column, step):
     ("y", "message"),
     [
         ([0, 1, 3], r"y\[2\] is 3: the model's last layer has 3 outputs, so class numbers go from 0 to 2"),
+        ([0, 1, 3], r"go from 0 to 2: give that layer 4 outputs"),
+        ([0, 1, 900], r"go from 0 to 2: number the classes from 0, np.unique\(y, return_inverse=True\)\[1\]"),
         ([1, 2, 3], r"y\[2\] is 3: .*: pass y - 1"),
         ([0, -1, 1], r"y\[1\] is -1"),
         ([0, 1.5, 1], r"y\[1\] is 1.5: class numbers are whole.*mean_squared_error"),
@@ -318,7 +320,7 @@ def test_text_labels_show_the_way():
 
 def test_boolean_labels():
     np.testing.assert_array_equal(as_targets([True, False], "labels", 2, np.float32, rows=2), [1, 0])
-    with pytest.raises(ValueError, match=r"y\[0\] is True: the model's last layer has 1 outputs"):
+    with pytest.raises(ValueError, match=r"y\[0\] is True: the model's last layer has 1 output,"):
         as_targets([True, False], "labels", 1, np.float32, rows=2)
 
 

@@ -139,6 +139,9 @@ def test_validation_steps_and_batches() -> None:
         ({"validation_steps": True}, r"validation_steps must be .* got True"),
         ({"max_time": 0}, r"max_time must be a number of seconds above 0, got 0"),
         ({"max_time": math.nan}, r"max_time must be a number, got nan"),
+        ({"shuffle": "batch"}, r"shuffle must be True or False, got 'batch'"),
+        ({"resume": "yes", "checkpoint": "fit"}, r"resume must be True or False, got 'yes'"),
+        ({"checkpoint": 3}, r"checkpoint must be the path of a file, got 3"),
         ({"on_interrupt": "stop"}, r'on_interrupt must be "raise" or "return", got \'stop\''),
     ],
 )

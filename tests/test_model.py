@@ -291,7 +291,10 @@ def test_validation_of_a_split_leaves_out_the_last_rows() -> None:
 # ---------------------------------------------------------------- initialisers
 
 
-@pytest.mark.parametrize("name", [n for n in INITIALIZERS if n.endswith(("uniform", "normal"))])
+SCALED = [n for n in INITIALIZERS if n.endswith(("uniform", "normal")) and not n.startswith(("random", "truncated"))]
+
+
+@pytest.mark.parametrize("name", SCALED)
 def test_initialisers_have_their_variance(name: str) -> None:
     fan_in, fan_out = 300, 200
     scales = {"glorot": 2 / (fan_in + fan_out), "he": 2 / fan_in, "lecun": 1 / fan_in, "uniform": 0.05**2 / 3}
@@ -308,6 +311,31 @@ def test_initialisers_have_their_variance(name: str) -> None:
     inner = 0.25 if name.endswith("uniform") else (math.erf(1 / math.sqrt(2)) / math.erf(math.sqrt(2))) / 2
     np.testing.assert_allclose(shares, [0.5 - inner, inner, inner, 0.5 - inner], atol=6 * 0.5 / math.sqrt(n))
     assert (bias == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "deviation", "most"),
+    [
+        ("random_uniform", 0.05 / math.sqrt(3), 0.05),
+        ("random_normal", 0.05, math.inf),
+        ("truncated_normal", 0.05 * 0.8796256610342398, 0.1),
+    ],
+)
+def test_initialisers_of_one_scale_are_those_of_keras(name: str, deviation: float, most: float) -> None:
+    kernel = fb.Model([fb.Dense(200, kernel_initializer=name, input_dim=300)], dtype="float64").get_weights()[0]
+    assert kernel.std() == pytest.approx(deviation, rel=0.02)  # 60,000 numbers: 0.3 % of a normal
+    assert abs(kernel.mean()) < 6 * deviation / math.sqrt(kernel.size)
+    assert np.abs(kernel).max() <= most
+    assert (np.abs(kernel).max() > 0.15) == (name == "random_normal")
+
+
+def test_an_initialiser_of_ones_own() -> None:
+    model = fb.Model(
+        [fb.Dense(3, kernel_initializer=np.ones, input_dim=2), fb.Dense(1, bias_initializer=lambda s: [7])]
+    )
+    assert (model.get_weights()[0] == 1).all() and model.get_weights()[3] == [7]
+    with pytest.raises(ValueError, match=r"kernel_initializer of Dense.*wanted an array of shape \(2, 3\), got \(3,\)"):
+        fb.Model([fb.Dense(3, kernel_initializer=lambda shape: np.ones(3), input_dim=2)]).build()
 
 
 def test_plain_and_given_initialisers() -> None:
@@ -353,6 +381,8 @@ def test_each_layer_and_seed_has_its_own_numbers() -> None:
         (lambda: fb.Dense(3, bias_initializer="zero"), ValueError, r"bias_initializer 'zero'. Did you mean 'zeros'\?"),
         (lambda: fb.Dense(3, input_shape=(3, 4)), ValueError, r"one width such as \(20,\), got \(3, 4\)"),
         (lambda: fb.Dense(3, input_shape=()), ValueError, r"one width such as \(20,\), got \(\)"),
+        (lambda: fb.Dense(3, use_bias="no"), ValueError, r"Dense: use_bias must be True or False, got 'no'"),
+        (lambda: fb.Dense(3, trainable=2), ValueError, r"Dense: trainable must be True or False, got 2"),
         (lambda: fb.Dense(3, input_dim=0), ValueError, r"input width must be a whole number of at least 1, got 0"),
         (lambda: fb.Dense(3, input_dim=2.5), ValueError, r"input width must be .* got 2\.5"),
         (lambda: fb.Input(None), ValueError, r"width must be known, such as \(20,\), got None"),

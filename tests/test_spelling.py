@@ -87,6 +87,7 @@ def test_an_unknown_argument_is_answered_by_those_there_are(name: str) -> None:
     [
         (lambda model: model.fit([[1.0]], [1.0], epoch=3), "Model.fit has no argument 'epoch'. Did you mean 'epochs'?"),
         (lambda model: model.predict([[1.0]], batchsize=3), "Model.predict has no argument 'batchsize'. Did you mean"),
+        (lambda model: model.predict(X=[[1.0]]), "Model.predict has no argument 'X'. Did you mean 'x'?"),
         (lambda model: model.compile(optimiser="adam"), "Model.compile has no argument 'optimiser'. Did you mean"),
         (lambda model: fb.Adam(learing_rate=1.0), "Adam has no argument 'learing_rate'. Did you mean 'learning_rate'?"),
         (lambda model: fb.Adam(lr=1.0), "Adam has no argument 'lr'. Did you mean 'learning_rate'?"),
@@ -96,11 +97,49 @@ def test_an_unknown_argument_is_answered_by_those_there_are(name: str) -> None:
         (lambda model: fb.Dropout(p=0.5), "Dropout has no argument 'p'. Did you mean 'rate'?"),
         (lambda model: fb.fit_many([model], [[1.0]], [1.0], max_iter=3), "fit_many has no argument 'max_iter'"),
         (lambda model: fb.callbacks.EarlyStopping(patients=3), "Did you mean 'patience'?"),
+        (lambda model: fb.Model(fb.Dense(1)), "layers must be a list of layers, such as fb.Model([fb.Dense(10)])"),
+        (lambda model: model.predict(), "x is None; wanted a table of numbers"),
     ],
 )
 def test_what_newcomers_write(call: Callable[[fb.Model], Any], message: str) -> None:
     with pytest.raises(TypeError) as caught:
         call(fb.Model([fb.Dense(1)]))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("get", "name", "meant"),
+    [
+        (fb.losses.get, "bce", "binary_crossentropy"),
+        (fb.losses.get, "MeanSquaredError", "mean_squared_error"),
+        (fb.losses.get, "KLD", "kl_divergence"),
+        (fb.metrics.get, "AUC", "auc"),
+        (fb.metrics.get, "RootMeanSquaredError", "rmse"),
+        (fb.metrics.get, "MSE", "mse"),
+        (fb.activations.get, "LeakyReLU", "leaky_relu"),
+        (fb.optimizers.get, "RMSprop", "RMSprop"),
+        (lambda name: fb.Dense(1, kernel_initializer=name).config(), "HeNormal", "he_normal"),
+        (lambda name: fb.Dense(1, kernel_regularizer=name).config(), "L1L2", "l1"),
+    ],
+)
+def test_keras_names_are_taken_as_they_are(get: Callable[[str], Any], name: str, meant: str) -> None:
+    found = get(name)
+    assert meant in (str(found) if isinstance(found, dict) else getattr(found, "name", "") + repr(found))
+
+
+@pytest.mark.parametrize(
+    ("get", "name", "message"),
+    [
+        (fb.losses.get, "cross_entropy", "'sparse_categorical_crossentropy' or 'categorical_crossentropy' or 'binary"),
+        (fb.losses.get, "squared_error", "Did you mean 'mean_squared_error'?"),
+        (lambda name: fb.Dense(1, kernel_initializer=name), "kaiming_normal", "Did you mean 'he_normal'?"),
+        (lambda name: fb.Dense(1, kernel_initializer=name), "orthogonal", "or an array, or a function of its shape"),
+        (fb.activations.get, "mish", "or a function of z, such as lambda z: z * fb.math.tanh"),
+    ],
+)
+def test_names_of_other_tools_are_answered(get: Callable[[str], Any], name: str, message: str) -> None:
+    with pytest.raises(ValueError, match="unknown") as caught:
+        get(name)
     assert message in str(caught.value)
 
 

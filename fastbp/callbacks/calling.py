@@ -40,7 +40,8 @@ class CallbackList:
     def __init__(self, callbacks: Callback | Iterable[Callback] | None, model: "Model", **params: Any) -> None:
         if callbacks is None:
             callbacks = ()
-        self.callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+        several = isinstance(callbacks, Iterable) and not isinstance(callbacks, Callback)
+        self.callbacks: list[Any] = list(callbacks) if several else [callbacks]  # type: ignore[arg-type]
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 hint = f", pass {callback.__name__}()" if isinstance(callback, type) else ""

@@ -40,7 +40,8 @@ def predict(args: argparse.Namespace) -> int:
     shared.report_skipped(data, say)
     outputs = model.predict(table.inputs(data.x, model.dtype))
     answers = table.answers(outputs)
-    kept = {} if data.ids is None or not table.ids else {table.ids: list(data.ids)}
+    named = args.id or table.ids
+    kept = {} if data.ids is None or not named else {named: list(data.ids)}
     columns: dict[str, list[Any]] = {**kept, table.target: answers.tolist()}
     if table.classes is not None:
         columns = {

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Bad rows that are listed."""
+OWN_TEXTS, ENOUGH_ROWS = 0.5, 20
+"""With more different texts than this share of so many rows, a column names rows rather than categories."""
 RARE_CLASSES = 0.2
 """With more classes than this share of the rows, a classification has fewer than five rows of a class."""
 
@@ -89,12 +91,22 @@ def read(args: argparse.Namespace, say: Voice) -> tuple[Dataset, NDArray[np.intp
     return data, train, data.take(rows)
 
 
-def report_columns(table: Preparation, say: Voice) -> None:
+def report_columns(table: Preparation, data: Dataset, say: Voice) -> None:
     """Say what became of columns that aren't plain numbers."""
     columns = table.encoder.columns_
     if texts := table.texts:
         inputs = sum(len(column.names_out) for column in columns if column.name in texts)
         say("categories", f"{', '.join(texts[:6])}{' ...' if len(texts) > 6 else ''}: {inputs} inputs")
+    several: list[str] = []
+    if not isinstance(data.x, np.ndarray):
+        cells = dict(zip(data.x.names, data.x.columns, strict=True))
+        several = [name for name in texts if len(set(cells[name])) > OWN_TEXTS * len(data.x)]
+    if several and len(data.x) >= ENOUGH_ROWS:
+        say.always(
+            "note",
+            f"almost every row has a text of its own in {', '.join(several)}: too many to learn from; leave out with "
+            f"--ignore {','.join(several)}, or keep one beside predictions with --id {several[0]}",
+        )
     if gaps := [column.name for column in columns if column.missing]:
         say("gaps", f"in {', '.join(gaps[:6])}{' ...' if len(gaps) > 6 else ''}: filled and flagged")
 
@@ -138,9 +150,11 @@ def load_for(table: Preparation, args: argparse.Namespace, target: str | None) -
         classes=table.classes,
         mixed=True,
         texts=table.texts,
-        ids=table.ids,
+        ids=getattr(args, "id", None) or table.ids,
         skip=skip,
     )
+    if getattr(args, "id", None) and data.ids is None:
+        raise ValueError(f"{data.name}: there is no column {args.id!r} to keep beside the predictions")
     problems = table.encoder.problems(data.x)
     if not problems:
         return data
@@ -178,7 +192,7 @@ def default_epochs(rows: int, batch_size: int) -> int:
     return min(max(50, math.ceil(500 / steps)), max(10, 50_000 // steps), 200)
 
 
-def check_writable(path: str, option: str = "--out", force: bool = True) -> None:
+def check_writable(path: str, option: str = "--out", force: bool = True, instead: str = "") -> None:
     """Find out before the work, not after it, that its result can't be saved, or would take the place of another."""
     folder = Path(path).absolute().parent
     if not folder.is_dir():
@@ -188,7 +202,7 @@ def check_writable(path: str, option: str = "--out", force: bool = True) -> None
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{option} {path}: the folder {folder} is not yours to write to: choose another")
     if not force and Path(path).exists():
-        raise FileExistsError(f"{option} {path} exists: name another file, or overwrite it with --force")
+        raise FileExistsError(f"{option} {path} exists: name another file{instead}, or overwrite it with --force")
 
 
 def score_text(score: dict[str, Any], which: str) -> str:

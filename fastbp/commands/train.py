@@ -29,10 +29,12 @@ def train(args: argparse.Namespace) -> int:
     for option in ("out", "plot", "report"):
         if (path := getattr(args, option)) is not None:
             shared.check_writable(path, f"--{option}", args.force)
+    if args.checkpoint is not None:
+        shared.check_writable(args.checkpoint, "--checkpoint", args.force or args.resume, ", go on with --resume")
     _check_options(args)
     data, train, test = shared.read(args, say)
     table = Preparation.of(data, train, categorical=args.categorical, max_categories=args.max_categories)
-    shared.report_columns(table, say)
+    shared.report_columns(table, data, say)
     raw = shared.target_of(data)[train]
     report: dict[str, Any] = {"data": data.name, "skipped": len(data.skipped)}
     x, y = table.inputs(data.x, args.number, train), table.targets(raw, args.number)
@@ -113,6 +115,12 @@ def _check_options(args: argparse.Namespace) -> None:
             raise ModuleNotFoundError(
                 "--plot and --report need matplotlib: pip install 'fastbp[plot]'", name="matplotlib"
             ) from None
+    if args.plot is not None:
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        formats = sorted(FigureCanvasBase.get_supported_filetypes())
+        if (ending := Path(args.plot).suffix[1:] or "png") not in formats:
+            raise ValueError(f"--plot {args.plot}: no picture ends in .{ending}; there are: {', '.join(formats)}")
     if args.device == "cuda":
         from fastbp import devices
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbp import activations, constraints, initializers, operations, regularizers
+from fastbp._checks import flag
 from fastbp._spelling import answers
 from fastbp.activations import IDENTITY
 from fastbp.constraints import Constraint
@@ -45,7 +46,8 @@ class Dense(Layer):
         ``fb.activations.custom``), or None for linear
     use_bias : whether the layer has a bias, default True
     kernel_initializer : "glorot_uniform" (default), "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
-        "lecun_normal", "uniform" (from -0.05 to 0.05), "zeros", "ones", or an array (I, O)
+        "lecun_normal", "uniform" (from -0.05 to 0.05, as "random_uniform"), "random_normal", "truncated_normal"
+        (deviation 0.05), "zeros", "ones"; an array (I, O), or a function that makes it of its shape
     bias_initializer : the same, default "zeros"; an array has the shape (O,)
     kernel_regularizer : penalty on the kernel, part of the loss: "l1", "l2", "l1_l2" (each with 0.01) or an object such
         as ``fb.regularizers.L2(1e-4)``; None (default) for none
@@ -74,8 +76,8 @@ class Dense(Layer):
         units: int,
         activation: str | activations.Activation | Callable[[Any], Any] | None = None,
         use_bias: bool = True,
-        kernel_initializer: str | ArrayLike = "glorot_uniform",
-        bias_initializer: str | ArrayLike = "zeros",
+        kernel_initializer: str | ArrayLike | initializers.Own = "glorot_uniform",
+        bias_initializer: str | ArrayLike | initializers.Own = "zeros",
         kernel_regularizer: str | Regularizer | None = None,
         bias_regularizer: str | Regularizer | None = None,
         activity_regularizer: str | Regularizer | None = None,
@@ -91,14 +93,14 @@ class Dense(Layer):
             raise ValueError(f"Dense: units must be a whole number of at least 1, got {units!r}")
         self.units = int(units)
         self.activation = activations.get(activation)
-        self.use_bias = bool(use_bias)
+        self.use_bias = flag("Dense: use_bias", use_bias)
         self.kernel_initializer = initializers.checked(kernel_initializer, "kernel_initializer")
         self.bias_initializer = initializers.checked(bias_initializer, "bias_initializer")
         self.kernel_regularizer = regularizers.get(kernel_regularizer, "kernel_regularizer")
         self.bias_regularizer = regularizers.get(bias_regularizer, "bias_regularizer")
         self.activity_regularizer = regularizers.get(activity_regularizer, "activity_regularizer")
         self.kernel_constraint = constraints.get(kernel_constraint, "kernel_constraint")
-        self.trainable = bool(trainable)
+        self.trainable = flag("Dense: trainable", trainable)
         self.lr_multiplier = checked_multiplier(lr_multiplier)
         self.name = name
         self.input_dim = _input_width(input_shape, input_dim)
