@@ -106,7 +106,7 @@ def test_spellings() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("l1l2", r"unknown kernel_regularizer 'l1l2'\. Did you mean 'l1_l2'\? Valid names: l1, l1_l2, l2"),
+        ("l1_l3", r"unknown kernel_regularizer 'l1_l3'\. Did you mean 'l1_l2'\? Valid names: l1, l1_l2, l2"),
         (0.01, r"kernel_regularizer must be a name such as \"l2\", fb.regularizers.L2\(0.01\) or None, got 0.01"),
         ({"name": "L5"}, "unknown kernel_regularizer 'L5'"),
     ],
