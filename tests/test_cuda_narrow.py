@@ -189,13 +189,18 @@ def test_what_layers_say_of_their_weights(
     assert taken[0] == "Narrow" and taken[-1] == "Launches"
 
 
-def test_neither_threads_nor_launches_change_the_bits(cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("norm", [False, True])
+def test_neither_threads_nor_launches_change_the_bits(norm: bool, cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the same twice."""
     found = []
     for threads, ahead in ((6, 2048), (6, 2048), (6, 5), (3, 2048), (13, 1)):
         monkeypatch.setattr(narrow, "SIMULATED_THREADS", threads)
         monkeypatch.setattr(narrow, "STEPS_AHEAD", ahead)
         model = make([5, 9, 3], "gelu", "softmax", device="cuda", seed=4)
+        if norm:
+            between = fb.LayerNormalization(), fb.Dense(6, "tanh"), fb.BatchNormalization()
+            model = fb.Model([fb.Dense(9, "gelu"), *between, fb.Dense(3, "softmax")], device="cuda", seed=4)
+            model.build(5)
         found.append(train(model, "sparse_categorical_crossentropy", "adam", metrics=["accuracy", "f1_score"]))
     for history, arrays in found[1:]:
         assert history == found[0][0]
@@ -275,6 +280,55 @@ def test_noise_is_part_of_the_code(
     np.testing.assert_array_equal(model.predict(inputs(9, 4)), model.predict(inputs(9, 4)))
 
 
+def normalised(kind: str, dtype: str) -> fb.Model:
+    """Normalisations of each kind, with an activation or noise behind them, with rates of their own, frozen, bare."""
+    layers = {
+        "rows": [
+            *(fb.Dense(6, "tanh"), fb.LayerNormalization(), fb.Dropout(0.3)),
+            *(fb.Dense(5, "gelu"), fb.RMSNormalization(lr_multiplier=0.5), fb.layers.Activation("elu"), fb.Dense(2)),
+        ],
+        "batches": [
+            *(fb.Dense(6, use_bias=False), fb.BatchNormalization(0.8), fb.layers.Activation("silu")),
+            fb.GaussianNoise(0.1),
+            *(fb.Dense(5, "tanh", kernel_regularizer="l2"), fb.BatchNormalization(lr_multiplier=0.5), fb.Dense(2)),
+        ],
+        "frozen": [
+            *(fb.Dense(6, "tanh", trainable=False), fb.LayerNormalization(scale=False)),
+            *(fb.Dense(4, "softplus"), fb.RMSNormalization(trainable=False), fb.Dense(2)),
+        ],
+        "bare": [
+            *(fb.Dense(6, "tanh"), fb.LayerNormalization(center=False, scale=False)),
+            *(fb.Dense(4, "tanh"), fb.BatchNormalization(center=False, scale=False), fb.Dense(2)),
+        ],
+    }
+    model = fb.Model(layers[kind], device="cuda", seed=3, dtype=dtype)
+    model.build(4)
+    rng = np.random.default_rng(2)
+    model.set_weights([w + 0.2 * rng.uniform(0, 1, w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["rows", "batches", "frozen", "bare"])
+def test_normalisations_are_part_of_the_code(
+    kind: str, dtype: str, cuda: bool, taken: list[str], sliced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one block, by slices of rows where no batch is needed whole, and launch by launch; a short last batch too."""
+    found = []
+    monkeypatch.setattr(narrow, "STEPS_AHEAD", 3)
+    for most, least in ((8e6, 1), (0, 1), (0, 100)):
+        monkeypatch.setattr(narrow, "MOST_WORK", most)
+        monkeypatch.setattr(slices, "LEAST_ROWS", least)
+        model = normalised(kind, dtype)
+        history, arrays = train(model, "mse", fb.Adam(0.02, weight_decay=0.1), batch=12, metrics=["mae"])
+        found.append((history, [*arrays, model.predict(inputs(9, 4))]))
+    tolerance = 1e-5 if dtype == "float32" else 1e-11
+    alike(found[0], found[2], tolerance)
+    alike(found[1], found[2], tolerance)
+    assert taken == ["Narrow", "Launches", "Launches"]
+    assert sliced == ([12] if kind in ("rows", "frozen") else [])
+
+
 REASONS: dict[str, tuple[str, Any, Any, str]] = {
     "norms": ("tanh", fb.SGD(0.1, clipnorm=1.0), {}, "Launches"),
     "groups": ("tanh", fb.SGD(0.1, gradient_accumulation_steps=2), {}, "Launches"),
@@ -296,7 +350,10 @@ def test_other_layers_and_sizes_go_launch_by_launch(
     cuda: bool, taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = [
-        fb.Model([fb.Dense(4), fb.LayerNormalization(), fb.Dense(2)], device="cuda"),
+        fb.Model([fb.LayerNormalization(), fb.Dense(2)], device="cuda"),
+        fb.Model([fb.Dense(4), fb.Dense(2), fb.RMSNormalization()], device="cuda"),
+        fb.Model([fb.Dense(4), fb.BatchNormalization(trainable=False), fb.Dense(2)], device="cuda"),
+        fb.Model([fb.Dense(4), fb.Dropout(0.2), fb.BatchNormalization(), fb.Dense(2)], device="cuda"),
         fb.Model([fb.Dense(4), fb.Dropout(0.2), fb.GaussianNoise(0.1), fb.Dense(2)], device="cuda"),
         fb.Model([fb.Dense(2), fb.Dropout(0.2)], device="cuda"),
         fb.Model([fb.Dense(narrow.WIDEST + 1), fb.Dense(2)], device="cuda"),
@@ -307,7 +364,7 @@ def test_other_layers_and_sizes_go_launch_by_launch(
         train(model, "mse", "sgd", epochs=1)
     monkeypatch.setattr(narrow.device, "shared_bytes", lambda: 4096)
     train(make([20, 10, 1], device="cuda"), "mse", "adam", epochs=1)
-    assert taken == ["Launches"] * 6
+    assert taken == ["Launches"] * 9
 
 
 def test_every_activation_stands_in_the_code() -> None:
@@ -329,6 +386,7 @@ def _net(hidden: str = "relu", **options: Any) -> Any:
         "biased": (True, True),
         "places": ((0, 12), (256, 4)),
         "activations": (row, fb.activations.IDENTITY),
+        "norms": (None, None),
         "noises": (None, None),
         "ops": (0, 1),
         "count": 2,
@@ -374,6 +432,7 @@ import fastbp as fb
 from dataclasses import replace
 from fastbp.cuda import narrow, rules, slices
 from fastbp.cuda.device import compile_ptx
+from fastbp.cuda.narrow_net import Norm
 from fastbp.tallies import TALLIES
 from test_cuda_narrow import _net
 
@@ -384,13 +443,15 @@ optimizer = fb.Adam(0.01, weight_decay=0.1)
 names = "categorical accuracy", "hits of classes", "targets"
 losses = fb.SparseCategoricalCrossentropy(), fb.MeanSquaredError()
 capabilities = (7, 5), (9, 0), (10, 0)
-for loss in losses:
+tanh = fb.activations.get("tanh")
+by_rows, by_batch = (Norm(name + "_normalization", 2, 72, 80, 88, 8, tanh, True) for name in ("layer", "batch"))
+for loss, norm in zip(losses, (by_rows, by_batch)):
     labels = loss.targets == "labels"
     net = _net(
-        hidden="gelu", dtype=dtype, widths=(8, 6, 3), places=((0, 8), (72, 4)), loss=loss, labels=labels,
+        hidden="gelu", dtype=dtype, widths=(8, 6, 3), places=((0, 8), (104, 4)), loss=loss, labels=labels,
         tallies=tuple(TALLIES[name] for name in names[: 2 if labels else 3]), penalised=(0, 1),
         numbers=optimizer.width + 1, update=rules.update(optimizer, dtype),
-        noises=(("gaussian_noise", 0), ("dropout", 2)), ops=(1, 3), count=4,
+        norms=(None, norm), noises=(("gaussian_noise", 0), ("dropout", 3)), ops=(1, 4), count=5,
     )
     made, shared = narrow.written(net)
     arrays = number, number, number, types.float64[::1], number, whole if labels else number, whole, number, number
@@ -398,7 +459,7 @@ for loss in losses:
     for (major, minor), code in zip(capabilities, codes, strict=True):
         assert f".target sm_{{major}}{{minor}}" in code
         assert "ld.local" not in code and "call" not in code and "ld.shared" in code
-    plain = replace(net, slots=0, numbers=0, update=None, tallies=(), penalised=())
+    plain = replace(net, slots=0, numbers=0, update=None, tallies=(), penalised=(), norms=(None, by_rows))
     made = slices.written(plain, net.tallies)
     arrays = number, number, number, number, number, whole if labels else number, whole, number, number
     for code in compile_ptx(made, (whole, *arrays), capabilities, threads=net.threads):

@@ -18,7 +18,7 @@ from fastbp.cuda import device, rows, rules
 from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, kernel, simulated
 from fastbp.cuda.narrow_code import FIRSTS, Writer
-from fastbp.cuda.narrow_net import Network, Shared
+from fastbp.cuda.narrow_net import Network, Norm, Shared
 from fastbp.cuda.step import WHOLE, Launch
 from fastbp.graph import GIVEN
 from fastbp.noise_formulas import FORMULAS
@@ -36,6 +36,8 @@ MANY_THREADS, MANY_BLOCKS = 128, 8
 thread, some of what all threads know waits in local memory, and 1,056 networks train at once on an H200."""
 SIMULATED_THREADS = 6
 WIDEST = 128
+NORMS = "batch_normalization", "layer_normalization", "rms_normalization"
+"""Normalisations that may stand between two layers; a frozen one of batches goes by its constants, and not here."""
 MOST_LAYERS = 8
 MOST_WORK = 8e6
 """Floating-point operations of a step up to which one block is quicker than a step of several launches: at a third of
@@ -72,15 +74,23 @@ def reason(layout: "Layout", objective: "Objective", optimizer: "Optimizer | Non
 
 def unlike(layout: "Layout") -> str:
     """Why the code can't be written for a network's layers; "" where it can."""
-    before = DENSE
+    between: list[str] = []
+    products = 0
     for index, layer in enumerate(layout.layers):
-        own, before = before, layer.operation
-        if not (before is DENSE or (before.name in FORMULAS and own is DENSE)) or layout.sources[index] != index - 1:
-            return f"a {before.name} isn't part of the code"
+        name = layer.operation.name
+        if layer.operation is DENSE:
+            known, between, products = True, [], products + 1
+        else:
+            moving = layer.operation.whole_batch and not layer.whole_batch
+            normal = name in NORMS and products > 0 and not between and not moving
+            known = normal or (name in FORMULAS and all(each in NORMS for each in between))
+            between.append(name)
+        if not known or layout.sources[index] != index - 1:
+            return f"a {name} isn't part of the code"
         if max(layer.fan_in, layer.fan_out) > WIDEST:
             return "a layer is too wide"
-    if before is not DENSE:
-        return "noise comes last"
+    if between:
+        return f"a {between[-1]} comes last"
     return "there are too many layers" if len(_products(layout)) > MOST_LAYERS else ""
 
 
@@ -99,7 +109,8 @@ def network(layout: "Layout", objective: "Objective", optimizer: "Optimizer", ta
     assert objective.loss is not None
     first, dtype, ops = layout.layers[0], layout.program.dtype, _products(layout)
     layers = [layout.layers[op] for op in ops]
-    noises = [(layout.layers[op - 1].operation.name, op - 1) if op and op - 1 not in ops else None for op in ops]
+    between = [range(last + 1, op) for last, op in zip([-1, *ops], ops, strict=False)]
+    named = [{layout.layers[op].operation.name: op for op in each} for each in between]
     return Network(
         dtype=dtype,
         batch=layout.batch,
@@ -107,10 +118,11 @@ def network(layout: "Layout", objective: "Objective", optimizer: "Optimizer", ta
         biased=tuple(layer.bias for layer in layers),
         places=tuple((int(op[lo.W]), int(op[lo.LDW])) for op in layout.rows[ops]),
         activations=tuple(layer.activation for layer in layers),
-        noises=tuple(noises),
+        norms=tuple(next((_norm(layout, each[name]) for name in NORMS if name in each), None) for each in named),
+        noises=tuple(next(((name, each[name]) for name in FORMULAS if name in each), None) for each in named),
         ops=tuple(ops),
         count=len(layout.layers),
-        learning=tuple(ops.index(op) for op in layout.learning),
+        learning=tuple(ops.index(op) for op in layout.learning if op in ops),
         lowest=sum(op < layout.lowest for op in ops),
         penalised=tuple(ops.index(op) for op in layout.penalised if op in layout.learning),
         slots=optimizer.slots,
@@ -121,6 +133,15 @@ def network(layout: "Layout", objective: "Objective", optimizer: "Optimizer", ta
         labels=targets == rows.LABELS,
         threads=threads,
     )
+
+
+def _norm(layout: "Layout", op: int) -> Norm:
+    """An op that is a normalisation, as the code knows it."""
+    layer, (w, ldw) = layout.layers[op], (int(number) for number in layout.rows[op, [lo.W, lo.LDW]])
+    places = {name: w + row * ldw for row, name in enumerate(layer.rows)}
+    moving = places.get("moving_mean", 0)
+    own = places.get("gamma"), places.get("beta"), moving, ldw, layer.activation
+    return Norm(layer.operation.name, op, *own, op in layout.learning)
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,7 +9,8 @@ whose product is the bias' gradient.
 Noise of a layer's inputs is drawn where they are computed, and again where the gradient comes back.
 
 The phases of a step, with one barrier after each: a product forward for each layer, the loss by rows, a product back
-for each layer but the first, and all gradients with their updates. What else there is to do runs beside them on the
+for each layer but the first, and all gradients with their updates. A normalisation adds two each way (see
+``narrow_norms``). What else there is to do runs beside them on the
 threads that have the least to do: row numbers of the next batch beside the loss, its inputs on their way to registers
 while gradients are summed, the batch's sums in two stages beside the gradients and the next batch's first product.
 
@@ -17,14 +18,14 @@ Each number is computed by one thread, and each sum runs in an order that follow
 gives the same bits, and what a launch begins with doesn't change them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from fastbp import program as pg
 from fastbp.activations import IDENTITY
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
 from fastbp.cuda.narrow_net import tile
-from fastbp.cuda.narrow_sums import Sums
+from fastbp.cuda.narrow_norms import Drawing, Norms
 from fastbp.program import round_up
 
 UNROLL = 16
@@ -37,7 +38,7 @@ FIRSTS = "table0", "params0", "constants0", "coefficients0", "sums0", "rows0", "
 """Numbers of a network among `bases`: where its own part of each array begins, and how many steps it does at most."""
 
 
-class Writer(Sums):
+class Writer(Norms):
     """Writes the kernel of a network."""
 
     before = ""
@@ -249,19 +250,19 @@ class Writer(Sums):
 
     def _fetch_coefficients(self) -> None:
         """This step's coefficients, of each layer its own, on their way to shared memory."""
-        net, count = self.net, len(self.net.learning) * self.net.numbers
+        net, count = self.net, len(self.net.learners) * self.net.numbers
         for m in range(-(-count // net.threads)):
             e = f"(last + {m * net.threads})"
             self.put(f"c{m} = kind(0)")
             with self.under(f"if {e} < {count}:"):
                 self.put("rates = i64(0)")
-                for place, index in enumerate(net.learning):
-                    field = lo.Layout.field(self.net.ops[index]) + lo.RATES
+                for place, op in enumerate(net.learners):
+                    field = lo.Layout.field(op) + lo.RATES
                     self.put(f"if {e} // {net.numbers} == {place}:", f"    rates = t[table0 + {field}]")
                 self.put(f"c{m} = coefficients[coefficients0 + rates + s * width + {e} % {net.numbers}]")
 
     def _store_coefficients(self) -> None:
-        net, at, count = self.net, self.at, len(self.net.learning) * self.net.numbers
+        net, at, count = self.net, self.at, len(self.net.learners) * self.net.numbers
         for m in range(-(-count // net.threads)):
             e = f"(last + {m * net.threads})"
             self.put(f"if {e} < {count}:", f"    q[u({at.coefficients} + {e})] = c{m}")
@@ -292,7 +293,7 @@ class Writer(Sums):
         """Where the inputs of layer `index` begin."""
         return "a0" if index == 0 else str(self.at.into[index])
 
-    def _noise(self, index: int, step: str) -> "Callable[[bool, str, str, str], str] | None":
+    def _noise(self, index: int, step: str) -> Drawing | None:
         """What draws the noise of layer `index`'s inputs, as code of (back, number, row, column); None without any.
 
         step : the step of the run, as code; what does not change from number to number is written now
@@ -325,7 +326,8 @@ class Writer(Sums):
         high, wide = tile(net.batch, outs, net.threads)
         down, across = -(-net.batch // high), -(-outs // wide)
         w = at.weights + place
-        noise = None if final else self._noise(index + 1, "step")
+        normal = not final and net.norms[index + 1] is not None
+        noise = None if final or normal else self._noise(index + 1, "step")
         with self.each(down * across):
             self.put(f"b, o = j % {down}, j // {down} * {wide}")
             bias = [f"q[u({w + ins * ldw + c} + o)]" if net.biased[index] else "kind(0)" for c in range(wide)]
@@ -347,6 +349,9 @@ class Writer(Sums):
                         if noise is not None:
                             value = noise(False, f"q[u({at.h[index + 1]} + {where})]", f"b + {r * down}", f"o + {c}")
                             self.put(f"q[u({at.into[index + 1]} + {where})] = {value}")
+        if normal:
+            self._statistics(index + 1)
+            self._normalise(index + 1, self._noise(index + 1, "step"))
 
     def _back(self, index: int) -> None:
         """dZ of the layer before from dZ of layer `index`."""
@@ -368,11 +373,15 @@ class Writer(Sums):
                         value = f"s{r}{c}"
                         if noise is not None:
                             value = noise(True, value, f"b + {r * down}", f"o + {c}")
-                        if row is not IDENTITY:
+                        if net.norms[index] is not None:
+                            value = self._through_activation(index, value, f"b + {r * down}", f"o + {c}")
+                        elif row is not IDENTITY:
                             rule = self.rule(f"derive{index - 1}", rules.derivative(row, net.dtype))
                             z, h = f"q[u({at.z[index]} + {where})]", f"q[u({at.h[index]} + {where})]"
                             value = f"{rule}({value}, {z}, {h}, own{index - 1})"
                         self.put(f"q[u({at.dz[index]} + {where})] = {value}")
+        if net.norms[index] is not None:
+            self._normalise_back(index)
 
     def _learn(self) -> None:
         """All gradients, each followed by its weight's update."""
@@ -394,6 +403,7 @@ class Writer(Sums):
                 first += count
         if net.penalised:
             self.put(f"d[u({at.penalties} + i)] = penalty")
+        self._learn_norms()
 
     def _learn_layer(self, place: int, index: int, first: int, rows: int, outs: int, high: int, wide: int) -> None:
         net, at = self.net, self.at
@@ -415,10 +425,6 @@ class Writer(Sums):
                         if index in net.penalised:
                             self._penalise(index, r, c)
                         self._apply(f"s{r}{c}")
-
-    def _apply(self, gradient: str) -> None:
-        """What becomes of the gradient of weight w."""
-        self.put(f"update(q, w, {self.at.distance}, {gradient}, h)")
 
     def _penalise(self, index: int, r: int, c: int) -> None:
         net = self.net

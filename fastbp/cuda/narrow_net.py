@@ -18,6 +18,40 @@ GROUPS = 32
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A normalisation between two layers.
+
+    Attributes
+    ----------
+    operation : its name, see ``operations``
+    op : which op it is
+    gamma, beta : where they begin among the parameters, None where there are none
+    moving, ldw : where the moving means begin, and how far behind them the variances do
+    activation : of what is normalised
+    learns : whether gamma and beta learn; of a normalisation over the batch, whether moving statistics follow too
+    """
+
+    operation: str
+    op: int
+    gamma: int | None
+    beta: int | None
+    moving: int
+    ldw: int
+    activation: Activation
+    learns: bool
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether mean and deviation are a neuron's over the batch, not a row's over the neurons."""
+        return self.operation == "batch_normalization"
+
+    @property
+    def centred(self) -> bool:
+        """Whether the mean is taken away."""
+        return self.operation != "rms_normalization"
+
+
+@dataclass(frozen=True)
 class Network:
     """All that the code depends on.
 
@@ -29,7 +63,8 @@ class Network:
     biased : of each layer, whether it has biases
     places : of each layer, where its weights begin among the parameters, and the distance of their rows
     activations : of each layer
-    noises : of each layer, what noise its inputs get, and which op that is; None for none
+    norms : of each layer, how its inputs are normalised; None for not at all
+    noises : of each layer, what noise its inputs get then, and which op that is; None for none
     ops : of each layer, which op it is
     count : ops in all
     learning : the layers that are trained
@@ -49,6 +84,7 @@ class Network:
     biased: tuple[bool, ...]
     places: tuple[tuple[int, int], ...]
     activations: tuple[Activation, ...]
+    norms: tuple[Norm | None, ...]
     noises: tuple[tuple[str, int] | None, ...]
     ops: tuple[int, ...]
     count: int
@@ -62,6 +98,11 @@ class Network:
     tallies: tuple[Tally, ...]
     labels: bool
     threads: int
+
+    @property
+    def learners(self) -> list[int]:
+        """The ops that have coefficients of their own: layers, then normalisations."""
+        return [self.ops[index] for index in self.learning] + [norm.op for norm in self.norms if norm and norm.learns]
 
     @property
     def sums(self) -> int:
@@ -81,7 +122,11 @@ class Shared:
     Attributes
     ----------
     h, z, dz : of the inputs, then of each layer
+    normal : of the inputs, then of each layer's outputs, these where they are normalised, else the outputs themselves
     into : of each layer its inputs, with their noise where they get any; of the first without
+    means, inverses, plains, products, betas, gammas : of each layer whose inputs are normalised, of each row or neuron
+        the mean and 1 / deviation; of each row the mean gradient, and that times the normalised number; of each neuron
+        the gradients of beta and gamma
     """
 
     def __init__(self, net: Network) -> None:
@@ -95,19 +140,32 @@ class Shared:
         last = net.places[-1][0] + (widths[-2] + 1) * net.places[-1][1]
         self.distance = round_up(last, pg.ROW_MULTIPLE)
         self.weights = self._take(self.distance * (1 + net.slots))
-        self.coefficients = self._take(len(widths) * net.numbers)
+        self.coefficients = self._take(len(net.learners) * net.numbers)
         self.inputs, self.targets = self._two(widths[0] + 1), self._two(1 if net.labels else widths[-1])
         self.scales, self.counts = self._two(1), self._two(2 if tallies else 0)
         self.values, self.marks = self._rows(1 + tallies), self._rows(2 * tallies)
-        self.h, self.z, self.dz, self.into = [self.inputs], [0], [0], [self.inputs]
+        self.h, self.z, self.dz, self.normal, self.into = [self.inputs], [0], [0], [self.inputs], [self.inputs]
         for index, row in enumerate(net.activations):
             kept = row.keeps_z or (index == len(net.activations) - 1 and row is not IDENTITY)
             self.h.append(self._rows(widths[index + 1] + 1))
             self.z.append(self._rows(widths[index + 1]) if kept else self.h[-1])
             self.dz.append(self._rows(widths[index + 1]))
-            noisy = index + 1 < len(net.noises) and net.noises[index + 1] is not None
-            self.into.append(self._rows(widths[index + 1] + 1) if noisy else self.h[-1])
+            last = index + 1 == len(net.activations)
+            normal, noisy = (not last and found[index + 1] is not None for found in (net.norms, net.noises))
+            self.normal.append(self._rows(widths[index + 1] + 1) if normal else self.h[-1])
+            self.into.append(self._rows(widths[index + 1] + 1) if noisy else self.normal[-1])
+        self._take_statistics(net)
         self.bytes = round_up((self._end + self.ld * TILES[0][0]) * net.dtype.itemsize, 16)
+
+    def _take_statistics(self, net: Network) -> None:
+        """Room for what normalisations keep."""
+        found = []
+        for index, norm in enumerate(net.norms):
+            width = net.widths[index]
+            each = 0 if norm is None else width if norm.by_batch else self.ld
+            counts = each, each, each, each, *((width, width) if norm else (0, 0))
+            found.append([self._take(count) for count in counts])
+        self.means, self.inverses, self.plains, self.products, self.betas, self.gammas = zip(*found, strict=True)
 
     def _take(self, count: int) -> int:
         start = self._end

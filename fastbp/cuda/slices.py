@@ -207,6 +207,8 @@ def reason(bound: "Bound", data: "Data") -> str:
         return "there are few rows"
     if unfit := narrow.unlike(layout):
         return unfit
+    if any(layer.whole_batch for layer in layout.layers):
+        return "a normalisation needs the whole batch at once"
     return "" if network(bound, data.targets) else "no slice of rows fits into a multiprocessor's memory"
 
 
