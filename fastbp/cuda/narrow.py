@@ -22,7 +22,7 @@ from fastbp.cuda.narrow_net import Network, Norm, Shared
 from fastbp.cuda.step import WHOLE, Launch
 from fastbp.graph import GIVEN
 from fastbp.noise_formulas import FORMULAS
-from fastbp.operations import DENSE
+from fastbp.operations import DENSE, STANDARDIZE
 
 if TYPE_CHECKING:
     from fastbp.cuda.bound import Bound, Data
@@ -36,8 +36,7 @@ MANY_THREADS, MANY_BLOCKS = 128, 8
 thread, some of what all threads know waits in local memory, and 1,056 networks train at once on an H200."""
 SIMULATED_THREADS = 6
 WIDEST = 128
-NORMS = "batch_normalization", "layer_normalization", "rms_normalization"
-"""Normalisations that may stand between two layers; a frozen one of batches goes by its constants, and not here."""
+NORMS = "batch_normalization", "layer_normalization", "rms_normalization", "normalization"
 MOST_LAYERS = 8
 MOST_WORK = 8e6
 """Floating-point operations of a step up to which one block is quicker than a step of several launches: at a third of
@@ -81,8 +80,8 @@ def unlike(layout: "Layout") -> str:
         if layer.operation is DENSE:
             known, between, products = True, [], products + 1
         else:
-            moving = layer.operation.whole_batch and not layer.whole_batch
-            normal = name in NORMS and products > 0 and not between and not moving
+            given = layer.operation is STANDARDIZE or layer.whole_batch != layer.operation.whole_batch
+            normal = name in NORMS and not between and (products > 0 or given)
             known = normal or (name in FORMULAS and all(each in NORMS for each in between))
             between.append(name)
         if not known or layout.sources[index] != index - 1:
@@ -95,7 +94,7 @@ def unlike(layout: "Layout") -> str:
 
 
 def _products(layout: "Layout") -> list[int]:
-    """The ops that are layers of the code; of the others each is noise of what the next one takes."""
+    """The ops that are layers of the code; the others make its inputs of what the one before gives."""
     return [index for index, layer in enumerate(layout.layers) if layer.operation is DENSE]
 
 
@@ -139,7 +138,7 @@ def _norm(layout: "Layout", op: int) -> Norm:
     """An op that is a normalisation, as the code knows it."""
     layer, (w, ldw) = layout.layers[op], (int(number) for number in layout.rows[op, [lo.W, lo.LDW]])
     places = {name: w + row * ldw for row, name in enumerate(layer.rows)}
-    moving = places.get("moving_mean", 0)
+    moving = places.get("moving_mean", places.get("mean", 0))
     own = places.get("gamma"), places.get("beta"), moving, ldw, layer.activation
     return Norm(layer.operation.name, op, *own, op in layout.learning)
 

@@ -92,6 +92,7 @@ class Writer(Norms):
                 self.put(f"q[u({at.into[index] + net.widths[index] * at.ld} + j)] = kind(1)")
         with self.each(net.sums, last_first=True):
             self.put("d[u(j)] = 0.0")
+        self._take_given()
         self.put("if i == 0:", f"    n[u({at.wild})] = 0")
         self.put("finished, before, belonged = i64(0), i64(0), i64(0)")
         self._choose_rows("first + done", "(done & 1)")
@@ -214,9 +215,10 @@ class Writer(Norms):
         store += written
 
         def stored(name: str, number: str, e: str, width: int) -> str:
-            if name == "x" and noise is not None:
-                return noise(False, number, f"{e} // {width}", f"{e} % {width}")
-            return number
+            row, column = f"{e} // {width}", f"{e} % {width}"
+            if name == "x" and net.norms[0] is not None:
+                number = self._after_activation(0, row, column, number)
+            return noise(False, number, row, column) if name == "x" and noise is not None else number
 
         parts = [("x", net.widths[0], at.inputs, net.widths[0] + 1)]
         if not net.labels:

@@ -19,14 +19,14 @@ GROUPS = 32
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation between two layers.
+    """A normalisation between two layers, or of the network's inputs.
 
     Attributes
     ----------
     operation : its name, see ``operations``
     op : which op it is
     gamma, beta : where they begin among the parameters, None where there are none
-    moving, ldw : where the moving means begin, and how far behind them the variances do
+    moving, ldw : where the moving means (or the given ones) begin, and how far behind them the variances do
     activation : of what is normalised
     learns : whether gamma and beta learn; of a normalisation over the batch, whether moving statistics follow too
     """
@@ -41,9 +41,19 @@ class Norm:
     learns: bool
 
     @property
+    def of_neurons(self) -> bool:
+        """Whether mean and deviation are a neuron's, not a row's."""
+        return self.operation in ("batch_normalization", "normalization")
+
+    @property
     def by_batch(self) -> bool:
-        """Whether mean and deviation are a neuron's over the batch, not a row's over the neurons."""
-        return self.operation == "batch_normalization"
+        """Whether they are the batch's."""
+        return self.operation == "batch_normalization" and self.learns
+
+    @property
+    def fixed(self) -> bool:
+        """Whether they stay as they are."""
+        return self.of_neurons and not self.learns
 
     @property
     def centred(self) -> bool:
@@ -162,7 +172,7 @@ class Shared:
         found = []
         for index, norm in enumerate(net.norms):
             width = net.widths[index]
-            each = 0 if norm is None else width if norm.by_batch else self.ld
+            each = 0 if norm is None else width if norm.of_neurons else self.ld
             counts = each, each, each, each, *((width, width) if norm else (0, 0))
             found.append([self._take(count) for count in counts])
         self.means, self.inverses, self.plains, self.products, self.betas, self.gammas = zip(*found, strict=True)

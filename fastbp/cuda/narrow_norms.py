@@ -2,6 +2,7 @@
 
 One stands between two layers: what the first one gives is normalised, goes through an activation and then through
 noise, if any. Each way there are two phases: the sums, of a row or of a neuron by one thread, then number by number.
+Where mean and deviation are given, as the network's inputs' are, what is needed of them is computed once a launch.
 """
 
 from collections.abc import Callable
@@ -24,29 +25,55 @@ class Norms(Sums):
         assert norm is not None
         return norm
 
-    def _centred(self, index: int, b: str, o: str) -> str:
-        """The number of row b and neuron o, less its mean."""
-        norm, place = self._norm(index), f"q[u({self.at.h[index]} + ({o}) * {self.at.ld} + {b})]"
-        mean = f"q[u({self.at.means[index]} + {o if norm.by_batch else b})]"
+    def _centred(self, index: int, b: str, o: str, number: str = "") -> str:
+        """The number of row b and neuron o, by default the one that stands there, less its mean."""
+        norm, place = self._norm(index), number or f"q[u({self.at.h[index]} + ({o}) * {self.at.ld} + {b})]"
+        mean = f"q[u({self.at.means[index]} + {o if norm.of_neurons else b})]"
         return f"({place} - {mean})" if norm.centred else place
 
-    def _normal(self, index: int, b: str, o: str) -> str:
+    def _normal(self, index: int, b: str, o: str, number: str = "") -> str:
         """The same, divided by the deviation."""
-        inverse = f"q[u({self.at.inverses[index]} + {o if self._norm(index).by_batch else b})]"
-        return f"{self._centred(index, b, o)} * {inverse}"
+        inverse = f"q[u({self.at.inverses[index]} + {o if self._norm(index).of_neurons else b})]"
+        return f"{self._centred(index, b, o, number)} * {inverse}"
 
     def _gamma(self, index: int, o: str) -> str:
         gamma = self._norm(index).gamma
         return "" if gamma is None else f" * q[u({self.at.weights + gamma} + {o})]"
 
-    def _before_activation(self, index: int, b: str, o: str) -> str:
+    def _before_activation(self, index: int, b: str, o: str, number: str = "") -> str:
         beta = self._norm(index).beta
         more = "" if beta is None else f" + q[u({self.at.weights + beta} + {o})]"
-        return f"{self._normal(index, b, o)}{self._gamma(index, o)}{more}"
+        return f"{self._normal(index, b, o, number)}{self._gamma(index, o)}{more}"
+
+    def _after_activation(self, index: int, b: str, o: str, number: str = "") -> str:
+        norm, value = self._norm(index), self._before_activation(index, b, o, number)
+        if norm.activation is IDENTITY:
+            return value
+        rule = self.rule(f"activate_normal{index}", rules.activation(norm.activation, self.net.dtype))
+        return f"{rule}({value}, {self._parameter(norm)})"
+
+    @staticmethod
+    def _epsilon(norm: Norm) -> str:
+        behind = norm.operation == "batch_normalization"  # behind its momentum
+        return f"constants[constants0 + {norm.op * lo.CONSTANTS + lo.OWN + behind}]"
+
+    def _take_given(self) -> None:
+        """Means and 1 / deviations that are given, at the beginning of a launch."""
+        for index, norm in enumerate(self.net.norms):
+            if norm is None or not norm.fixed:
+                continue
+            with self.each(self.net.widths[index]):
+                mean, variance = (f"params[params0 + {place} + j]" for place in (norm.moving, norm.moving + norm.ldw))
+                inverse = f"kind(1) / math.sqrt({variance} + {self._epsilon(norm)})"
+                self.put(f"q[u({self.at.means[index]} + j)] = {mean}")
+                self.put(f"q[u({self.at.inverses[index]} + j)] = {inverse}")
 
     def _statistics(self, index: int) -> None:
-        """Means and 1 / deviations, in two passes."""
+        """Means and 1 / deviations, in two passes; between barriers."""
         net, at, norm = self.net, self.at, self._norm(index)
+        if norm.fixed:
+            self.put("cuda.syncthreads()")
+            return
         things, length = (net.widths[index], "count") if norm.by_batch else (net.batch, str(net.widths[index]))
         b, o = ("k", "j") if norm.by_batch else ("j", "k")
         self.put("cuda.syncthreads()")
@@ -59,20 +86,15 @@ class Norms(Sums):
             self.put("squares = kind(0)")
             with self.under(f"for k in range({length}):"):
                 self.put(f"off = {self._centred(index, b, o)}", "squares += off * off")
-            epsilon = f"constants[constants0 + {norm.op * lo.CONSTANTS + lo.OWN + norm.by_batch}]"
-            self.put(f"q[u({at.inverses[index]} + j)] = kind(1) / math.sqrt(squares / kind({length}) + {epsilon})")
+            inverse = f"kind(1) / math.sqrt(squares / kind({length}) + {self._epsilon(norm)})"
+            self.put(f"q[u({at.inverses[index]} + j)] = {inverse}")
         self.put("cuda.syncthreads()")
 
     def _normalise(self, index: int, noise: Drawing | None) -> None:
         """The inputs of a layer, of what the one before gave."""
-        net, at, norm = self.net, self.at, self._norm(index)
+        net, at = self.net, self.at
         with self.each(net.batch * net.widths[index]):
-            self.put(
-                f"b, o = j % {net.batch}, j // {net.batch}", f"normal = {self._before_activation(index, 'b', 'o')}"
-            )
-            if norm.activation is not IDENTITY:
-                rule = self.rule(f"activate_normal{index}", rules.activation(norm.activation, net.dtype))
-                self.put(f"normal = {rule}(normal, {self._parameter(norm)})")
+            self.put(f"b, o = j % {net.batch}, j // {net.batch}", f"normal = {self._after_activation(index, 'b', 'o')}")
             self.put(f"q[u({at.normal[index]} + o * {at.ld} + b)] = normal")
             if noise is not None:
                 self.put(f"q[u({at.into[index]} + o * {at.ld} + b)] = {noise(False, 'normal', 'b', 'o')}")
@@ -95,7 +117,7 @@ class Norms(Sums):
         net, at, norm = self.net, self.at, self._norm(index)
         width, ld, dz = net.widths[index], at.ld, at.dz[index]
         self.put("cuda.syncthreads()")
-        if not norm.by_batch:
+        if not norm.of_neurons:
             with self.each(net.batch):
                 self.put("plain_of, product_of = kind(0), kind(0)")
                 with self.under(f"for k in range({width}):"):
@@ -117,16 +139,19 @@ class Norms(Sums):
                         f"product_of += off * ({self._normal(index, 'k', 'j')})",
                     )
                 self.put(f"q[u({at.betas[index]} + j)], q[u({at.gammas[index]} + j)] = plain_of, product_of")
-        self.put("cuda.syncthreads()")
+        if not norm.fixed:
+            self.put("cuda.syncthreads()")
         row = net.activations[index - 1]
         with self.each(net.batch * width):
             self.put(f"b, o = j % {net.batch}, j // {net.batch}", f"back = q[u({dz} + o * {ld} + b)]")
             gamma, normal = self._gamma(index, "o"), self._normal(index, "b", "o")
-            inverse = f"q[u({at.inverses[index]} + {'o' if norm.by_batch else 'b'})]"
+            inverse = f"q[u({at.inverses[index]} + {'o' if norm.of_neurons else 'b'})]"
             if norm.by_batch:
                 mean = f"q[u({at.betas[index]} + o)] + {normal} * q[u({at.gammas[index]} + o)]"
                 self.put(f"back = (back - ({mean}) / kind(count)) * {inverse}{gamma}")
                 self.put("if b >= count:", "    back = kind(0)")
+            elif norm.fixed:
+                self.put(f"back *= {inverse}{gamma}")
             else:
                 less = f" - q[u({at.plains[index]} + b)]" if norm.centred else ""
                 self.put(f"back = (back{gamma}{less} - {normal} * q[u({at.products[index]} + b)]) * {inverse}")

@@ -71,7 +71,7 @@ class SliceWriter(Writer):
         self.put(
             "n = cuda.shared.array(0, of_int)",
             "q = cuda.shared.array(0, of_kind)",
-            "i, table0, constants0, rows0 = i64(cuda.threadIdx.x), 0, 0, 0",
+            "i, table0, constants0, params0, rows0 = i64(cuda.threadIdx.x), 0, 0, 0, 0",
             f"last = {net.threads - 1} - i",
             f"if t[{lo.STATUS}] != {pg.RUNNING}:",
             "    return",
@@ -89,6 +89,7 @@ class SliceWriter(Writer):
             self.put(f"q[u({at.inputs + net.widths[0] * at.ld} + j)] = kind(1)")
             for index in range(1, len(net.widths)):
                 self.put(f"q[u({at.into[index] + net.widths[index] * at.ld} + j)] = kind(1)")
+        self._take_given()
         with self.under(
             f"for piece in range(cuda.blockIdx.x, (all_rows + {net.batch - 1}) // {net.batch}, cuda.gridDim.x):"
         ):
