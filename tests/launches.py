@@ -91,6 +91,8 @@ def steps() -> Iterator[list[Launch]]:
     for batch, width in ((1000, 1000), (4000, 4000)):  # the larger tiles
         yield launches([fb.Dense(width, "gelu"), fb.Dense(1)], error, fb.SGD(), [], batch=batch, width=width)
     yield launches([fb.Dense(9)], error, fb.SGD(), [], batch=20_000, sparse=True)  # sums in parts
+    parts = [fb.BatchNormalization(), fb.LayerNormalization(), fb.Dense(40, "sigmoid", kernel_constraint="max_norm")]
+    yield launches(parts, error, fb.SGD(), [TALLIES["targets"]], batch=20_000)
     for precision in ("tf32", "bfloat16"):
         yield launches([fb.Dense(9, "gelu"), fb.Dense(1)], error, fb.Adam(), [], precision=precision)
     yield launches([fb.Dense(9, "gelu"), fb.Dense(1)], error, fb.Adam(), [], dtype="float64")

@@ -1,5 +1,6 @@
 """A step bound to buffers: the launches that it is made of, in order."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,7 @@ from fastbp.noise_formulas import FORMULAS
 from fastbp.objective import Objective
 from fastbp.operations import DENSE
 from fastbp.optimizers import Optimizer
+from fastbp.program import ROW_MULTIPLE, round_up
 
 PART = 4096
 """Numbers of a task of `weights`."""
@@ -129,11 +131,11 @@ class Bound:
     def _by_rows(self, kernel: Any, op: int, columns: int, *, back: bool = False) -> Launch:
         """A kernel of ``ops``, over the rows of the buffers."""
         arguments = self.table, Layout.field(op), int(back), columns, self.work, self.constants
-        return Launch(kernel, self._row_grid, self.shapes.threads, arguments)
+        return Launch(kernel, self.shapes.grid(self.layout.batch, columns), self.shapes.threads, arguments)
 
     @property
-    def _row_grid(self) -> tuple[int]:
-        return (-(-self.layout.batch // self.shapes.groups),)
+    def _row_grid(self) -> tuple[int, int]:
+        return self.shapes.grid(self.layout.batch)
 
     def _flat(self, kernel: Any, count: int, *arguments: Any) -> Launch:
         """A kernel with a thread for each of `count` things."""
@@ -167,7 +169,9 @@ class Bound:
         entries = (data.starts, data.columns) if sparse else (self.table, self.table)
         arguments = self.table, self.work, data.x, *entries, data.y, data.rows, data.weights, data.present
         made = rows.gather(self.dtype, self.shapes, data.targets, sparse)
-        yield Launch(made, self._row_grid, self.shapes.threads, arguments, 8 * self.shapes.groups)
+        width = 1 if sparse else max(self.layout.layers[0].fan_in, self.layout.layers[-1].fan_out)
+        grid = self.shapes.grid(self.layout.batch, width)
+        yield Launch(made, grid, self.shapes.threads, arguments, 8 * self.shapes.groups)
 
     def _forward(self) -> Iterator[Launch]:
         layers, last = self.layout.layers, len(self.layout.layers) - 1
@@ -190,15 +194,16 @@ class Bound:
             made = ops.embed(dtype, sizes)
             yield Launch(made, self._row_grid, sizes.threads, (self.table, field, self.params, self.work))
         elif name == "activity_regularization":
-            arguments = self.table, field, 0, layer.fan_out, self.work, self.constants
-            yield self._flat(ops.activity(dtype, sizes), self.layout.batch, *arguments)
+            arguments = self.table, field, layer.fan_out, self.work, self.constants
+            made, shared = ops.activity(dtype, sizes), sizes.threads * dtype.itemsize
+            yield Launch(made, self._row_grid, sizes.threads, arguments, shared)
         elif name in WHOLE_ROWS:
             made = normalization.by_rows(dtype, sizes, WHOLE_ROWS[name])
             yield Launch(made, self._row_grid, sizes.threads, normal, sizes.threads * dtype.itemsize)
         elif layer.whole_batch and self.layout.backward:
-            grid = (-(-layer.fan_out // sizes.lanes),)
-            made, shared = normalization.statistics(dtype, sizes), sizes.threads * dtype.itemsize
-            yield Launch(made, grid, sizes.threads, (self.table, field, self.work, self.constants), shared)
+            own = self.table, field, self.work, self.constants
+            whole, join = functools.partial(normalization.statistics, dtype, sizes), normalization.join_statistics
+            yield from self._down(layer.fan_out, whole, join(dtype, sizes), own, 1)
             yield Launch(normalization.by_batch(dtype, sizes), self._row_grid, sizes.threads, normal)
         elif name in ("batch_normalization", "normalization"):
             made = normalization.by_constants(dtype, sizes, int(name == "batch_normalization"), False)
@@ -233,8 +238,14 @@ class Bound:
         fused = loss is not None and loss.fused_with is not None
         finish = row if loss is None or not fused or tallies else None
         derive = row if layout.backward and not fused else None
-        made = rows.output(dtype, sizes, finish, loss, derive, tallies)
-        yield self._flat(made, layout.batch, self.table, self.work, self.constants)
+        coupled = row.coupled or (loss is not None and (loss.coupled or loss.targets == "labels"))
+        own = self.table, self.work, self.constants
+        if coupled or layout.layers[-1].fan_out < sizes.lanes // 2:
+            made = rows.output(dtype, sizes, finish, loss, derive, tallies)
+            yield self._flat(made, layout.batch, *own)
+        else:
+            made = rows.wide_output(dtype, sizes, finish, loss, derive, tallies)
+            yield Launch(made, self._row_grid, sizes.threads, own, sizes.threads * dtype.itemsize)
         yield from self.closing(data)
 
     def closing(self, data: Data) -> Iterator[Launch]:
@@ -265,7 +276,7 @@ class Bound:
         for index in range(len(layout.layers) - 1, -1, -1):
             layer = layout.layers[index]
             if layer.whole_batch and (index >= layout.lowest or index in layout.learning):
-                yield self._sums_back(index, False)
+                yield from self._sums_back(index, False)
             if index < layout.lowest:
                 continue
             if layer.operation is DENSE:
@@ -277,12 +288,23 @@ class Bound:
                 made = ops.derive(self.dtype, self.shapes, row)
                 yield self._by_rows(made, before, layout.layers[before].fan_out, back=True)
 
-    def _sums_back(self, index: int, of_rows: bool) -> Launch:
-        sizes, layer = self.shapes, self.layout.layers[index]
-        made = normalization.sums_back(self.dtype, sizes, of_rows)
+    def _sums_back(self, index: int, of_rows: bool) -> Iterator[Launch]:
+        sizes, fan_out = self.shapes, self.layout.layers[index].fan_out
         arguments = self.table, Layout.field(index), self.work, self.params
-        grid = (-(-layer.fan_out // sizes.lanes),)
-        return Launch(made, grid, sizes.threads, arguments, 2 * sizes.threads * self.dtype.itemsize)
+        whole = functools.partial(normalization.sums_back, self.dtype, sizes, of_rows)
+        yield from self._down(fan_out, whole, normalization.join_sums(self.dtype, sizes, of_rows), arguments, 2)
+
+    def _down(
+        self, columns: int, whole: Callable[[bool], Any], join: Any, arguments: tuple[Any, ...], sums: int
+    ) -> Iterator[Launch]:
+        """Sums down the batch, `sums` at once: by ``whole(False)``, or of parts by ``whole(True)`` and then `join`."""
+        sizes = self.shapes
+        parts = sizes.parts(self.layout.batch, columns)
+        partial = self.zeros(2 * parts * round_up(columns, ROW_MULTIPLE)) if parts > 1 else self.work
+        grid, shared = (-(-columns // sizes.lanes), parts), sums * sizes.threads * self.dtype.itemsize
+        yield Launch(whole(parts > 1), grid, sizes.threads, (*arguments, partial), shared)
+        if parts > 1:
+            yield self._flat(join, columns, *arguments, partial, parts)
 
     # -------------------------------------------------- updates
 
@@ -309,7 +331,7 @@ class Bound:
             elif layout.layers[index].operation is operations.EMBEDDING:
                 yield from self._embedding_gradient(index)
             else:
-                yield self._sums_back(index, True)
+                yield from self._sums_back(index, True)
         if self.optimizer is None and self._penalised:
             tasks = self.tasks([index for index in layout.penalised if index in layout.learning])
             own = self.upload(tasks.ravel()), self.params, self.constants, self.coefficients
@@ -324,7 +346,8 @@ class Bound:
         blocks = max(1, min(1024, layer.parameters // sizes.flat))
         yield Launch(ops.clear_gradient(self.dtype, sizes), (blocks,), sizes.flat, (self.table, field, self.params))
         arguments = self.table, field, self.params, self.work
-        yield Launch(ops.embed_gradient(self.dtype, sizes), self._row_grid, sizes.threads, arguments)
+        made, shared = ops.embed_gradient(self.dtype, sizes), sizes.threads * self.dtype.itemsize
+        yield Launch(made, (self.layout.batch,), sizes.threads, arguments, shared)
 
     def _late_update(self) -> Iterator[Launch]:
         yield from self._update(self.layout.learning)
@@ -345,8 +368,12 @@ class Bound:
             made = weights.squares(self.dtype, self.shapes, *how)
             arguments = self.table, table, self.params, self.constants, self.coefficients, partial
             yield Launch(made, (len(tasks),), self.shapes.single, arguments, 8 * self.shapes.single)
+            first = np.flatnonzero(np.append(True, (tasks[1:, :2] != tasks[:-1, :2]).any(1)))
+            places = 2 * ((tasks[first, 0] - lo.RUN_FIELDS) // lo.OP_FIELDS) + tasks[first, 1]
+            arrays = self.upload(np.column_stack([places, first, np.append(first[1:], len(tasks))]).ravel())
             made = weights.factors(self.dtype, self.shapes, together)
-            yield Launch(made, (1,), 1, (self.table, table, partial, most, scales))
+            own = self.table, arrays, partial, most, scales
+            yield Launch(made, (len(first),), self.shapes.single, own, 8 * self.shapes.single)
         made = weights.update(self.dtype, self.shapes, self.rule, *how, clipped)
         arguments = self.table, table, self.params, self.constants, self.coefficients, scales
         yield Launch(made, (len(tasks),), self.shapes.flat, arguments)
@@ -360,9 +387,18 @@ class Bound:
         for index in self.layout.learning:
             bound: Constraint | None = self.layout.layers[index].constraint
             if bound is not None:
-                made = weights.constrain(self.dtype, self.shapes, bound)
-                arguments = self.table, Layout.field(index), self.params, self.constants
-                yield self._flat(made, self.layout.layers[index].neurons, *arguments)
+                yield from self._constraint(index, bound)
+
+    def _constraint(self, index: int, bound: Constraint) -> Iterator[Launch]:
+        sizes, layer, field = self.shapes, self.layout.layers[index], Layout.field(index)
+        parts = sizes.parts(layer.kernel, layer.neurons)
+        partial = self.zeros(parts * layer.neurons)
+        grid, shared = (-(-layer.neurons // sizes.lanes), parts), sizes.threads * self.dtype.itemsize
+        made = weights.lengths(self.dtype, sizes)
+        yield Launch(made, grid, sizes.threads, (self.table, field, self.params, partial), shared)
+        arguments = self.table, field, self.params, self.constants, partial, parts
+        grid = sizes.grid(layer.kernel)
+        yield Launch(weights.constrain(self.dtype, sizes, bound), grid, sizes.threads, arguments)
 
     def _given(self) -> Launch:
         return Launch(rows.count_step(self.dtype), (1,), 1, (self.table,))

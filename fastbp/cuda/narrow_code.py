@@ -3,7 +3,8 @@
 One block of threads has the network to itself for as many steps as a launch asks for. Weights, moments, activations and
 gradients stand in shared memory all the while; from step to step only inputs, targets and coefficients are read, ahead
 of their use. Numbers of a batch stand [neuron][row] with an odd distance between neurons, so that threads of
-neighbouring rows, and of neighbouring neurons, meet different banks. Behind a layer's outputs stands a row of ones,
+neighbouring rows, and of neighbouring neurons, meet different banks; rows and columns of a thread's tile lie apart, so
+that neighbouring threads have neighbouring ones. Behind a layer's outputs stands a row of ones,
 whose product is the bias' gradient.
 
 Noise of a layer's inputs is drawn where they are computed, and again where the gradient comes back.
@@ -409,33 +410,35 @@ class Writer(Norms):
 
     def _learn_layer(self, place: int, index: int, first: int, rows: int, outs: int, high: int, wide: int) -> None:
         net, at = self.net, self.at
-        across = -(-outs // wide)
+        across, down = -(-outs // wide), -(-rows // high)
         (offset, ldw), ld = net.places[index], at.ld
-        with self.under(f"if item < {first + across * -(-rows // high)}:"):
+        with self.under(f"if item < {first + across * down}:"):
             self.put(
-                f"k0, o = (item - {first}) // {across} * {high}, (item - {first}) % {across} * {wide}",
+                f"k0, o = (item - {first}) // {across}, (item - {first}) % {across}",
                 f"h = q[{at.coefficients + place * net.numbers}:{at.coefficients + (place + 1) * net.numbers}]",
             )
-            left = f"{self._h(index)} + (k0 + {{r}}) * {ld} + {{k}}"
-            right = f"{at.dz[index + 1]} + (o + {{c}}) * {ld} + {{k}}"
+            left = f"{self._h(index)} + (k0 + {{r}} * {down}) * {ld} + {{k}}"
+            right = f"{at.dz[index + 1]} + (o + {{c}} * {across}) * {ld} + {{k}}"
             self._sums(high, wide, net.batch, left, right, ["kind(0)"] * wide)
             for r in range(high):
                 for c in range(wide):
-                    limits = [f"k0 + {r} < {rows}"] * (rows % high > 0) + [f"o + {c} < {outs}"] * (outs % wide > 0)
+                    limits = [f"k0 + {r * down} < {rows}"] * (rows % high > 0) + [f"o + {c * across} < {outs}"] * (
+                        outs % wide > 0
+                    )
                     with self.under(f"if {' and '.join(limits) or 'True'}:"):
-                        self.put(f"w = {at.weights + offset} + (k0 + {r}) * {ldw} + o + {c}")
+                        self.put(f"w = {at.weights + offset} + (k0 + {r * down}) * {ldw} + o + {c * across}")
                         if index in net.penalised:
-                            self._penalise(index, r, c)
+                            self._penalise(index, f"k0 + {r * down}", f"s{r}{c}")
                         self._apply(f"s{r}{c}")
 
-    def _penalise(self, index: int, r: int, c: int) -> None:
+    def _penalise(self, index: int, row: str, gradient: str) -> None:
         net = self.net
         value, pull = self.rule("penalty_of", rules.penalty(net.dtype)), self.rule("pull", rules.pull(net.dtype))
         strengths = net.ops[index] * lo.CONSTANTS + lo.PENALTY
         self.put(
-            f"own = constants0 + {strengths} + (2 if k0 + {r} >= {net.widths[index]} else 0)",
+            f"own = constants0 + {strengths} + (2 if {row} >= {net.widths[index]} else 0)",
             "l1, l2 = constants[own], constants[own + 1]",
             f"scale = h[{net.numbers - 1}]",
             f"penalty += f64({value}(q[u(w)], l1, l2) * scale)",
-            f"s{r}{c} = {pull}(s{r}{c}, q[u(w)], l1 * scale, l2 * scale)",
+            f"{gradient} = {pull}({gradient}, q[u(w)], l1 * scale, l2 * scale)",
         )

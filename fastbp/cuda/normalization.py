@@ -2,7 +2,8 @@
 
 gamma, beta and moving statistics are rows of the op's weights, one behind the other. What going back needs again
 stands in STATE: of a row its mean and 1 / deviation, ROWS apart; of a neuron the arrays named below, LDW apart.
-A block by columns has `lanes` neurons, over which `groups` threads share the batch; every sum has one order.
+A block by columns has `lanes` neurons, over which `groups` threads share the batch, or a part of it; every sum has one
+order.
 """
 
 import functools
@@ -150,22 +151,41 @@ def by_rows_back(dtype: np.dtype, shapes: Shapes, centred: bool) -> Any:
 
 
 @functools.cache
-def statistics(dtype: np.dtype, shapes: Shapes) -> Any:
-    """Kernel: mean and reciprocal deviation of each neuron over the batch, in two passes (Ioffe and Szegedy 2015)."""
+def _settled(dtype: np.dtype) -> Any:
+    """Writes a neuron's mean, and 1 / deviation of its variance: f(t, op, work, constants, c, mean, variance)."""
     kind: Any = dtype.type
-    lanes, groups = shapes.lanes, shapes.groups
 
-    def run(t, op, work, constants):
+    def settled(t, op, work, constants, c, mean, variance):
+        epsilon = constants[t[op + lo.NUMBERS] + lo.OWN + 1]
+        work[t[op + lo.STATE] + CENTRE * t[op + lo.LDW] + c] = mean
+        work[t[op + lo.STATE] + INVERSE * t[op + lo.LDW] + c] = kind(1) / math.sqrt(variance + epsilon)
+
+    return inlined(settled)
+
+
+@functools.cache
+def statistics(dtype: np.dtype, shapes: Shapes, cut: bool) -> Any:
+    """Kernel: mean and reciprocal deviation of each neuron over the batch, in two passes (Ioffe and Szegedy 2015).
+
+    cut : whether the grid's second axis cuts the batch in parts, whose means, and sums of squares around these, go into
+        partial (2, parts, LDW) instead
+    """
+    kind: Any = dtype.type
+    lanes, groups, settled = shapes.lanes, shapes.groups, _settled(dtype)
+
+    def run(t, op, work, constants, partial):
         share = cuda.shared.array(0, dtype)
         if t[lo.STATUS] != pg.RUNNING:
             return
         group, lane = cuda.threadIdx.x // lanes, cuda.threadIdx.x % lanes
         c, count = cuda.blockIdx.x * lanes + lane, rows_of(t, t[lo.STEP])
-        there, mean = c < t[op + lo.OUT], kind(0)
+        parts, part = np.int64(cuda.gridDim.y), np.int64(cuda.blockIdx.y)
+        first, end = count * part // parts, count * (part + 1) // parts
+        there, mean, size = c < t[op + lo.OUT], kind(0), kind(max(1, end - first))
         for turn in range(2):
             value = kind(0)
             if there:
-                for b in range(group, count, groups):
+                for b in range(first + group, end, groups):
                     d = work[t[op + lo.A] + b * t[op + lo.LDA] + c] - mean
                     value += d if turn == 0 else d * d
             share[group * lanes + lane] = value
@@ -175,36 +195,83 @@ def statistics(dtype: np.dtype, shapes: Shapes) -> Any:
                 value += share[g * lanes + lane]
             cuda.syncthreads()
             if turn == 0:
-                mean = value / kind(count)
+                mean = value / size
             elif there and group == 0:
-                epsilon = constants[t[op + lo.NUMBERS] + lo.OWN + 1]
-                work[t[op + lo.STATE] + CENTRE * t[op + lo.LDW] + c] = mean
-                inverse = kind(1) / math.sqrt(value / kind(count) + epsilon)
-                work[t[op + lo.STATE] + INVERSE * t[op + lo.LDW] + c] = inverse
+                if cut:
+                    partial[part * t[op + lo.LDW] + c] = mean
+                    partial[(parts + part) * t[op + lo.LDW] + c] = value
+                else:
+                    settled(t, op, work, constants, c, mean, value / size)
 
     return kernel(run, threads=shapes.threads)
 
 
 @functools.cache
-def sums_back(dtype: np.dtype, shapes: Shapes, of_rows: bool) -> Any:
+def join_statistics(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: the parts' means and sums of squares put together (Chan, Golub and LeVeque 1983); a thread a neuron."""
+    kind: Any = dtype.type
+    settled = _settled(dtype)
+
+    def run(t, op, work, constants, partial, parts):
+        c = cuda.grid(1)
+        if t[lo.STATUS] != pg.RUNNING or c >= t[op + lo.OUT]:
+            return
+        count, ld, mean, squares = rows_of(t, t[lo.STEP]), t[op + lo.LDW], kind(0), kind(0)
+        for part in range(parts):
+            size = kind(count * (part + 1) // parts - count * part // parts)
+            mean += partial[part * ld + c] * (size / kind(count))
+        for part in range(parts):
+            size = kind(count * (part + 1) // parts - count * part // parts)
+            d = partial[part * ld + c] - mean
+            squares += partial[(parts + part) * ld + c] + size * (d * d)
+        settled(t, op, work, constants, c, mean, squares / kind(count))
+
+    return kernel(run, threads=shapes.flat)
+
+
+@functools.cache
+def _summed(dtype: np.dtype, of_rows: bool) -> Any:
+    """Puts a neuron's two sums where they belong, see `sums_back`: f(t, op, work, params, c, plain, products)."""
+    kind: Any = dtype.type
+
+    def summed(t, op, work, params, c, plain, products):
+        state, ld = t[op + lo.STATE], t[op + lo.LDW]
+        if of_rows:
+            into, adding = t[lo.GRADIENT] + t[op + lo.W] + c, goes_on(t)
+            if t[op + lo.HAS_GAMMA] != 0:
+                params[into] = products + (params[into] if adding else kind(0))
+                into += ld
+            if t[op + lo.HAS_BETA] != 0:
+                params[into] = plain + (params[into] if adding else kind(0))
+        else:
+            work[state + SUM * ld + c] = plain
+            work[state + PRODUCT * ld + c] = products * work[state + INVERSE * ld + c]
+
+    return inlined(summed)
+
+
+@functools.cache
+def sums_back(dtype: np.dtype, shapes: Shapes, of_rows: bool, cut: bool) -> Any:
     """Kernel: sums over the batch of dZ and of dZ times the normalised input, of each neuron.
 
     of_rows : whether mean and deviation are each row's, not each neuron's; the sums are then gamma's and beta's
         gradients
+    cut : as in `statistics`; the parts' sums go into partial (2, parts, LDW)
     """
     kind: Any = dtype.type
-    lanes, groups = shapes.lanes, shapes.groups
+    lanes, groups, summed = shapes.lanes, shapes.groups, _summed(dtype, of_rows)
 
-    def run(t, op, work, params):
+    def run(t, op, work, params, partial):
         share = cuda.shared.array(0, dtype)
         if t[lo.STATUS] != pg.RUNNING:
             return
         group, lane = cuda.threadIdx.x // lanes, cuda.threadIdx.x % lanes
         c, count = cuda.blockIdx.x * lanes + lane, rows_of(t, t[lo.STEP] - 1)
+        parts, part = np.int64(cuda.gridDim.y), np.int64(cuda.blockIdx.y)
         there, state, ld = c < t[op + lo.OUT], t[op + lo.STATE], t[op + lo.LDW]
         plain, products = kind(0), kind(0)
         if there:
-            for b in range(group, count, groups):
+            for b in range(count * part // parts + group, count * (part + 1) // parts, groups):
                 d = work[t[op + lo.DZ] + b * t[op + lo.LDDZ] + c]
                 a = work[t[op + lo.A] + b * t[op + lo.LDA] + c]
                 plain += d
@@ -219,18 +286,32 @@ def sums_back(dtype: np.dtype, shapes: Shapes, of_rows: bool) -> Any:
             for g in range(groups):
                 plain += share[g * lanes + lane]
                 products += share[(groups + g) * lanes + lane]
-            if of_rows:
-                into, adding = t[lo.GRADIENT] + t[op + lo.W] + c, goes_on(t)
-                if t[op + lo.HAS_GAMMA] != 0:
-                    params[into] = products + (params[into] if adding else kind(0))
-                    into += ld
-                if t[op + lo.HAS_BETA] != 0:
-                    params[into] = plain + (params[into] if adding else kind(0))
+            if cut:
+                partial[part * ld + c] = plain
+                partial[(parts + part) * ld + c] = products
             else:
-                work[state + SUM * ld + c] = plain
-                work[state + PRODUCT * ld + c] = products * work[state + INVERSE * ld + c]
+                summed(t, op, work, params, c, plain, products)
 
     return kernel(run, threads=shapes.threads)
+
+
+@functools.cache
+def join_sums(dtype: np.dtype, shapes: Shapes, of_rows: bool) -> Any:
+    """Kernel: the parts' sums of `sums_back` added up in their order; a thread a neuron."""
+    kind: Any = dtype.type
+    summed = _summed(dtype, of_rows)
+
+    def run(t, op, work, params, partial, parts):
+        c = cuda.grid(1)
+        if t[lo.STATUS] != pg.RUNNING or c >= t[op + lo.OUT]:
+            return
+        ld, plain, products = t[op + lo.LDW], kind(0), kind(0)
+        for part in range(parts):
+            plain += partial[part * ld + c]
+            products += partial[(parts + part) * ld + c]
+        summed(t, op, work, params, c, plain, products)
+
+    return kernel(run, threads=shapes.flat)
 
 
 @functools.cache

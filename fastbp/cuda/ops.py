@@ -19,7 +19,7 @@ from fastbp.cuda.shapes import Shapes
 
 
 def by_rows(shapes: Shapes, each: Any) -> Any:
-    """Kernel: each(t, op, s, b, c, work, constants) for all neurons c of all rows b of the buffers.
+    """Kernel: each(t, op, s, b, c, work, constants) for all neurons c of all rows b of the buffers (``Shapes.grid``).
 
     Ops that stand before the closing kernel work on step t[STEP], those on the way back on the one before it.
     """
@@ -31,7 +31,8 @@ def by_rows(shapes: Shapes, each: Any) -> Any:
             return
         b = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes
         if b < t[lo.ROWS]:
-            for c in range(cuda.threadIdx.x % lanes, columns, lanes):
+            first, apart = cuda.threadIdx.x % lanes + lanes * cuda.blockIdx.y, lanes * cuda.gridDim.y
+            for c in range(first, columns, apart):
                 work_on(t, op, t[lo.STEP] - back, b, c, work, constants)
 
     return kernel(run, threads=shapes.threads)
@@ -215,52 +216,77 @@ def clear_gradient(dtype: np.dtype, shapes: Shapes) -> Any:
 
 @functools.cache
 def embed_gradient(dtype: np.dtype, shapes: Shapes) -> Any:
-    """Kernel: adds to row c of the gradient the sum of dZ over the batch's rows with c, in their order.
+    """Kernel: adds to row c of the gradient the sum of dZ over the batch's rows with c; a block a row of the batch.
 
-    The first row with a number sums for all of them.
+    The first row with a number sums for all of them, each of `groups` for every so many rows.
     """
     kind: Any = dtype.type
-    lanes, groups = shapes.lanes, shapes.groups
+    lanes, groups, threads = shapes.lanes, shapes.groups, shapes.threads
 
     def run(t, op, params, work):
-        if t[lo.STATUS] != pg.RUNNING:
+        share = cuda.shared.array(0, dtype)
+        b, count = np.int64(cuda.blockIdx.x), rows_of(t, t[lo.STEP] - 1)
+        if t[lo.STATUS] != pg.RUNNING or b >= count:
             return
-        b, count = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes, rows_of(t, t[lo.STEP] - 1)
-        if b >= count:
-            return
-        code = code_of(t, op, b, work)
-        for other in range(b):
+        thread = cuda.threadIdx.x
+        code, other = code_of(t, op, b, work), b - 1 - thread
+        if thread == 0:
+            share[0] = kind(0)
+        cuda.syncthreads()
+        while other >= 0:
             if code_of(t, op, other, work) == code:
-                return
+                share[0] = kind(1)
+                break
+            other -= threads
+        cuda.syncthreads()
+        if share[0] != kind(0):
+            return
+        cuda.syncthreads()
+        lane, group, neurons, ld = thread % lanes, thread // lanes, t[op + lo.NEURONS], t[op + lo.LDDZ]
         d0 = t[op + lo.DZ] + t[t[op + lo.PICKS] + 1]
         g0 = t[lo.GRADIENT] + t[op + lo.W] + max(code, 0) * t[op + lo.LDW]
-        for d in range(cuda.threadIdx.x % lanes, t[op + lo.NEURONS], lanes):
-            value = kind(0)
-            for other in range(b, count):
-                if code_of(t, op, other, work) == code:
-                    value += work[d0 + other * t[op + lo.LDDZ] + d]
-            params[g0 + d] += value
+        for first in range(0, neurons, lanes):
+            d, value = first + lane, kind(0)
+            if d < neurons:
+                for row in range(b + group, count, groups):
+                    if code_of(t, op, row, work) == code:
+                        value += work[d0 + row * ld + d]
+            share[thread] = value
+            cuda.syncthreads()
+            if group == 0 and d < neurons:
+                for g in range(1, groups):
+                    value += share[g * lanes + lane]
+                params[g0 + d] += value
+            cuda.syncthreads()
 
-    return kernel(run, threads=shapes.threads)
+    return kernel(run, threads=threads)
 
 
 @functools.cache
 def activity(dtype: np.dtype, shapes: Shapes) -> Any:
-    """Kernel: the penalty on what passes through each row, over the batch's rows, into STATE; a thread a row."""
+    """Kernel: the penalty on what passes through each row, over the batch's rows, into STATE."""
     kind: Any = dtype.type
+    lanes, groups = shapes.lanes, shapes.groups
     rule = rules.penalty(dtype)
 
-    def run(t, op, back, columns, work, constants):
-        b = cuda.grid(1)
-        if t[lo.STATUS] != pg.RUNNING or b >= t[lo.ROWS]:
+    def run(t, op, columns, work, constants):
+        share = cuda.shared.array(0, dtype)
+        if t[lo.STATUS] != pg.RUNNING:
             return
-        own = t[op + lo.NUMBERS] + lo.OWN
-        value = kind(0)
-        for c in range(columns):
-            value += rule(work[t[op + lo.A] + b * t[op + lo.LDA] + c], constants[own], constants[own + 1])
-        work[t[op + lo.STATE] + b] = value / kind(rows_of(t, t[lo.STEP] - back))
+        lane, first = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes * lanes
+        b, value = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes, kind(0)
+        if b < t[lo.ROWS]:
+            own = t[op + lo.NUMBERS] + lo.OWN
+            for c in range(lane, columns, lanes):
+                value += rule(work[t[op + lo.A] + b * t[op + lo.LDA] + c], constants[own], constants[own + 1])
+        share[first + lane] = value
+        cuda.syncthreads()
+        if lane == 0 and b < t[lo.ROWS]:
+            for other in range(1, lanes):
+                value += share[first + other]
+            work[t[op + lo.STATE] + b] = value / kind(rows_of(t, t[lo.STEP]))
 
-    return kernel(run, threads=shapes.flat)
+    return kernel(run, threads=shapes.threads)
 
 
 @functools.cache

@@ -51,6 +51,8 @@ def is_due(t):
 def gather(dtype: np.dtype, shapes: Shapes, targets: int, sparse: bool) -> Any:
     """Kernel: inputs (ROWS, I), targets, and what each row counts. Rows beyond the batch repeat its last, and count 0.
 
+    Blocks along the grid's second axis share the columns of dense rows (``Shapes.grid``).
+
     x (N, I), y (N, O) or labels (N,), rows (M,) or (E, M) row numbers, weights (N,), present (N,)
     sparse : x are the numbers that aren't 0, columns (int32) where each stands in its row, and starts (N + 1,) where
         each row's begin and the last one's end
@@ -87,11 +89,12 @@ def gather(dtype: np.dtype, shapes: Shapes, targets: int, sparse: bool) -> Any:
             if b >= count:
                 weight = counted = kind(0)
             share = kind(1) / kind(count) if t[lo.MEAN_ROWS] != 0 else kind(1)
-            work[t[lo.SCALE] + b] = share * weight
-            work[t[lo.COUNTS] + b] = counted
-            work[t[lo.COUNTS] + t[lo.ROWS] + b] = counted * weight
-            if targets == LABELS:
-                work[t[lo.TARGET] + b * t[lo.TARGET_LD]] = kind(y[row])
+            if cuda.blockIdx.y == 0:
+                work[t[lo.SCALE] + b] = share * weight
+                work[t[lo.COUNTS] + b] = counted
+                work[t[lo.COUNTS] + t[lo.ROWS] + b] = counted * weight
+                if targets == LABELS:
+                    work[t[lo.TARGET] + b * t[lo.TARGET_LD]] = kind(y[row])
         cuda.syncthreads()
         inputs, width = t[lo.INPUT] + b * t[lo.INPUT_LD], t[lo.INDEX_ROW]
         if sparse:
@@ -105,14 +108,30 @@ def gather(dtype: np.dtype, shapes: Shapes, targets: int, sparse: bool) -> Any:
                 for e in range(starts[row] + lane, starts[row + 1], lanes):
                     work[inputs + columns[e]] = x[e]
             else:
-                for c in range(lane, width, lanes):
-                    value = x[row * width + c]
-                    work[inputs + c] = value
-                    if not math.isfinite(value):
+                apart, source = lanes * cuda.gridDim.y, row * width
+                c = lane + lanes * cuda.blockIdx.y
+                while c < width:  # four are read before the first is written: else each would wait for the one before
+                    c1, c2, c3 = c + apart, c + 2 * apart, c + 3 * apart
+                    v0, v1, v2, v3 = x[source + c], kind(0), kind(0), kind(0)
+                    if c1 < width:
+                        v1 = x[source + c1]
+                    if c2 < width:
+                        v2 = x[source + c2]
+                    if c3 < width:
+                        v3 = x[source + c3]
+                    work[inputs + c] = v0
+                    if c1 < width:
+                        work[inputs + c1] = v1
+                    if c2 < width:
+                        work[inputs + c2] = v2
+                    if c3 < width:
+                        work[inputs + c3] = v3
+                    if not (math.isfinite(v0) and math.isfinite(v1) and math.isfinite(v2) and math.isfinite(v3)):
                         t[lo.UNFIT] = 1
+                    c += 4 * apart
             if targets == NUMBERS:
                 outputs = t[lo.OUTPUTS]
-                for c in range(lane, outputs, lanes):
+                for c in range(lane + lanes * cuda.blockIdx.y, outputs, lanes * cuda.gridDim.y):
                     work[t[lo.TARGET] + b * t[lo.TARGET_LD] + c] = y[row * outputs + c]
 
     return kernel(run, threads=shapes.threads)
@@ -230,6 +249,54 @@ def output(
             marked(work, t[lo.MARKS] + b, t[lo.ROWS], h, y, n, numbers)
 
     return kernel(run, threads=shapes.flat)
+
+
+@functools.cache
+def wide_output(
+    dtype: np.dtype,
+    shapes: Shapes,
+    finish: Activation | None,
+    loss: Loss | None,
+    derive: Activation | None,
+    tallies: tuple[Tally, ...],
+) -> Any:
+    """Kernel: what `output` does, where no output asks for the others; `lanes` threads a row."""
+    finished, back = _finish(finish, dtype), _finish_back(derive, dtype)
+    scored, fused = loss is not None, loss is not None and loss.fused_with is not None
+    rule: Any = None if loss is None else rules.loss(loss, dtype)
+    marked = marking(tallies, dtype, False)
+    lanes, groups, kind = shapes.lanes, shapes.groups, dtype.type
+
+    def run(t, work, constants):
+        share = cuda.shared.array(0, dtype)
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        lane, first = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes * lanes
+        b, op, n = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes, t[lo.LAST], t[lo.OUTPUTS]
+        z0, h0 = t[op + lo.Z] + b * t[op + lo.LDZ], t[op + lo.H] + b * t[op + lo.LDH]
+        d0, y0 = t[op + lo.DZ] + b * t[op + lo.LDDZ], t[lo.TARGET] + b * t[lo.TARGET_LD]
+        p, numbers, value = constants[t[op + lo.NUMBERS]], constants[t[lo.OPS] * lo.CONSTANTS :], kind(0)
+        if b < t[lo.ROWS]:
+            for c in range(lane, n, lanes):
+                z, h = work[z0 + c : z0 + c + 1], work[h0 + c : h0 + c + 1]
+                finished(h, z, 1, p)
+                if scored:
+                    dz, y = work[d0 + c : d0 + c + 1], work[y0 + c : y0 + c + 1]
+                    if fused:
+                        value += rule(dz, z, y, 1, work[t[lo.SCALE] + b], numbers)
+                    else:
+                        value += rule(dz, h, y, 1, work[t[lo.SCALE] + b], numbers)
+                    back(dz, z, h, 1, p)
+        if scored:
+            share[first + lane] = value
+            cuda.syncthreads()
+            if lane == 0 and b < t[lo.ROWS]:
+                for other in range(1, lanes):
+                    value += share[first + other]
+                work[t[lo.VALUE] + b] = value
+                marked(work, t[lo.MARKS] + b, t[lo.ROWS], work[h0 : h0 + n], work[y0 : y0 + n], n, numbers)
+
+    return kernel(run, threads=shapes.threads)
 
 
 @functools.cache

@@ -52,6 +52,15 @@ class Shapes:
         """Threads of a block by rows or columns."""
         return self.lanes * self.groups
 
+    def grid(self, rows: int, columns: int = 1) -> tuple[int, int]:
+        """Blocks of a kernel by rows, and how many share the columns of the same rows: few rows busy a GPU, too."""
+        blocks = -(-rows // self.groups)
+        return blocks, max(1, min(-(-columns // self.lanes), 8 * self.busy // blocks))
+
+    def parts(self, count: int, columns: int) -> int:
+        """Into how many blocks the sums down `count` numbers of each of `columns` columns are cut."""
+        return max(1, min(count // (self.part // 4), 2 * self.busy // -(-columns // self.lanes)))
+
     def tile(self, itemsize: int, *products: tuple[int, int], parts: int = 1) -> Tile:
         """The tile for products of so many rows and columns: the largest that still gives work to most of a GPU.
 

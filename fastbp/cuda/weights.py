@@ -73,6 +73,24 @@ def _whole(dtype: np.dtype, group: int, penalised: bool) -> Any:
 
 
 @functools.cache
+def _together(threads: int) -> Any:
+    """The sum over a block's threads, in one order, for all of them: f(share, value)."""
+
+    def together(share, value):
+        x, width = cuda.threadIdx.x, threads // 2
+        share[x] = value
+        cuda.syncthreads()
+        while width > 0:
+            if x < width:
+                share[x] += share[x + width]
+            cuda.syncthreads()
+            width //= 2
+        return share[0]
+
+    return inlined(together)
+
+
+@functools.cache
 def penalise(dtype: np.dtype, shapes: Shapes) -> Any:
     """Kernel: adds the penalties' gradients to one that was written out for a user."""
     threads, whole = shapes.flat, _whole(dtype, 1, True)
@@ -94,7 +112,7 @@ def penalise(dtype: np.dtype, shapes: Shapes) -> Any:
 def squares(dtype: np.dtype, shapes: Shapes, group: int, penalised: bool) -> Any:
     """Kernel: the sum of the squares of each task's gradient into partial (blocks,) float64."""
     threads, double = shapes.single, np.dtype(np.float64)
-    whole = _whole(dtype, group, penalised)
+    whole, together = _whole(dtype, group, penalised), _together(threads)
 
     def run(t, tasks, params, constants, coefficients, partial):
         share = cuda.shared.array(0, double)
@@ -108,46 +126,40 @@ def squares(dtype: np.dtype, shapes: Shapes, group: int, penalised: bool) -> Any
         for i in range(first + x, end, threads):
             g = np.float64(whole(t, op, part, i, params, constants, h))
             value += g * g
-        share[x] = value
-        cuda.syncthreads()
-        width = threads // 2
-        while width > 0:
-            if x < width:
-                share[x] += share[x + width]
-            cuda.syncthreads()
-            width //= 2
+        value = together(share, value)
         if x == 0:
-            partial[cuda.blockIdx.x] = share[0]
+            partial[cuda.blockIdx.x] = value
 
     return kernel(run, threads=threads)
 
 
 @functools.cache
-def factors(dtype: np.dtype, shapes: Shapes, together: bool) -> Any:
-    """Kernel of one thread: what each array's gradient is multiplied by for a norm of at most `most`.
+def factors(dtype: np.dtype, shapes: Shapes, whole: bool) -> Any:
+    """Kernel: what each array's gradient is multiplied by for a norm of at most `most`, a block an array.
 
-    scales (2 * ops,), partial (tasks,) float64: sums of squares
-    together : whether the norm is of all arrays
+    arrays (3 * blocks,): each one's place among scales, its first task and the end of its tasks
+    partial (tasks,) float64: sums of squares; scales (2 * ops,)
+    whole : whether the norm is of all arrays together
     """
     kind: Any = dtype.type
+    threads, double, together = shapes.single, np.dtype(np.float64), _together(shapes.single)
 
-    def run(t, tasks, partial, most, scales):
+    def run(t, arrays, partial, most, scales):
+        share = cuda.shared.array(0, double)
         if t[lo.STATUS] != pg.RUNNING or not is_due(t):
             return
-        blocks, k, total = partial.size, 0, 0.0
-        if together:
-            for block in range(blocks):
-                total += partial[block]
-        while k < blocks:
-            op, part, squared = tasks[TASK * k], tasks[TASK * k + 1], 0.0
-            while k < blocks and tasks[TASK * k] == op and tasks[TASK * k + 1] == part:
-                squared += partial[k]
-                k += 1
-            norm = math.sqrt(total if together else squared)
-            scale = 1.0 if norm <= most else most / norm  # NaN stays NaN
-            scales[2 * ((op - lo.RUN_FIELDS) // lo.OP_FIELDS) + part] = kind(scale)
+        array = 3 * cuda.blockIdx.x
+        first, end = np.int64(0), np.int64(partial.size)
+        if not whole:
+            first, end = arrays[array + 1], arrays[array + 2]
+        value = 0.0
+        for task in range(first + cuda.threadIdx.x, end, threads):
+            value += partial[task]
+        norm = math.sqrt(together(share, value))
+        if cuda.threadIdx.x == 0:
+            scales[arrays[array]] = kind(1.0 if norm <= most else most / norm)  # NaN stays NaN
 
-    return kernel(run, threads=1)
+    return kernel(run, threads=threads)
 
 
 @functools.cache
@@ -172,33 +184,63 @@ def update(dtype: np.dtype, shapes: Shapes, optimizer_rule: Any, group: int, pen
 
 
 @functools.cache
-def constrain(dtype: np.dtype, shapes: Shapes, row: Constraint) -> Any:
-    """Kernel: brings the kernel of an op to its constraint, after an update; a thread a neuron."""
+def lengths(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: sums of squares of the weights of each neuron of an op, of every gridDim.y-th run of `groups` rows.
+
+    partial (parts, neurons)
+    """
     kind: Any = dtype.type
+    lanes, groups = shapes.lanes, shapes.groups
+
+    def run(t, op, params, partial):
+        share = cuda.shared.array(0, dtype)
+        if t[lo.STATUS] != pg.RUNNING or not is_due(t):
+            return
+        lane, group = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes
+        o, squared = cuda.blockIdx.x * lanes + lane, kind(0)
+        there = o < t[op + lo.NEURONS]
+        if there:
+            for k in range(cuda.blockIdx.y * groups + group, t[op + lo.KERNEL], cuda.gridDim.y * groups):
+                w = params[t[op + lo.W] + k * t[op + lo.LDW] + o]
+                squared += w * w
+        share[cuda.threadIdx.x] = squared
+        cuda.syncthreads()
+        if there and group == 0:
+            for g in range(1, groups):
+                squared += share[g * lanes + lane]
+            partial[cuda.blockIdx.y * t[op + lo.NEURONS] + o] = squared
+
+    return kernel(run, threads=shapes.threads)
+
+
+@functools.cache
+def constrain(dtype: np.dtype, shapes: Shapes, row: Constraint) -> Any:
+    """Kernel: brings the kernel of an op to its constraint, by `lengths`, after an update; a block `groups` rows."""
+    kind: Any = dtype.type
+    lanes, groups = shapes.lanes, shapes.groups
     rule = rules.constraint(row, dtype)
 
-    def run(t, op, params, constants):
-        o = cuda.grid(1)
-        if t[lo.STATUS] != pg.RUNNING or not is_due(t) or o >= t[op + lo.NEURONS]:
+    def run(t, op, params, constants, partial, parts):
+        k = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes
+        if t[lo.STATUS] != pg.RUNNING or not is_due(t) or k >= t[op + lo.KERNEL]:
             return
-        own = t[op + lo.NUMBERS] + lo.CONSTRAINT
+        own, neurons = t[op + lo.NUMBERS] + lo.CONSTRAINT, t[op + lo.NEURONS]
         p = constants[own : own + 3]
-        place, squared = t[op + lo.W] + o, kind(0)
-        for k in range(t[op + lo.KERNEL]):
-            w = params[place + k * t[op + lo.LDW]]
-            squared += w * w
-        for k in range(t[op + lo.KERNEL]):
-            i = place + k * t[op + lo.LDW]
+        for o in range(cuda.threadIdx.x % lanes, neurons, lanes):
+            squared = kind(0)
+            for part in range(parts):
+                squared += partial[part * neurons + o]
+            i = t[op + lo.W] + k * t[op + lo.LDW] + o
             params[i] = rule(params[i], squared, p)
 
-    return kernel(run, threads=shapes.flat)
+    return kernel(run, threads=shapes.threads)
 
 
 @functools.cache
 def penalties(dtype: np.dtype, shapes: Shapes) -> Any:
     """Kernel: the penalty of each task's weights into values (blocks,) float64, before the step is closed."""
     threads, double = shapes.single, np.dtype(np.float64)
-    rule = rules.penalty(dtype)
+    rule, together = rules.penalty(dtype), _together(threads)
 
     def run(t, tasks, params, constants, values):
         share = cuda.shared.array(0, double)
@@ -210,16 +252,9 @@ def penalties(dtype: np.dtype, shapes: Shapes) -> Any:
         value = 0.0
         for i in range(first + x, end, threads):
             value += np.float64(rule(params[i], constants[own], constants[own + 1]))
-        share[x] = value
-        cuda.syncthreads()
-        width = threads // 2
-        while width > 0:
-            if x < width:
-                share[x] += share[x + width]
-            cuda.syncthreads()
-            width //= 2
+        value = together(share, value)
         if x == 0:
-            values[cuda.blockIdx.x] = share[0]
+            values[cuda.blockIdx.x] = value
 
     return kernel(run, threads=threads)
 

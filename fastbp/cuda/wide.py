@@ -255,7 +255,7 @@ class Wide(products.Tiles):
     def _by_rows(self, kernel: Any, op: int, columns: int, numbers: Any) -> Launch:
         """A kernel of ``ops``, over the rows of the buffers."""
         bound = self._bound
-        grid = (-(-bound.layout.batch // bound.shapes.groups),)
+        grid = bound.shapes.grid(bound.layout.batch, columns)
         arguments = bound.table, Layout.field(op), 0, columns, bound.work, numbers
         return Launch(kernel, grid, bound.shapes.threads, arguments)
 
