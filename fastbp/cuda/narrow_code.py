@@ -2,9 +2,9 @@
 
 One block of threads has the network to itself for as many steps as a launch asks for. Weights, moments, activations and
 gradients stand in shared memory all the while; from step to step only inputs, targets and coefficients are read, ahead
-of their use. Numbers of a batch stand [neuron][row] with an odd distance between neurons, so that threads of
-neighbouring rows, and of neighbouring neurons, meet different banks; rows and columns of a thread's tile lie apart, so
-that neighbouring threads have neighbouring ones. Behind a layer's outputs stands a row of ones,
+of their use. Numbers of a batch stand [neuron][row], at distances for which the loads of neighbouring rows, four numbers
+each, and those of neighbouring neurons, meet different banks; rows and columns of a thread's tile lie apart where that
+makes neighbours of neighbouring threads' loads. Behind a layer's outputs stands a row of ones,
 whose product is the bias' gradient.
 
 Noise of a layer's inputs is drawn where they are computed, and again where the gradient comes back.
@@ -29,8 +29,9 @@ from fastbp.cuda.narrow_net import tile
 from fastbp.cuda.narrow_norms import Drawing, Norms
 from fastbp.program import round_up
 
-UNROLL = 16
-"""Products of a tile that are written one after the other."""
+UNROLL = 64
+"""Products of a tile that are written one after the other: the loads of several steps of a sum are on their way at once,
+and those of neighbours in memory become one."""
 AHEAD = 8
 """Numbers that a thread keeps in registers on their way from global memory."""
 HEADER = "def train(most, bases, t, params, constants, coefficients, sums, x, y, rows, weights, present):"
@@ -49,9 +50,9 @@ class Writer(Norms):
         """All of it."""
         net = self.net
         self.put(
-            "d = cuda.shared.array(0, of_double)",
-            "n = cuda.shared.array(0, of_int)",
-            "q = cuda.shared.array(0, of_kind)",
+            *self.shared("d", "double"),
+            *self.shared("n", "int"),
+            *self.shared("q", "kind"),
             "i = i64(cuda.threadIdx.x)",
             f"last = {net.threads - 1} - i",
             f"base = {len(FIRSTS)} * i64(cuda.blockIdx.x)",

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbp.cuda import rules
 from fastbp.cuda.device import cuda, simulated
-from fastbp.cuda.narrow_net import Network, Shared
+from fastbp.cuda.narrow_net import ALIGNED, Network, Shared
 
 
 class Lines:
@@ -45,6 +45,12 @@ class Lines:
     def put(self, *lines: str) -> None:
         """Write lines."""
         self.lines += ["    " * self._depth + line for line in lines]
+
+    def shared(self, name: str, kind: str) -> list[str]:
+        """Lines that name shared memory; its alignment, which the simulator doesn't know, lets one load take several
+        numbers."""
+        aligned = "" if simulated() else f", {ALIGNED * 4}"
+        return [f"{name} = cuda.shared.array(0, of_{kind}{aligned})"]
 
     def under(self, head: str) -> "_Under":
         """Write a head and what follows under it."""

@@ -13,6 +13,9 @@ from fastbp.tallies import Tally
 
 TILES = (4, 4), (2, 4), (2, 2), (1, 4), (1, 2), (1, 1)
 """Results that a thread computes at once, rows x columns: the first that leaves work to half of the threads."""
+ALIGNED = 4
+"""Numbers that one load takes; arrays begin at multiples of it, and rows are an odd multiple of it apart: loads of
+neighbouring rows meet different banks then."""
 GROUPS = 32
 """Parts that the sum over a batch is cut into."""
 
@@ -141,7 +144,8 @@ class Shared:
 
     def __init__(self, net: Network) -> None:
         widths, tallies = net.widths, len(net.tallies)
-        self.ld = net.batch + (4 if net.batch % 2 else 3)  # odd; a tile of rows may reach beyond the batch
+        self.ld = round_up(net.batch + 3, ALIGNED)  # a tile of rows may reach beyond the batch
+        self.ld += 0 if self.ld % (2 * ALIGNED) else ALIGNED
         self._end = 0
         self.sums, self.partial = self._take(net.sums), self._take(net.sums * GROUPS)
         self.penalties = self._take(net.threads + GROUPS if net.penalised else 0)
@@ -178,8 +182,8 @@ class Shared:
         self.means, self.inverses, self.plains, self.products, self.betas, self.gammas = zip(*found, strict=True)
 
     def _take(self, count: int) -> int:
-        start = self._end
-        self._end += count
+        start = round_up(self._end, ALIGNED)
+        self._end = start + count
         return start
 
     def _rows(self, count: int) -> int:

@@ -69,8 +69,8 @@ class SliceWriter(Writer):
     def source(self) -> str:
         net, at = self.net, self.at
         self.put(
-            "n = cuda.shared.array(0, of_int)",
-            "q = cuda.shared.array(0, of_kind)",
+            *self.shared("n", "int"),
+            *self.shared("q", "kind"),
             "i, table0, constants0, params0, rows0 = i64(cuda.threadIdx.x), 0, 0, 0, 0",
             f"last = {net.threads - 1} - i",
             f"if t[{lo.STATUS}] != {pg.RUNNING}:",
