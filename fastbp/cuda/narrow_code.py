@@ -2,10 +2,10 @@
 
 One block of threads has the network to itself for as many steps as a launch asks for. Weights, moments, activations and
 gradients stand in shared memory all the while; from step to step only inputs, targets and coefficients are read, ahead
-of their use. Numbers of a batch stand [neuron][row], at distances for which the loads of neighbouring rows, four numbers
+of their use. Numbers of a batch stand [neuron][row], at distances for which loads of neighbouring rows, four numbers
 each, and those of neighbouring neurons, meet different banks; rows and columns of a thread's tile lie apart where that
-makes neighbours of neighbouring threads' loads. Behind a layer's outputs stands a row of ones,
-whose product is the bias' gradient.
+makes neighbours of neighbouring threads' loads. Behind a layer's outputs stands a row of ones, whose product is the
+gradient of the biases.
 
 Noise of a layer's inputs is drawn where they are computed, and again where the gradient comes back.
 
@@ -30,8 +30,8 @@ from fastbp.cuda.narrow_norms import Drawing, Norms
 from fastbp.program import round_up
 
 UNROLL = 64
-"""Products of a tile that are written one after the other: the loads of several steps of a sum are on their way at once,
-and those of neighbours in memory become one."""
+"""Products of a tile that are written one after the other: loads of several steps of a sum are then on their way at
+once, and those of neighbours in memory become one."""
 AHEAD = 8
 """Numbers that a thread keeps in registers on their way from global memory."""
 HEADER = "def train(most, bases, t, params, constants, coefficients, sums, x, y, rows, weights, present):"
