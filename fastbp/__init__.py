@@ -4,6 +4,7 @@ What stands here is the table of contents; a name loads its module when it is fi
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -173,7 +174,8 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"fastbp.{name}")
     if name not in _HOME:
-        raise AttributeError(f"module 'fastbp' has no attribute {name!r}")
+        # with its name and its module Python's tracebacks add what may have been meant
+        raise AttributeError(f"module 'fastbp' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value

@@ -31,6 +31,44 @@ ONE_OF = dict.fromkeys(("cross_entropy", "crossentropy", "log_loss"), _CROSSENTR
 """The same for what is one of several here."""
 
 
+ATTRIBUTES = {
+    "cuda": 'Model(..., device="cuda")',
+    "eval": "nothing: predict and evaluate leave Dropout and its kin out, fit does not",
+    "export": "fb.to_onnx(model, path)",
+    "forward": "model.predict(x)",
+    "get_config": "model.save(path) and fb.load_model(path)",
+    "input_shape": "model.input_width",
+    "load_state_dict": "fb.from_torch_state_dict(state)",
+    "loss": "model.loss_name",
+    "metrics": "model.metrics_names",
+    "output_shape": "model.output_width",
+    "parameters": "model.get_weights(), or by name model.named_weights()",
+    "predict_classes": "model.predict(x).argmax(axis=1)",
+    "predict_on_batch": "model.predict(x)",
+    "predict_proba": "model.predict(x)",
+    "score": "model.evaluate(x, y)",
+    "state_dict": "fb.to_torch_state_dict(model)",
+    "to": 'Model(..., device="cuda")',
+    "to_json": "model.save(path) and fb.load_model(path)",
+    "train": "nothing: fit draws what Dropout and its kin draw, predict and evaluate do not",
+    "trainable_variables": "model.get_weights(), or by name model.named_weights()",
+    "trainable_weights": "model.get_weights(), or by name model.named_weights()",
+    "weights": "model.get_weights(), or by name model.named_weights()",
+    "zero_grad": "nothing: model.gradients(x, y) adds nothing up",
+}
+"""What stands for attributes that models of Keras, PyTorch and scikit-learn have."""
+
+
+def unknown_attribute(owner: Any, name: str) -> AttributeError:
+    """The error for an attribute that an object doesn't have: what stands for it, or the nearest."""
+    kind = type(owner).__name__
+    if name in ATTRIBUTES:
+        said = f" What stands for it: {ATTRIBUTES[name]}"
+    else:
+        said = nearest(name, [there for there in dir(type(owner)) if not there.startswith("_")])
+    return AttributeError(f"{kind} has no attribute {name!r}.{said}", name=name)
+
+
 def listed(name: object, names: Iterable[str]) -> str | None:
     """The entry that a name stands for, whatever its case, and as Keras' classes are written: MeanSquaredError."""
     if not isinstance(name, str):
@@ -74,6 +112,13 @@ def _answering(function: Callable[..., Any], owner: str) -> Callable[..., Any]:
                 for name in named:
                     if name not in takes:
                         raise unknown_argument(function, name, owner) from None
+                places = [name for name, one in takes.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
+                if len(given) > len(places):
+                    own = [name for name in places if name not in ("self", "cls")]
+                    raise TypeError(
+                        f"{owner} has the positional arguments {', '.join(own) or 'none'}; got "
+                        f"{len(given) - len(places) + len(own)}. Give lists as lists, and all else by name"
+                    ) from None
             raise
 
     return call

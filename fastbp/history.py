@@ -1,19 +1,19 @@
 """Floor 4: the record of a fit: what was reported each epoch, as lists, a frame, a picture and a page."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, KeysView, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastbp._spelling import answers
+from fastbp._spelling import answers, nearest
 from fastbp.progress import shown
 
 VALIDATION = "val_"
 
 
 class History:
-    """The record of a fit, as in Keras.
+    """The record of a fit, as in Keras; ``history["loss"]`` is ``history.history["loss"]``.
 
     Attributes
     ----------
@@ -49,6 +49,23 @@ class History:
         self.stopped = ""
         self.error: Any = None
         self._epochs_of: dict[str, list[int]] = {}
+
+    def __getitem__(self, name: str) -> list[Any]:
+        """The values of ``history`` under a name."""
+        if name not in self.history:
+            there = ", ".join(self.history) or "none, no epoch is finished"
+            raise KeyError(f"there is no {name!r} in the history.{nearest(name, self.history)} There are: {there}")
+        return self.history[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.history)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.history
+
+    def keys(self) -> KeysView[str]:
+        """The names of ``history``, so that ``dict(history)`` is a copy of it."""
+        return self.history.keys()
 
     def append(
         self,

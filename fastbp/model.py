@@ -529,6 +529,10 @@ class Model(Stack):
         engine.open_server()
         return result if out is None else out
 
+    def __call__(self, x: Any) -> Array:
+        """The outputs, as `predict` gives them."""
+        return self.predict(x)
+
     # -------------------------------------------------- weights
 
     def get_weights(self) -> list[Array]:

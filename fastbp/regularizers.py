@@ -71,6 +71,9 @@ class L2(Settings):
         return 0.0, self.l2
 
 
+l1, l2, l1_l2 = L1, L2, L1L2
+"""Keras' other names."""
+
 Regularizer = L1 | L2 | L1L2
 
 REGULARIZERS: dict[str, Regularizer] = {"l1": L1(), "l2": L2(), "l1_l2": L1L2(0.01, 0.01)}

@@ -1,12 +1,14 @@
 """Floor 2: layers that follow one another, before there are weights."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbp import sparse
+from fastbp._spelling import unknown_attribute
+from fastbp.activations import unknown
 from fastbp.layers import Dense, Embedding, Input, Layer, Network, lower, unique_names
 from fastbp.operations import ACTIVITY
 from fastbp.program import Piece
@@ -58,6 +60,29 @@ class Stack:
                 raise ValueError(f"add: {layer!r} takes {layer.input_dim} inputs, what stands before it gives {before}")
             self._input = self._input if self.layers else layer.input_dim
         self.layers.append(layer)
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """The layer of a name, as `summary` shows it, or of a number from 0.
+
+        Raises
+        ------
+        ValueError : no such layer, or not one of the two given
+        """
+        if (name is None) == (index is None):
+            raise ValueError('get_layer: give one of the two, name="dense" or index=0')
+        names = self._names()
+        if name is not None:
+            if name not in names:
+                raise unknown("layer", name, names)
+            return self.layers[names.index(name)]
+        if isinstance(index, bool) or not isinstance(index, int) or not -len(names) <= index < len(names):
+            raise ValueError(f"get_layer: index must be a whole number below {len(names)}, got {index!r}")
+        return self.layers[index]
+
+    if not TYPE_CHECKING:  # for type checkers there is nothing that isn't there
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(name) if name.startswith("_") else unknown_attribute(self, name)
 
     @property
     def input_width(self) -> int | None:

@@ -123,6 +123,16 @@ def test_validation_steps_and_batches() -> None:
     assert part.history["val_loss"] == pytest.approx([models[2].evaluate(X[:14], Y[:14])[0]], rel=1e-6)
 
 
+def test_a_history_is_read_like_a_dict() -> None:
+    history = regression().fit(X, Y, verbose=0, validation_data=(X, Y), epochs=2)
+    assert dict(history) == history.history and list(history) == ["loss", "mae", "val_loss", "val_mae"]
+    assert "val_loss" in history and "accuracy" not in history
+    with pytest.raises(
+        KeyError, match=r"no 'los' in the history. Did you mean 'loss'\? There are: loss, mae, val_loss, val_mae"
+    ):
+        history["los"]
+
+
 # ---------------------------------------------------------------- wrong options
 
 

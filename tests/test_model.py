@@ -329,6 +329,26 @@ def test_initialisers_of_one_scale_are_those_of_keras(name: str, deviation: floa
     assert (np.abs(kernel).max() > 0.15) == (name == "random_normal")
 
 
+def test_layers_are_found_by_name_and_number() -> None:
+    model = fb.Model([fb.Dense(3), fb.Dense(2), fb.Dense(1, name="out")])
+    assert model.get_layer("dense_1") is model.get_layer(index=1) is model.layers[1]
+    assert model.get_layer("out") is model.get_layer(index=-1)
+    with pytest.raises(
+        ValueError, match=r"unknown layer 'outt'\. Did you mean 'out'\? Valid names: dense, dense_1, out"
+    ):
+        model.get_layer("outt")
+    with pytest.raises(ValueError, match="index must be a whole number below 3, got 3"):
+        model.get_layer(index=3)
+    with pytest.raises(ValueError, match="give one of the two"):
+        model.get_layer()
+
+
+def test_a_model_that_is_called_predicts() -> None:
+    model = fb.Model([fb.Dense(3), fb.Dense(2)])
+    x = np.ones((4, 5), np.float32)
+    np.testing.assert_array_equal(model(x), model.predict(x))
+
+
 def test_an_initialiser_of_ones_own() -> None:
     model = fb.Model(
         [fb.Dense(3, kernel_initializer=np.ones, input_dim=2), fb.Dense(1, bias_initializer=lambda s: [7])]

@@ -145,3 +145,8 @@ def test_networks_side_by_side_report_the_same() -> None:
     for one, history in zip(alone, histories, strict=True):
         wanted = one.fit(x, y, epochs=3, validation_split=0.25, verbose=0)
         assert history.history == wanted.history
+
+
+def test_kerass_other_names() -> None:
+    assert fb.regularizers.l2(0.1) == L2(0.1)
+    assert fb.regularizers.l1_l2(0.1, 0.2) == L1L2(0.1, 0.2)

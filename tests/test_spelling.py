@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastbp as fb
-from fastbp._spelling import nearest
+from fastbp._spelling import ATTRIBUTES, nearest
 
 MODULES = ("activations", "callbacks", "constraints", "layers", "losses", "metrics", "optimizers", "regularizers")
 ANSWERING = ("Model", "History", "Histories", "Profile", "LearningRateCurve", "TabularEncoder")
@@ -99,6 +100,10 @@ def test_an_unknown_argument_is_answered_by_those_there_are(name: str) -> None:
         (lambda model: fb.callbacks.EarlyStopping(patients=3), "Did you mean 'patience'?"),
         (lambda model: fb.Model(fb.Dense(1)), "layers must be a list of layers, such as fb.Model([fb.Dense(10)])"),
         (lambda model: model.predict(), "x is None; wanted a table of numbers"),
+        (
+            lambda model: fb.Model(fb.Dense(2), fb.Dense(1)),
+            "arguments layers; got 2. Give lists as lists, and all else",
+        ),
     ],
 )
 def test_what_newcomers_write(call: Callable[[fb.Model], Any], message: str) -> None:
@@ -141,6 +146,26 @@ def test_names_of_other_tools_are_answered(get: Callable[[str], Any], name: str,
     with pytest.raises(ValueError, match="unknown") as caught:
         get(name)
     assert message in str(caught.value)
+
+
+def test_attributes_of_other_tools_are_answered() -> None:
+    model = fb.Model([fb.Dense(1)])
+    for name, message in {
+        "state_dict": "What stands for it: fb.to_torch_state_dict(model)",
+        "predict_proba": "What stands for it: model.predict(x)",
+        "evalute": "Did you mean 'evaluate'?",
+        "xyzzy": "Model has no attribute 'xyzzy'.",
+    }.items():
+        with pytest.raises(AttributeError) as caught:
+            getattr(model, name)
+        assert message in str(caught.value) and not hasattr(model, name)
+    for name, there in ATTRIBUTES.items():
+        assert not hasattr(fb.Model, name), "it is there, so nothing stands for it"
+        for owner, used in re.findall(r"\b(fb|model)\.(\w+)", there):
+            assert hasattr({"fb": fb, "model": fb.Model}[owner], used), there
+    with pytest.raises(AttributeError) as found:
+        fb.Droput  # noqa: B018
+    assert (found.value.name, found.value.obj) == ("Droput", fb)
 
 
 def test_signatures_pickles_and_other_errors_stay_as_they_are() -> None:
