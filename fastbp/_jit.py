@@ -74,6 +74,7 @@ KERNEL_SOURCES = (
     "update_formulas.py",
     "plan.py",
     "program.py",
+    "request.py",
     "sparse.py",
     "cpu/*.py",
     "estimators/shuffles.py",
