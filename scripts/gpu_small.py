@@ -12,6 +12,15 @@ NETWORKS = {
         33,
         {},
     ),
+    "narrow, normalised": (
+        [
+            *(fb.Normalization(0.1, 2.0), fb.Dense(12), fb.BatchNormalization(), fb.Dense(9, activation="tanh")),
+            *(fb.LayerNormalization(), fb.Dropout(0.2), fb.Dense(3, activation="softmax")),
+        ],
+        7,
+        33,
+        {},
+    ),
     "every kind": (
         [
             fb.Dense(12, activation="gelu"),

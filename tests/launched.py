@@ -14,7 +14,7 @@ from cuda.bindings import driver
 from helpers import error, inputs, make, targets
 
 import fastbp as fb
-from fastbp.cuda import device, narrow
+from fastbp.cuda import device, narrow, presence
 from fastbp.cuda.device import cuda, kernel
 
 pytestmark = pytest.mark.gpu
@@ -57,6 +57,12 @@ def turned(waits: int, threads: int = THREADS, places: int = THREADS) -> np.ndar
 
 def test_right_barriers() -> None:
     np.testing.assert_array_equal(turned(THREADS), np.arange(THREADS)[::-1])
+
+
+def test_right_words_of_a_full_memory() -> None:
+    with pytest.raises(MemoryError, match=r"GPU.*MiB free of [\d,]+\)") as caught, presence.in_words():
+        cuda.device_array(1 << 50, np.uint8)
+    assert "batch" in str(caught.value)
 
 
 def test_fault_a_barrier_is_missing() -> None:

@@ -37,7 +37,7 @@ def stand_in(which: str, *options: str) -> tuple[int, str]:
 
 def test_launches_and_graphs_run(tmp_path: Path) -> None:
     code, said = stand_in("right", "--calls", str(tmp_path / "calls"))
-    assert code == 0 and "2 passed" in said, said
+    assert code == 0 and "3 passed" in said, said
     calls = (tmp_path / "calls").read_text()
     for kernel in ("gather", "forward", "output", "close", "weight_gradients"):
         assert re.search(rf"^launch \w*{kernel}\w*: grid .* into a capturing stream$", calls, re.MULTILINE), kernel
