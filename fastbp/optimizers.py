@@ -185,7 +185,8 @@ class Optimizer(Settings):
         table[:, AVERAGE_KEEP] = np.where(steps > 1, self.ema_momentum, 0.0)
         if self.ema_overwrite_frequency is not None:
             table[:, OVERWRITE] = steps % self.ema_overwrite_frequency == 0
-        table[:, MOST], table[:, SCALE] = self.clipvalue or 0.0, 1.0
+        table[:, MOST] = self.clipvalue or self.clipnorm or self.global_clipnorm or 0.0
+        table[:, SCALE] = 1.0
         return table
 
     def _columns(self, steps: np.ndarray, rates: np.ndarray) -> Sequence[Any]:

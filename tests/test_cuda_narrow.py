@@ -66,6 +66,8 @@ NETWORKS: dict[str, tuple[list[int], str, str, Any, Any, dict[str, Any]]] = {
     "targets": ([4, 6, 3], "elu", "linear", "mse", fb.AdamW(0.01), {"metrics": ["r2_score", "mae"]}),
     "not fused": ([4, 6, 3], "selu", "softmax", "kl_divergence", fb.Lion(0.01), {}),
     "averaged": ([4, 6, 2], "tanh", "linear", "mse", fb.Adam(0.01, use_ema=True, ema_overwrite_frequency=2), {}),
+    "clipped": ([4, 6, 5, 3], "tanh", "linear", "mse", fb.Adam(0.02, global_clipnorm=0.1), {}),
+    "each clipped": ([4, 6, 3], "tanh", "linear", "mse", fb.SGD(0.1, clipnorm=0.3, weight_decay=0.1), {}),
     "scheduled": ([4, 6, 2], "softplus", "exponential", "poisson", fb.SGD(fb.schedules.CosineDecay(0.1, 9)), {}),
 }
 
@@ -174,9 +176,10 @@ def regularised(**options: Any) -> fb.Model:
     return fb.Model(layers, device="cuda", seed=3, **options)
 
 
+@pytest.mark.parametrize("clips", [{}, {"global_clipnorm": 0.2}, {"clipnorm": 0.1}], ids=["", "together", "each"])
 @pytest.mark.parametrize("frozen_first", [False, True])
 def test_what_layers_say_of_their_weights(
-    frozen_first: bool, cuda: bool, taken: list[str], monkeypatch: pytest.MonkeyPatch
+    frozen_first: bool, clips: dict[str, float], cuda: bool, taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
     for most in (narrow.MOST_WORK, 0):
@@ -184,7 +187,7 @@ def test_what_layers_say_of_their_weights(
         model = regularised()
         model.build(4)
         model.layers[0].trainable = not frozen_first
-        found.append(train(model, "mse", fb.Adam(0.02)))
+        found.append(train(model, "mse", fb.Adam(0.02, **clips)))
     alike(*found)
     assert taken[0] == "Narrow" and taken[-1] == "Launches"
 
@@ -201,7 +204,8 @@ def test_neither_threads_nor_launches_change_the_bits(norm: bool, cuda: bool, mo
             between = fb.LayerNormalization(), fb.Dense(6, "tanh"), fb.BatchNormalization()
             model = fb.Model([fb.Dense(9, "gelu"), *between, fb.Dense(3, "softmax")], device="cuda", seed=4)
             model.build(5)
-        found.append(train(model, "sparse_categorical_crossentropy", "adam", metrics=["accuracy", "f1_score"]))
+        optimizer = fb.Adam(global_clipnorm=0.3 if norm else None)
+        found.append(train(model, "sparse_categorical_crossentropy", optimizer, metrics=["accuracy", "f1_score"]))
     for history, arrays in found[1:]:
         assert history == found[0][0]
         for a, b in zip(arrays, found[0][1], strict=True):
@@ -325,7 +329,8 @@ def test_normalisations_are_part_of_the_code(
         monkeypatch.setattr(narrow, "MOST_WORK", most)
         monkeypatch.setattr(slices, "LEAST_ROWS", least)
         model = normalised(kind, dtype)
-        history, arrays = train(model, "mse", fb.Adam(0.02, weight_decay=0.1), batch=12, metrics=["mae"])
+        optimizer = fb.Adam(0.02, weight_decay=0.1, clipnorm=0.3 if dtype == "float64" else None)
+        history, arrays = train(model, "mse", optimizer, batch=12, metrics=["mae"])
         found.append((history, [*arrays, model.predict(inputs(9, 4))]))
     tolerance = 1e-5 if dtype == "float32" else 1e-11
     alike(found[0], found[2], tolerance)
@@ -335,7 +340,7 @@ def test_normalisations_are_part_of_the_code(
 
 
 REASONS: dict[str, tuple[str, Any, Any, str]] = {
-    "norms": ("tanh", fb.SGD(0.1, clipnorm=1.0), {}, "Launches"),
+    "norms": ("tanh", fb.SGD(0.1, clipnorm=1.0), {}, "Narrow"),
     "groups": ("tanh", fb.SGD(0.1, gradient_accumulation_steps=2), {}, "Launches"),
     "constraints": ("tanh", "sgd", {"kernel_constraint": "non_neg"}, "Launches"),
     "a frozen layer's constraint": ("tanh", "sgd", {"kernel_constraint": "non_neg", "trainable": False}, "Narrow"),
@@ -402,6 +407,7 @@ def _net(hidden: str = "relu", **options: Any) -> Any:
         "penalised": (),
         "slots": 2,
         "numbers": 8,
+        "clips": "",
         "update": None,
         "loss": fb.MeanSquaredError(),
         "tallies": (),
@@ -458,7 +464,7 @@ for loss, norm in zip(losses, (by_rows, by_batch)):
     net = _net(
         hidden="gelu", dtype=dtype, widths=(8, 6, 3), places=((16, 8), (120, 4)), loss=loss, labels=labels,
         tallies=tuple(TALLIES[name] for name in names[: 2 if labels else 3]), penalised=(0, 1),
-        numbers=optimizer.width + 1, update=rules.update(optimizer, dtype),
+        numbers=optimizer.width + 1, update=rules.update(optimizer, dtype), clips="" if labels else "together",
         norms=(given, norm), noises=(("gaussian_noise", 1), ("dropout", 4)), ops=(2, 5), count=6,
     )
     made, shared = narrow.written(net)
@@ -467,7 +473,7 @@ for loss, norm in zip(losses, (by_rows, by_batch)):
     for (major, minor), code in zip(capabilities, codes, strict=True):
         assert f".target sm_{{major}}{{minor}}" in code
         assert "ld.local" not in code and "call" not in code and "ld.shared" in code
-    plain = replace(net, slots=0, numbers=0, update=None, tallies=(), penalised=(), norms=(given, by_rows))
+    plain = replace(net, slots=0, numbers=0, update=None, tallies=(), penalised=(), clips="", norms=(given, by_rows))
     made = slices.written(plain, net.tallies)
     arrays = number, number, number, number, number, whole if labels else number, whole, number, number
     for code in compile_ptx(made, (whole, *arrays), capabilities, threads=net.threads):

@@ -17,6 +17,7 @@ import numpy as np
 from fastbp.cuda import device, rows, rules
 from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, kernel, simulated
+from fastbp.cuda.narrow_clips import EACH, TOGETHER
 from fastbp.cuda.narrow_code import FIRSTS, Writer
 from fastbp.cuda.narrow_net import Network, Norm, Shared
 from fastbp.cuda.step import WHOLE, Launch
@@ -55,8 +56,8 @@ def reason(layout: "Layout", objective: "Objective", optimizer: "Optimizer | Non
         return "nothing is trained"
     if keeps:
         return "outputs are kept"
-    if optimizer.late or optimizer.group > 1 or layout.update == GIVEN:
-        return "the update needs the whole gradient first"
+    if optimizer.group > 1 or layout.update == GIVEN:
+        return "gradients of several steps make an update"
     if any(layer.constraint is not None and layer.trainable for layer in layout.layers):
         return "a layer has a constraint"
     if unfit := unlike(layout):
@@ -126,6 +127,7 @@ def network(layout: "Layout", objective: "Objective", optimizer: "Optimizer", ta
         penalised=tuple(ops.index(op) for op in layout.penalised if op in layout.learning),
         slots=optimizer.slots,
         numbers=optimizer.width + bool(layout.penalised),
+        clips="" if not optimizer.late else EACH if optimizer.global_clipnorm is None else TOGETHER,
         update=rules.update(optimizer, dtype),
         loss=objective.loss,
         tallies=objective.tallies,

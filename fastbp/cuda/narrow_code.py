@@ -25,8 +25,9 @@ from fastbp import program as pg
 from fastbp.activations import IDENTITY
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
+from fastbp.cuda.narrow_clips import Clips
 from fastbp.cuda.narrow_net import tile
-from fastbp.cuda.narrow_norms import Drawing, Norms
+from fastbp.cuda.narrow_norms import Drawing
 from fastbp.program import round_up
 
 UNROLL = 64
@@ -40,7 +41,7 @@ FIRSTS = "table0", "params0", "constants0", "coefficients0", "sums0", "rows0", "
 """Numbers of a network among `bases`: where its own part of each array begins, and how many steps it does at most."""
 
 
-class Writer(Norms):
+class Writer(Clips):
     """Writes the kernel of a network."""
 
     before = ""
@@ -408,6 +409,8 @@ class Writer(Norms):
         if net.penalised:
             self.put(f"d[u({at.penalties} + i)] = penalty")
         self._learn_norms()
+        if net.clips:
+            self._clip()
 
     def _learn_layer(self, place: int, index: int, first: int, rows: int, outs: int, high: int, wide: int) -> None:
         net, at = self.net, self.at

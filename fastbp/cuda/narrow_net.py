@@ -85,6 +85,7 @@ class Network:
     penalised : layers whose weights are penalised
     slots : arrays that the optimizer keeps beside the weights
     numbers : coefficients of a step
+    clips : whether updates are by the norm of the gradient, and of what; see ``narrow_clips``, "" for not
     update : the optimizer's rule
     loss, tallies : what is summed
     labels : whether targets are class numbers
@@ -106,6 +107,7 @@ class Network:
     penalised: tuple[int, ...]
     slots: int
     numbers: int
+    clips: str
     update: Any
     loss: Loss
     tallies: tuple[Tally, ...]
@@ -134,6 +136,8 @@ class Shared:
 
     Attributes
     ----------
+    weights, gradient : the weights, with the moments behind them; the gradient where it is put down
+    squares : of each array of weights, parts of the sum of its gradient's squares, and then the sums
     h, z, dz : of the inputs, then of each layer
     normal : of the inputs, then of each layer's outputs, these where they are normalised, else the outputs themselves
     into : of each layer its inputs, with their noise where they get any; of the first without
@@ -148,12 +152,15 @@ class Shared:
         self.ld += 0 if self.ld % (2 * ALIGNED) else ALIGNED
         self._end = 0
         self.sums, self.partial = self._take(net.sums), self._take(net.sums * GROUPS)
+        arrays = 2 * len(net.learners)
+        self.squares = self._take((GROUPS + 1) * arrays if net.clips else 0)
         self.penalties = self._take(net.threads + GROUPS if net.penalised else 0)
         self.rows, self.wild = self._take(net.batch), self._take(1)
         self._end *= 8 // net.dtype.itemsize
         last = net.places[-1][0] + (widths[-2] + 1) * net.places[-1][1]
         self.distance = round_up(last, pg.ROW_MULTIPLE)
         self.weights = self._take(self.distance * (1 + net.slots))
+        self.gradient = self._take(self.distance if net.clips else 0)
         self.coefficients = self._take(len(net.learners) * net.numbers)
         self.inputs, self.targets = self._two(widths[0] + 1), self._two(1 if net.labels else widths[-1])
         self.scales, self.counts = self._two(1), self._two(2 if tallies else 0)
