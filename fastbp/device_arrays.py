@@ -93,6 +93,30 @@ class OnDevice:
             "version": 3,
         }
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Where it is, as DLPack says it."""
+        return CUDA, self.ordinal or 0
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """The array, for any library that reads this protocol: over the same memory, which lives as long as theirs.
+
+        Raises
+        ------
+        BufferError : a copy or another device is asked for, it is read-only, or someone still writes it
+        """
+        if copy or dl_device not in (None, self.__dlpack_device__()) or not self.writable:
+            raise BufferError("an array on a GPU is given where it is, to read and write: no copy, no other device")
+        if self.stream is not None:
+            raise BufferError("the array may still be written on a stream: wait for it first")
+        return _capsule(self)
+
 
 def found(x: Any, name: str = "x") -> OnDevice | None:
     """What `x` is on a GPU; None where it isn't there.
@@ -174,6 +198,43 @@ _rename = ctypes.pythonapi.PyCapsule_SetName
 _rename.restype, _rename.argtypes = ctypes.c_int, (ctypes.py_object, ctypes.c_char_p)
 _UNUSED, _USED = b"dltensor", b"used_dltensor"
 _deleter = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
+_new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
+_is_valid, _pointer_of_dying = (  # of capsules that are being freed, which no Python variable may hold
+    ctypes.PYFUNCTYPE(kind, ctypes.c_void_p, ctypes.c_char_p)((name, ctypes.pythonapi))
+    for name, kind in (("PyCapsule_IsValid", ctypes.c_int), ("PyCapsule_GetPointer", ctypes.c_void_p))
+)
+_given: dict[int, Any] = {}
+"""What was given away by DLPack and isn't given back, by address: the array, and what describes it."""
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def _give_back(managed: int) -> None:
+    _given.pop(managed, None)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def _unused(capsule: int) -> None:
+    """What nobody took is given back with its capsule."""
+    if _is_valid(capsule, _UNUSED):
+        _given.pop(_pointer_of_dying(capsule, _UNUSED), None)
+
+
+def _capsule(array: OnDevice) -> Any:
+    """An array as DLPack's capsule."""
+    axes = ctypes.c_int64 * array.ndim
+    shape, strides = axes(*array.shape), None
+    if array.strides is not None:
+        strides = axes(*(step // array.dtype.itemsize for step in array.strides))
+    code = next(code for code, kind in _KINDS.items() if kind == array.dtype.kind)
+    kind = _Type(code, 8 * array.dtype.itemsize, 1)
+    where = _Device(*array.__dlpack_device__())
+    managed = _Managed(_Tensor(array.address, where, array.ndim, kind, shape, strides, 0), None, None)
+    managed.deleter = ctypes.cast(_give_back, ctypes.c_void_p).value
+    address = ctypes.addressof(managed)
+    _given[address] = managed, shape, strides, array
+    return _new(address, _UNUSED, ctypes.cast(_unused, ctypes.c_void_p))
 
 
 class _Holder:

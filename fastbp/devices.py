@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import memory
+from fastbp import data, memory
 from fastbp._checks import DTYPES
 from fastbp.cpu.engine import Engine as CPUEngine
 from fastbp.cpu.together import run_together
 from fastbp.cpu.watch import Watch as CPUWatch
-from fastbp.device_arrays import OnDevice
+from fastbp.device_arrays import OnDevice, on_host
 from fastbp.memory import Needs
 from fastbp.objective import Outcome
 from fastbp.operations import DENSE
@@ -113,18 +113,30 @@ def made(device: str, specs: Sequence[LayerSpec], dtype: np.dtype, threads: int,
     return engine
 
 
-def seen(rows: Any, name: str) -> Any:
-    """Rows that ``data.as_matrix`` gave; on a GPU their values are looked at there.
+def seen(rows: Any, name: str, device: str = "cuda", x: Any = None) -> Any:
+    """Rows that ``data.as_matrix`` gave of `x`; on a GPU their values are looked at there.
+
+    Where "auto" chose the CPU since, they come to main memory.
 
     Raises
     ------
     ValueError : NaN or infinity
     """
     if isinstance(rows, OnDevice):
+        if device == "cpu":
+            return data.as_matrix(on_host(x, name), rows.dtype, name=name)
         from fastbp.cuda import arrays
 
         arrays.check_finite(rows, name)
     return rows
+
+
+def room(shape: tuple[int, int], dtype: np.dtype) -> OnDevice:
+    """An array on the GPU, for outputs that stay there."""
+    from fastbp.cuda import arrays, presence
+
+    with presence.in_words():
+        return arrays.empty(shape, dtype)
 
 
 def together(device: str) -> Callable[..., list[tuple[Outcome, float]]]:

@@ -230,15 +230,13 @@ class _Stage:
     """One data set as each model's kernels read it, checked once for each precision and kind of target."""
 
     def __init__(self, x: ArrayLike, y: ArrayLike, names: tuple[str, str]) -> None:
-        self._x, self._y, self._names = on_host(x, names[0]), y, names
+        self._x, self._y, self._names = x, y, names
         self._inputs: dict[Any, Any] = {}
         self._targets: dict[Any, Array] = {}
 
     def of(self, index: int, model: Model) -> Sample:
         """All rows, for a model, which is built for them."""
-        if model.dtype not in self._inputs:
-            self._inputs[model.dtype] = data.as_matrix(self._x, model.dtype, name=self._names[0])
-        inputs = self._inputs[model.dtype]
+        inputs = self._rows(model)
         with _of(index):
             model.check_inputs(inputs, model.compute_dtype, self._names[0])
             model.build(inputs.shape[1])
@@ -256,6 +254,16 @@ class _Stage:
                     missing=loss.mask_nan,
                 )
         return without_missing(Sample(inputs, self._targets[key]), loss)
+
+    def _rows(self, model: Model) -> Any:
+        """What models of this precision and device read: an array on a GPU stays there for those that are there."""
+        place = "cuda" if model.device == "cuda" else "cpu"
+        if (model.dtype, place) not in self._inputs:
+            name = self._names[0]
+            x = self._x if place == "cuda" else on_host(self._x, name)
+            found = data.as_matrix(x, model.dtype, name=name, device=place)
+            self._inputs[model.dtype, place] = devices.seen(found, name)
+        return self._inputs[model.dtype, place]
 
 
 class _Subsets:

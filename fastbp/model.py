@@ -257,7 +257,7 @@ class Model(Stack):
         targets = data.as_targets(y, loss.targets, width, self.dtype, rows=count, name=names[1], missing=loss.mask_nan)
         weights = None if weights is None else sample_weights(weights, count, self.dtype, name=names[2])
         self.build(rows.shape[1])
-        return Sample(devices.seen(rows, names[0]), targets, weights=weights)
+        return Sample(devices.seen(rows, names[0], self.device, x), targets, weights=weights)
 
     def _inputs(self, x: Any, task: str, finite: bool = True) -> Array | sparse.SparseRows:
         if self._engine is None and self._input is None and not self.layers:
@@ -266,7 +266,7 @@ class Model(Stack):
         if finite or isinstance(rows, sparse.SparseRows):  # else the kernels look, and whoever calls asks again
             self.check_inputs(rows, self.compute_dtype)
         self.build(rows.shape[1])
-        return devices.seen(rows, "x") if finite else rows
+        return devices.seen(rows, "x", self.device, x) if finite or self.device == "cpu" else rows
 
     def _ready(
         self,
@@ -488,7 +488,7 @@ class Model(Stack):
         *,
         upto: Layer | str | int | None = None,
         noise: bool = False,
-        out: Array | None = None,
+        out: Array | str | None = None,
         **unknown: Never,
     ) -> Array:
         """Outputs of the model, or of one of its layers.
@@ -502,7 +502,8 @@ class Model(Stack):
         noise : whether Dropout and its kin draw as in training, each call anew, which makes repeated predictions
             samples (Gal and Ghahramani, "Dropout as a Bayesian approximation", 2016); batch normalisation keeps its
             moving statistics
-        out : takes the outputs, a memory map's too, or (``device="cuda"``) an array on the GPU, of CuPy or PyTorch
+        out : takes the outputs, a memory map's too, or (``device="cuda"``) an array on the GPU, of CuPy or PyTorch;
+            "device": they stay there, in an array that these and JAX take as theirs (DLPack, CUDA's array interface)
 
         Returns
         -------
@@ -527,7 +528,7 @@ class Model(Stack):
         if unfit[0]:
             self._inputs(x, "predict")  # raises, and says where
         engine.open_server()
-        return result if out is None else out
+        return result if out is None or isinstance(out, str) else out
 
     def __call__(self, x: Any) -> Array:
         """The outputs, as `predict` gives them."""

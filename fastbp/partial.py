@@ -22,7 +22,7 @@ def predict(
     batch_size: int | None,
     upto: Layer | str | int | None,
     noise: bool,
-    out: NDArray[Any] | None,
+    out: NDArray[Any] | str | None,
 ) -> NDArray[Any]:
     """See ``Model.predict``."""
     if opened(x) is not None:
@@ -44,11 +44,11 @@ def predict(
     return result
 
 
-def _room(shape: tuple[int, ...], model: "Model", out: NDArray[Any] | None) -> NDArray[Any]:
+def _room(shape: tuple[int, ...], model: "Model", out: NDArray[Any] | str | None) -> NDArray[Any]:
     """Where outputs of a shape go: `out`, where it is given and fits."""
     if out is None:
         return np.empty(shape, model.dtype)
-    if device_arrays.found(out, "out") is not None:
+    if isinstance(out, str) or device_arrays.found(out, "out") is not None:
         raise ValueError("predict: with upto or noise out must be an array in main memory")
     if out.shape != shape or out.dtype != model.dtype or not (out.flags.carray and out.flags.writeable):
         raise ValueError(f"out has shape {out.shape} and type {out.dtype}; wanted a C-ordered {shape} of {model.dtype}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import data, device_arrays
+from fastbp import data, device_arrays, devices
 from fastbp.data import Sample
 from fastbp.feeds import Feed
 from fastbp.objective import EVALUATION_ROWS, Objective
@@ -176,7 +176,7 @@ def evaluation(
     return reader(model, source, steps, batch, "")(), count
 
 
-def predicted(model: "Model", source: Source, batch: int, out: Array | None) -> Array:
+def predicted(model: "Model", source: Source, batch: int, out: Any) -> Array:
     """The outputs of a source's rows: into `out`, or in memory."""
     model.build(source.width)
     engine = model._ready(Objective(), False, None, False, batch)
@@ -186,8 +186,8 @@ def predicted(model: "Model", source: Source, batch: int, out: Array | None) -> 
         model.check_inputs(x, model.compute_dtype, f"x ({name})")
         return Sample(x)
 
-    if isinstance(source, Stored):
-        out = outputs_for(model, len(source), out)
+    if isinstance(source, Stored) or isinstance(out, str):
+        out = outputs_for(model, len(source) if isinstance(source, Stored) else None, out)
     parts: list[Array] = []
     done = 0
     with closing(samples(source, staged, batch, row_bytes(model, source))) as ahead:
@@ -211,6 +211,10 @@ def outputs_for(model: "Model", rows: int | None, out: Any) -> Any:
     ValueError : an array of another shape or type, or on a GPU where the model isn't
     """
     shape = (rows, model.output_width)
+    if isinstance(out, str):
+        if out != "device" or model.device != "cuda" or rows is None:
+            raise ValueError(f'out={out!r}: wanted an array, or "device" of a model with device="cuda"')
+        return devices.room((rows, model.output_width), model.dtype)
     if (there := device_arrays.found(out, "out")) is not None:
         if there.shape != shape or there.dtype != model.dtype or not (there.plain and there.writable):
             raise ValueError(

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 import fastbp as fb
-from fastbp.cuda import bound, device, layout, products, rows
+from fastbp.cuda import bound, device, layout, products, rows, slices, weights
 from fastbp.cuda.shapes import DEVICE
 from fastbp.cuda.step import Launch
 from fastbp.layers import lower
@@ -98,6 +98,13 @@ def steps() -> Iterator[list[Launch]]:
     yield launches([fb.Dense(9, "gelu"), fb.Dense(1)], error, fb.Adam(), [], dtype="float64")
 
 
+def others() -> Iterator[Launch]:
+    """Kernels that belong to no step, or to steps that are written for a network."""
+    numbers, whole = np.zeros(8, np.float32), np.zeros(8, np.int64)
+    yield Launch(weights.finite(numbers.dtype, DEVICE), (1,), DEVICE.flat, (numbers, 8, whole))
+    yield Launch(slices.add_up(numbers.dtype, DEVICE), (1,), DEVICE.flat, (whole, numbers, numbers, 2, 4))
+
+
 def type_of(argument: Any) -> Any:
     """How a kernel is compiled for an argument."""
     if isinstance(argument, np.ndarray):
@@ -108,7 +115,8 @@ def type_of(argument: Any) -> Any:
 def main(capabilities: list[tuple[int, int]]) -> None:
     """Compiles them all."""
     bound.cuda, bound.device = SimpleNamespace(to_device=np.ascontiguousarray), SimpleNamespace(zeros=np.zeros)
-    seen = {(launch.kernel, tuple(map(type_of, launch.arguments))): launch for step in steps() for launch in step}
+    every = [*(launch for step in steps() for launch in step), *others()]
+    seen = {(launch.kernel, tuple(map(type_of, launch.arguments))): launch for launch in every}
     for (kernel, signature), launch in seen.items():
         name = f"{kernel.py_func.__module__}.{kernel.py_func.__qualname__}".removesuffix(".<locals>.run")
         doubles = sum(numba.types.float64 in (part, getattr(part, "dtype", None)) for part in signature)

@@ -140,11 +140,50 @@ def test_a_model_on_the_cpu_says_where_its_rows_should_be() -> None:
         made.predict(X, out=Interface(Y))
 
 
-def test_many_networks_train_on_a_copy_in_main_memory() -> None:
-    options = {"batch_size": 4, "epochs": 2, "verbose": 0}
-    wanted, got = model(), model()
-    fb.fit_many([wanted], X, Y, **options)
-    fb.fit_many([got], Interface(X), Interface(Y), **options)
+@pytest.mark.parametrize("wrap", [Interface, Packed])
+def test_outputs_that_stay_on_the_device_are_taken_by_others(wrap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer in main memory stands for one on a GPU: it is told that the array lies there."""
+    made = model()
+    wanted = made.predict(X)
+    got = made.predict(wrap(X), out="device")
+    assert isinstance(got, OnDevice) and got.shape == (12, 3)
+    assert arrays.view(got).copy_to_host().tolist() == wanted.ravel().tolist()
+    again = made.predict(X, out=got)
+    assert again is got
+    with monkeypatch.context() as patch:
+        patch.setattr("fastbp.device_arrays.CUDA", 1)
+        np.testing.assert_array_equal(np.from_dlpack(got), wanted)
+    for bad, words in (("gpu", "out='gpu'"), ("device", "wanted an array")):
+        other = model() if bad == "gpu" else make([5, 4, 3])
+        with pytest.raises(ValueError, match=words):
+            other.predict(X, out=bad)
+    with pytest.raises(ValueError, match="in main memory"):
+        made.predict(X, out="device", upto=0)
+
+
+def test_rows_on_the_device_go_where_auto_decides() -> None:
+    wanted, got = (fb.Model([fb.Dense(4), fb.Dense(3)], device="auto", seed=1) for _ in range(2))
+    for made, x in ((wanted, X), (got, Interface(X))):
+        made.compile(fb.SGD(0.1), "mse")
+        made.fit(x, Y, batch_size=4, verbose=0)
+        assert made.device == "cpu"
+    np.testing.assert_array_equal(got.get_weights()[0], wanted.get_weights()[0])
+    fresh = fb.Model([fb.Dense(4)], device="auto", seed=1)
+    assert fresh.predict(Interface(X)).shape == (12, 4)
+
+
+def test_many_networks_train_where_their_rows_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"batch_size": 4, "epochs": 2, "verbose": 0, "validation_split": 0.25}
+    wanted, got, seen = [model(), model()], [model(), model()], sent(monkeypatch)
+    fb.fit_many(wanted, X, Y, **options)
+    seen.clear()
+    fb.fit_many(got, Interface(X), Interface(Y), **options)
+    assert seen and all(isinstance(x, OnDevice) for x in seen)
+    beside = make([5, 4, 3])
+    beside.compile(fb.SGD(0.1), "mse")
+    fb.fit_many([model(), beside], Interface(X), Interface(Y), **options)
+    np.testing.assert_allclose(beside.get_weights()[0], got[0].get_weights()[0], atol=1e-5)
+    wanted, got = wanted[0], got[0]
     for a, b in zip(got.get_weights(), wanted.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 

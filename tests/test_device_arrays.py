@@ -147,6 +147,38 @@ def test_memory_is_kept_as_long_as_it_is_read(make: Any) -> None:
     assert gone() is None
 
 
+def test_what_is_given_away_lives_until_it_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    given = found(Interface(array, strides=(12, 4)))
+    assert given.__dlpack_device__() == (2, 0)
+    monkeypatch.setattr(device_arrays, "CUDA", 1)  # for whoever takes it here
+    before = len(device_arrays._given)
+    taken = np.from_dlpack(given)
+    assert taken.ctypes.data == array.ctypes.data and taken.tolist() == array.tolist()
+    array[1, 2] = 7
+    assert taken[1, 2] == 7 and len(device_arrays._given) == before + 1
+    del taken
+    gc.collect()
+    assert len(device_arrays._given) == before
+    capsule = given.__dlpack__()
+    assert len(device_arrays._given) == before + 1
+    del capsule
+    gc.collect()
+    assert len(device_arrays._given) == before
+
+
+def test_what_can_not_be_given_away_is_refused() -> None:
+    array = np.zeros((2, 3), np.float32)
+    given = found(Interface(array))
+    for options in ({"copy": True}, {"dl_device": (1, 0)}):
+        with pytest.raises(BufferError, match="where it is"):
+            given.__dlpack__(**options)
+    with pytest.raises(BufferError, match="where it is"):
+        found(Interface(array, data=(array.ctypes.data, True))).__dlpack__()
+    with pytest.raises(BufferError, match="wait for it"):
+        found(Interface(array, stream=5)).__dlpack__()
+
+
 def test_a_capsule_is_used_once() -> None:
     array = np.zeros(3, np.float32)
     before = sys.getrefcount(array)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbp.cuda.cublas import address_of
 from fastbp.cuda.device import cuda, kernel, launch, simulated
 from fastbp.cuda.shapes import shapes
 from fastbp.device_arrays import LEGACY_STREAM, OnDevice
@@ -34,6 +35,13 @@ def view(array: OnDevice, name: str = "x") -> Any:
         cuda.external_stream(array.stream).synchronize()
     flat = {**array.__cuda_array_interface__, "shape": (array.size,), "strides": None, "stream": None}
     return cuda.from_cuda_array_interface(flat, owner=array)
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> OnDevice:
+    """An array of our own for someone else, any numbers in it."""
+    made = cuda.device_array(max(1, math.prod(shape)), dtype)
+    here = 0 if simulated() else int(cuda.get_current_device().id)
+    return OnDevice(address_of(made), shape, np.dtype(dtype), ordinal=here, owner=made)
 
 
 @functools.cache
