@@ -41,19 +41,19 @@ class KernelClock:
     """Seconds in the kernels, of the fits that run in a ``with`` block."""
 
     def __enter__(self) -> "KernelClock":
-        self.seconds, launch = 0.0, Engine._launch
-        self._launch = launch
+        self.seconds, start = 0.0, Engine._start
+        self._start = start
 
-        def timed(engine: Engine, prepared: Any) -> None:
+        def timed(engine: Engine, *arguments: Any) -> None:
             begin = time.perf_counter()
-            launch(engine, prepared)
+            start(engine, *arguments)
             self.seconds += time.perf_counter() - begin
 
-        Engine._launch = timed  # type: ignore[method-assign]
+        Engine._start = timed  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: Any) -> None:
-        Engine._launch = self._launch  # type: ignore[method-assign]
+        Engine._start = self._start  # type: ignore[method-assign]
 
 
 def compared(

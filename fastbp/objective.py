@@ -30,6 +30,29 @@ class Objective:
         return tuple(np.empty(shape, dtype) for tally in self.tallies if tally.loop == "kept")
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What ends a run of epochs between two of them, and what precedes each.
+
+    It ends after more than `most` epochs in a row, `count` of them before it, whose mean loss over `rows` rows was
+    above the least so far, `best`, less `tol`. What is within rounding of that counts: a run ends too early rather than
+    too late, and whoever asked counts exactly.
+
+    Attributes
+    ----------
+    best, tol, rows, count, most : see above
+    before : address of a function of two int64 that is called before each epoch, with `block` and 1; 0: none
+    """
+
+    best: float
+    tol: float
+    rows: int
+    count: int
+    most: float
+    before: int = 0
+    block: int = 0
+
+
 @dataclass
 class Outcome:
     """What a run did.

@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastbp as fb
+from fastbp.cpu.engine import Engine
 from fastbp.estimators import MLPClassifier, MLPRegressor, network, shuffles
 
 pytestmark = [
@@ -183,15 +184,55 @@ def test_threads_and_processes_give_the_same_results() -> None:
 def test_orders_are_those_of_numpys_shuffle(bits: Any, count: int) -> None:
     train = np.random.default_rng(0).permutation(3 * count)[:count]
     ours, theirs = (np.random.RandomState(bits(5)) for _ in range(2))
-    lines, place = shuffles.orders(train, ours), np.arange(count)
+    rows, place = shuffles.Orders(train, ours), np.arange(count)
     for epochs in (1, 3):
-        for line in lines(epochs):
+        for line in rows.drawn(epochs):
             moves = np.arange(count)
             theirs.shuffle(moves)
             place = place[moves]
             np.testing.assert_array_equal(line, train[place])
     assert ours.randint(1 << 30) == theirs.randint(1 << 30)
-    np.testing.assert_array_equal(shuffles.orders(train, None)(2), [train, train])
+    np.testing.assert_array_equal(shuffles.Orders(train, None).drawn(2), [train, train])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learning_rate_init": 0.05, "tol": 1e-2},
+        {"learning_rate_init": 0.05, "n_iter_no_change": 1, "tol": 0.0, "shuffle": False},
+        {"learning_rate_init": 1e-12, "tol": 0.0, "max_iter": 30},  # losses that differ in their last bits, if at all
+        {"solver": "sgd", "learning_rate": "adaptive", "learning_rate_init": 0.5, "tol": 1e-2, "n_iter_no_change": 2},
+        {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.5, "tol": 1e-3, "alpha": 0.0},
+        {"n_iter_no_change": np.inf, "max_iter": 12, "dropout": 0.2},
+    ],
+    ids=lambda options: "-".join(options),
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_fit_that_ends_within_a_run_is_the_one_that_is_looked_at_each_epoch(
+    options: dict[str, Any], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, run = [], Engine.run
+    monkeypatch.setattr(Engine, "run", lambda *a, **k: entered.append("ending" in k) or run(*a, **k))
+    settings: dict[str, Any] = {"max_iter": 300, "batch_size": 32, "threads": 1, "dtype": dtype, **options}
+    ours = MLPClassifier((9,), random_state=3, **settings).fit(X, Y)
+    assert all(entered) and len(entered) < ours.n_iter_
+    entered.clear()
+    watched = MLPClassifier((9,), random_state=3, callbacks=[fb.callbacks.Callback()], **settings).fit(X, Y)
+    assert not any(entered) and len(entered) == watched.n_iter_ == ours.n_iter_
+    assert ours.loss_curve_ == watched.loss_curve_ and (ours.t_, ours.loss_) == (watched.t_, watched.loss_)
+    for a, b in zip(ours.coefs_ + ours.intercepts_, watched.coefs_ + watched.intercepts_, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_a_generator_of_ones_own_has_drawn_is_what_the_fit_used() -> None:
+    ours, theirs = (np.random.RandomState(5) for _ in range(2))
+    settings: dict[str, Any] = {"max_iter": 200, "learning_rate_init": 0.05, "tol": 1e-2, "threads": 1}
+    fits = [
+        MLPClassifier((9,), random_state=random, callbacks=callbacks, **settings).fit(X, Y)
+        for random, callbacks in ((ours, None), (theirs, [fb.callbacks.Callback()]))
+    ]
+    assert fits[0].n_iter_ == fits[1].n_iter_ < 200
+    assert ours.randint(1 << 30) == theirs.randint(1 << 30)
 
 
 def test_grid_search_and_clone() -> None:

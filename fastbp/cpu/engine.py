@@ -24,7 +24,7 @@ from fastbp.cpu.tile import geometry
 from fastbp.cpu.together import Beside
 from fastbp.cpu.watch import Watch
 from fastbp.graph import GIVEN, LATE, SPLIT, update_mode
-from fastbp.objective import EVALUATION_ROWS, Objective, Outcome
+from fastbp.objective import EVALUATION_ROWS, Ending, Objective, Outcome
 from fastbp.operations import DENSE
 from fastbp.optimizers import COLUMNS, Optimizer
 from fastbp.plan import Plan, lay_out
@@ -437,15 +437,24 @@ class Engine:
         return self.serial(batch) and self.serial(min(held, EVALUATION_ROWS))
 
     def run(
-        self, x: np.ndarray | SparseRows, y: np.ndarray | None = None, *, held: "Sample | None" = None, **options: Any
+        self,
+        x: np.ndarray | SparseRows,
+        y: np.ndarray | None = None,
+        *,
+        held: "Sample | None" = None,
+        ending: Ending | None = None,
+        **options: Any,
     ) -> Outcome:
         """Run steps over batches of rows: what `prepare` takes, done.
 
         held : rows to validate on at the end of each epoch, where `chains` says so
+        ending : what may end a run of whole epochs early, where `serial` says so
         """
         with self.lock:
             prepared = self.prepare(x, y, **options)
-            chain = None if held is None else self._chain(prepared, held, options["objective"])
+            chain = None
+            if held is not None or ending is not None:
+                chain = self._chain(prepared, held, options["objective"], ending)
             watch = self.watch.launch(prepared.run, prepared.plan) if self.watch else contextlib.nullcontext()
             self.stop_flag[0] = 0
             with HeldBack(self._stop) as signals:
@@ -459,11 +468,13 @@ class Engine:
     def _stop(self) -> None:
         self.stop_flag[0] = 1
 
-    def _chain(self, train: Prepared, held: "Sample | None", objective: Objective) -> Chain:
+    def _chain(
+        self, train: Prepared, held: "Sample | None", objective: Objective, ending: Ending | None = None
+    ) -> Chain:
         check = None
         if held is not None:
             check = self.prepare(held.x, held.y, **held.beside, batch=EVALUATION_ROWS, objective=objective)
-        return Chain(train, check, worker_kernel(self.dtype).address())
+        return Chain(train, check, worker_kernel(self.dtype).address(), ending)
 
     def serve(self, x: np.ndarray) -> np.ndarray | None:
         """Outputs (N, O) of a few rows by the shortest way; None where `run` has to do it, or to say what is wrong."""

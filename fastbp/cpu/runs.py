@@ -11,8 +11,8 @@ from numba.core import types
 
 from fastbp import program as pg
 from fastbp._jit import Kernel
-from fastbp._vector import call_worker, load_int, store_int, ticks
-from fastbp.objective import DIVERGED, Outcome
+from fastbp._vector import call_worker, load_int, load_number, store_int, ticks
+from fastbp.objective import DIVERGED, Ending, Outcome
 from fastbp.plan import Plan
 
 
@@ -61,64 +61,92 @@ class Chain:
     train : steps of training
     check : one pass over the rows of the validation; None without one
     worker : address of the compiled worker
+    ending : what may end it before its last epoch, without a validation, from whole epochs
     """
 
-    def __init__(self, train: Prepared, check: Prepared | None, worker: int) -> None:
-        self.kept = train, check
+    def __init__(self, train: Prepared, check: Prepared | None, worker: int, ending: Ending | None = None) -> None:
         self.work, self.sums = train.work, train.sums
         self.held: np.ndarray | None = None
-        if check is None:
+        self._stride = 1 if check is None else 2
+        if check is None and ending is None:
             self.runs, self.status = train.run[None], train.status[None]
         else:
             self._link(train, check)
-        self.row = worker, self.runs.ctypes.data, self.status.ctypes.data, len(self.runs), 0
+        numbers, asked = np.empty(0), (0, 0, 0)
+        if ending is not None:
+            numbers = np.array([ending.best, ending.tol, ending.rows, ending.count, ending.most])
+            asked = numbers.ctypes.data, ending.before, ending.block
+        self.kept = train, check, numbers
+        self.row = worker, self.runs.ctypes.data, self.status.ctypes.data, len(self.runs), *asked, 0
 
-    def _link(self, train: Prepared, check: Prepared) -> None:
+    def _link(self, train: Prepared, check: Prepared | None) -> None:
         per_epoch, first, steps = (int(train.run[i]) for i in (pg.STEPS_PER_EPOCH, pg.FIRST_STEP, pg.STEPS))
         starts = np.arange(first // per_epoch * per_epoch, first + steps, per_epoch).clip(min=first)
         ends = np.append(starts[1:], first + steps)
-        checks = (first + steps) // per_epoch - first // per_epoch
-        self.held = held = np.zeros((checks, train.sums.shape[1]))
+        checks = 0 if check is None else (first + steps) // per_epoch - first // per_epoch
         self.runs = np.empty((len(starts) + checks, pg.RUN_COLUMNS), np.int64)
         self.status = np.zeros((len(self.runs), 2), np.int64)
-        trained, checked = self.runs[0::2], self.runs[1::2]
-        trained[:], checked[:] = train.run, check.run
+        trained = self.runs[:: self._stride]
+        trained[:] = train.run
         trained[:, pg.FIRST_STEP], trained[:, pg.STEPS] = starts, ends - starts
         trained[:, pg.COEFFICIENTS] += (starts - first) * trained[:, pg.COEFFICIENTS_ROW]
         trained[:, pg.ACCUMULATED] += starts - first
         trained[:, pg.NOISE] += starts - first
         trained[:, pg.SUBSET] += np.arange(len(starts)) * trained[:, pg.SUBSET_EPOCH]
         trained[:, pg.SUMS] += np.arange(len(starts)) * self.sums.strides[0]
-        checked[:, pg.SUMS] = held.ctypes.data + np.arange(checks) * held.strides[0]
+        if check is not None:
+            self.held = held = np.zeros((checks, train.sums.shape[1]))
+            checked = self.runs[1::2]
+            checked[:] = check.run
+            checked[:, pg.SUMS] = held.ctypes.data + np.arange(checks) * held.strides[0]
+            self.work += checks * check.work
         self.runs[:, pg.STATUS] = self.status.ctypes.data + np.arange(len(self.runs)) * self.status.strides[0]
-        self.work += checks * check.work
 
     def outcome(self, interrupt: BaseException | None) -> Outcome:
         """What was done."""
-        steps = int(self.status[0::2, 1].sum())
-        diverged = DIVERGED.get(int(self.status[0::2, 0].max()), "")
-        if self.status[0::2, 0].any():
-            left = int(self.status[0::2, 0].argmax())
-            self.kept[0].take_back(int(self.status[2 * left, 1]), left)
+        trained = self.status[:: self._stride]
+        steps = int(trained[:, 1].sum())
+        diverged = DIVERGED.get(int(trained[:, 0].max()), "")
+        if trained[:, 0].any():
+            left = int(trained[:, 0].argmax())
+            self.kept[0].take_back(int(trained[left, 1]), left)
         if self.held is None:
             return Outcome(steps, diverged, self.sums, interrupt)
         checked = int((self.status[1::2, 1] == self.runs[1::2, pg.STEPS]).sum())
         return Outcome(steps, diverged, self.sums, interrupt, self.held[:checked])
 
 
+NEARLY = 1e-12
+"""What two ways to round a mean may differ by, relative to it."""
+
+
 @functools.cache
 def chain_kernel() -> Kernel:
-    """Chains one after the other in one call: each until one of its runs doesn't end by itself."""
+    """Chains one after the other in one call: each until one of its runs doesn't end by itself, or its `Ending`."""
 
     def chains(table: int, count: int) -> int:
-        for row in range(table, table + 40 * count, 40):
+        for row in range(table, table + 64 * count, 64):
             work, runs, status, length = load_int(row), load_int(row + 8), load_int(row + 16), load_int(row + 24)
+            ending, before, block = load_int(row + 32), load_int(row + 40), load_int(row + 48)
+            best, worse = 0.0, 0.0
+            if ending:
+                best, worse = load_number(np.float64, ending), load_number(np.float64, ending + 24)
             begin = ticks()
             for i in range(length):
-                call_worker(work, runs + 8 * pg.RUN_COLUMNS * i, 0)
+                run = runs + 8 * pg.RUN_COLUMNS * i
+                if before:
+                    call_worker(before, block, 1)
+                call_worker(work, run, 0)
                 if load_int(status + 16 * i):
                     break
-            store_int(row + 32, ticks() - begin)
+                if ending:
+                    tol, rows = load_number(np.float64, ending + 8), load_number(np.float64, ending + 16)
+                    loss = load_number(np.float64, load_int(run + 8 * pg.SUMS)) / rows
+                    worse = worse + 1.0 if loss + NEARLY * abs(loss) > best - tol else 0.0
+                    best = min(best, loss)
+                    if worse > load_number(np.float64, ending + 32):
+                        break
+            store_int(row + 56, ticks() - begin)
         return count
 
     return Kernel(chains, types.int64(types.int64, types.int64))

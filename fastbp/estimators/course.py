@@ -4,6 +4,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,16 +16,18 @@ from fastbp.estimators.lbfgs import minimise
 from fastbp.estimators.network import Network, Samples, crowd
 from fastbp.estimators.parameters import CLIPS
 from fastbp.estimators.rates import AdamRates, Rates, SGDRates
-from fastbp.estimators.shuffles import orders
+from fastbp.estimators.shuffles import Orders
 from fastbp.estimators.watching import Watchers
 from fastbp.estimators.weights import Weights
 from fastbp.losses import Loss
-from fastbp.objective import Objective
+from fastbp.objective import Ending, Objective
 
 Array = NDArray[Any]
 
 ORDER_NUMBERS = 1 << 20
 """Most row numbers, 8 bytes each, that the orders of a chunk of epochs take."""
+STEPS_AHEAD = 4096
+"""Most steps of a run that may end early: their coefficients are computed beforehand, some 0.1 us each."""
 
 
 class Course(Weights, ABC):
@@ -120,21 +123,29 @@ class Course(Weights, ABC):
         batch, engine, threads = self._batch(len(train)), network.engine, self._threads()
         network.compile(Objective(loss), rates.rule(1, 1, 1, 0), batch, bool(self.verbose))
         per_epoch = -(-len(train) // batch)
-        lines = orders(train, random if self.shuffle else None)
+        rows = Orders(train, random if self.shuffle else None)
         names = ["loss"] if held is None else ["loss", f"val_{self._score_name}"]
         watchers = Watchers(self, names, per_epoch, watched)
         one_by_one = bool(incremental or held is not None or data.weight is not None or watchers.any or self.verbose)
+        own = not self.shuffle or isinstance(self.random_state, Integral)  # nobody else draws from `random` meanwhile
+        ahead = own and not one_by_one and per_epoch <= STEPS_AHEAD
         limit, self.n_iter_ = 1 if incremental else self.max_iter, 0
         if held is not None:
             engine.keep_snapshot()
         with watchers.watch(), _warned_interrupt():
             while self.n_iter_ < limit:
-                epochs = 1 if one_by_one else self._epochs_ahead(len(train))
                 watchers.begin(self.n_iter_)
                 engine.threads = crowd.share(threads)
                 self._hold_weights()
+                ending = None
+                if ahead and network.ends_itself(batch):
+                    epochs = min(self.max_iter - self.n_iter_, STEPS_AHEAD // per_epoch)
+                    ending, order = self._ending(rows), rows.coming(epochs)
+                else:
+                    epochs = 1 if one_by_one else self._epochs_ahead(len(train))
+                    order = rows.drawn(epochs)
                 rule = rates.rule(epochs, per_epoch, len(train), self.t_)
-                outcome = network.train(data, lines(epochs), batch, rule, loss, rates.updates, seed)
+                outcome = network.train(data, order, batch, rule, loss, rates.updates, seed, ending)
                 if outcome.diverged:
                     engine.weights.fill(np.nan)
                     outcome.sums[outcome.steps // per_epoch :] = np.nan
@@ -190,6 +201,12 @@ class Course(Weights, ABC):
         """How many epochs may run before anything is to be decided: a fit can't end before its patience is used up."""
         patience = self.n_iter_no_change - self._no_improvement_count + 1
         return int(max(1, min(self.max_iter - self.n_iter_, patience, ORDER_NUMBERS // rows)))
+
+    def _ending(self, rows: Orders) -> Ending:
+        """What ends a run of epochs: patience that is used up."""
+        assert self.best_loss_ is not None
+        count, most = self._no_improvement_count, float(self.n_iter_no_change)
+        return Ending(self.best_loss_, self.tol, len(rows.order), count, most, *rows.before())
 
     def _end_epoch(self, loss: float, network: Network, held: Samples | None) -> None:
         self.n_iter_ += 1

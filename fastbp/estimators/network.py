@@ -18,7 +18,7 @@ from fastbp.estimators.rates import StepRule
 from fastbp.estimators.shape import Shape
 from fastbp.layers import lower
 from fastbp.losses import Loss
-from fastbp.objective import Objective, Outcome
+from fastbp.objective import Ending, Objective, Outcome
 from fastbp.operations import DENSE
 from fastbp.program import aligned
 from fastbp.sparse import SparseRows, as_sparse, is_sparse
@@ -141,8 +141,20 @@ class Network:
             with _compiling:
                 compile_kernels(needed, shown or watched())
 
+    def ends_itself(self, batch: int) -> bool:
+        """Whether `train` takes an `Ending`: steps over so many rows run on one thread of the CPU."""
+        return self.device == "cpu" and self.engine.serial(batch)
+
     def train(
-        self, data: Samples, orders: Array, batch: int, rule: StepRule, loss: Loss, noise: int = 0, seed: int = 0
+        self,
+        data: Samples,
+        orders: Array,
+        batch: int,
+        rule: StepRule,
+        loss: Loss,
+        noise: int = 0,
+        seed: int = 0,
+        ending: Ending | None = None,
     ) -> Outcome:
         """Run epochs in batches of `batch` rows.
 
@@ -152,9 +164,12 @@ class Network:
         orders : (E, M) numbers of the rows of each epoch
         rule : of the steps, counted from the first
         noise, seed : number of the first step and what else names the draws of dropout
+        ending : what may end it early, where `ends_itself` says so; all is one run then
         """
         weights, scales = self._shares(data, orders, batch)
         step: dict[str, Any] = {"batch": batch, "objective": Objective(loss), "optimizer": rule, "seed": seed}
+        if ending is not None:
+            step["ending"] = ending
         per_epoch = -(-orders.shape[1] // batch)
         total, done, sums = per_epoch * len(orders), 0, np.zeros((len(orders), 1))
         while done < total:
@@ -175,7 +190,7 @@ class Network:
             )
             sums[first : last + 1] = outcome.sums
             done += outcome.steps
-            if outcome.diverged or outcome.interrupt is not None:
+            if outcome.diverged or outcome.steps < steps or outcome.interrupt is not None:
                 return Outcome(done, outcome.diverged, sums, outcome.interrupt)
         return Outcome(done, "", sums)
 
