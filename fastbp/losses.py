@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastbp import loss_formulas as formulas
-from fastbp._checks import number
+from fastbp._checks import flag, number
 from fastbp._spelling import answers, listed
 from fastbp.activations import unknown
 from fastbp.class_columns import crossentropies
@@ -278,7 +278,16 @@ def MeanSquaredLogarithmicError() -> Loss:
 
 
 def Huber(delta: float = 1.0) -> Loss:
-    """Squared below `delta`, linear above (Huber 1964): d*d/2 for d = abs(a - y) <= delta, else delta*(d - delta/2)."""
+    """Squared below `delta`, linear above (Huber 1964): d*d/2 for d = abs(a - y) <= delta, else delta*(d - delta/2).
+
+    Parameters
+    ----------
+    delta : where it becomes linear, above 0, default 1
+
+    Raises
+    ------
+    ValueError : a delta that isn't above 0
+    """
     return LOSSES["huber"].having(delta=_within("Huber", "delta", delta, 0.0, math.inf, "above 0"))
 
 
@@ -291,6 +300,14 @@ def Quantile(quantile: float = 0.5) -> Loss:
     """The pinball loss, whose best output is a quantile of y (Koenker and Bassett 1978), mean over outputs and rows.
 
     q (y - a) where y is above a, (1 - q) (a - y) below; `quantile` q is between 0 and 1.
+
+    Parameters
+    ----------
+    quantile : of the targets' distribution, between 0 and 1, default 0.5, their median
+
+    Raises
+    ------
+    ValueError : a quantile that isn't between 0 and 1
     """
     return LOSSES["quantile"].having(quantile=_within("Quantile", "quantile", quantile, 0.0, 1.0, "between 0 and 1"))
 
@@ -326,10 +343,18 @@ def CosineSimilarity() -> Loss:
 def BinaryCrossentropy(from_logits: bool = False, label_smoothing: float = 0.0) -> Loss:
     """-y log a - (1 - y) log(1 - a), mean over outputs and rows; computed from logits inside either way.
 
-    `label_smoothing` in [0, 1) moves the targets by that share of their distance to 0.5.
+
+    Parameters
+    ----------
+    from_logits : whether the last layer is linear and gives logits, default False
+    label_smoothing : share, in [0, 1), of the distance that targets are moved to 0.5, default 0
+
+    Raises
+    ------
+    ValueError : a label_smoothing out of its range, a from_logits that is no bool
     """
     row = LOSSES["binary_crossentropy"].having(label_smoothing=_smoothing("BinaryCrossentropy", label_smoothing))
-    return replace(row, from_logits=from_logits)
+    return replace(row, from_logits=flag("from_logits", from_logits))
 
 
 def BinaryFocalCrossentropy(
@@ -342,6 +367,18 @@ def BinaryFocalCrossentropy(
     """Binary cross-entropy times (1 - the share given to the right answer)**gamma (Lin et al. 2017).
 
     With `apply_class_balancing`, rows of class 1 count `alpha` and rows of class 0 count 1 - alpha.
+
+    Parameters
+    ----------
+    apply_class_balancing : whether alpha counts, default False
+    alpha : weight of the rows of class 1, between 0 and 1, default 0.25
+    gamma : exponent, at least 0, default 2: the higher, the less rows that are right count
+    from_logits : whether the last layer is linear and gives logits, default False
+    label_smoothing : share, in [0, 1), of the distance that targets are moved to 0.5, default 0
+
+    Raises
+    ------
+    ValueError : an alpha, gamma or label_smoothing out of its range, a from_logits that is no bool
     """
     row = LOSSES["binary_focal_crossentropy"].having(
         gamma=_within("BinaryFocalCrossentropy", "gamma", gamma, -TINY, math.inf, "at least 0"),
@@ -349,13 +386,21 @@ def BinaryFocalCrossentropy(
         apply_class_balancing=float(bool(apply_class_balancing)),
         label_smoothing=_smoothing("BinaryFocalCrossentropy", label_smoothing),
     )
-    return replace(row, from_logits=from_logits)
+    return replace(row, from_logits=flag("from_logits", from_logits))
 
 
 def CategoricalCrossentropy(from_logits: bool = False, label_smoothing: float = 0.0) -> Loss:
     """-sum over classes of y log a, mean over rows, for one-hot or soft targets (N, O); from logits inside.
 
-    `label_smoothing` in [0, 1) moves the targets by that share of their distance to 1 / O (Szegedy et al. 2016).
+    Parameters
+    ----------
+    from_logits : whether the last layer is linear and gives logits, default False
+    label_smoothing : share, in [0, 1), of the distance that targets are moved to 1 / O, default 0 (Szegedy
+        et al. 2016)
+
+    Raises
+    ------
+    ValueError : a label_smoothing out of its range, a from_logits that is no bool
     """
     return _categorical("categorical_crossentropy", from_logits, label_smoothing)
 
@@ -363,19 +408,53 @@ def CategoricalCrossentropy(from_logits: bool = False, label_smoothing: float = 
 def CategoricalFocalCrossentropy(
     alpha: float = 0.25, gamma: float = 2.0, from_logits: bool = False, label_smoothing: float = 0.0
 ) -> Loss:
-    """Categorical cross-entropy, each class's term times alpha * (1 - its share)**gamma (Lin et al. 2017)."""
+    """Categorical cross-entropy, each class's term times alpha * (1 - its share)**gamma (Lin et al. 2017).
+
+    Parameters
+    ----------
+    alpha : factor of all terms, above 0, default 0.25
+    gamma : exponent, at least 0, default 2: the higher, the less rows that are right count
+    from_logits : whether the last layer is linear and gives logits, default False
+    label_smoothing : share, in [0, 1), of the distance that targets are moved to 1 / O, default 0
+
+    Raises
+    ------
+    ValueError : an alpha, gamma or label_smoothing out of its range, a from_logits that is no bool
+    """
     return _categorical("categorical_focal_crossentropy", from_logits, label_smoothing, alpha=alpha, gamma=gamma)
 
 
 def SparseCategoricalCrossentropy(from_logits: bool = False, label_smoothing: float = 0.0) -> Loss:
-    """-log a[label], mean over rows, for integer labels (N,); from logits inside; smoothing as for one-hot targets."""
+    """-log a[label], mean over rows, for integer labels (N,); from logits inside; smoothing as for one-hot targets.
+
+    Parameters
+    ----------
+    from_logits : whether the last layer is linear and gives logits, default False
+    label_smoothing : share, in [0, 1), of the distance that targets are moved to 1 / O, default 0
+
+    Raises
+    ------
+    ValueError : a label_smoothing out of its range, a from_logits that is no bool
+    """
     return _categorical("sparse_categorical_crossentropy", from_logits, label_smoothing)
 
 
 def SparseCategoricalFocalCrossentropy(
     alpha: float = 0.25, gamma: float = 2.0, from_logits: bool = False, label_smoothing: float = 0.0
 ) -> Loss:
-    """`CategoricalFocalCrossentropy` for integer labels (N,)."""
+    """`CategoricalFocalCrossentropy` for integer labels (N,).
+
+    Parameters
+    ----------
+    alpha : factor of all terms, above 0, default 0.25
+    gamma : exponent, at least 0, default 2: the higher, the less rows that are right count
+    from_logits : whether the last layer is linear and gives logits, default False
+    label_smoothing : share, in [0, 1), of the distance that targets are moved to 1 / O, default 0
+
+    Raises
+    ------
+    ValueError : an alpha, gamma or label_smoothing out of its range, a from_logits that is no bool
+    """
     return _categorical("sparse_categorical_focal_crossentropy", from_logits, label_smoothing, alpha=alpha, gamma=gamma)
 
 
@@ -406,32 +485,70 @@ def Poisson() -> Loss:
 
 
 def PoissonDeviance(from_logits: bool = False) -> Loss:
-    """Half the deviance, y log(y / a) - y + a, mean over outputs and rows, for counts y >= 0; from log a inside."""
-    return replace(LOSSES["poisson_deviance"], from_logits=from_logits)
+    """Half the deviance, y log(y / a) - y + a, mean over outputs and rows, for counts y >= 0; from log a inside.
+
+    Parameters
+    ----------
+    from_logits : whether the last layer is linear and gives log a, default False
+
+    Raises
+    ------
+    ValueError : a from_logits that is no bool
+    """
+    return replace(LOSSES["poisson_deviance"], from_logits=flag("from_logits", from_logits))
 
 
 def GammaDeviance(from_logits: bool = False) -> Loss:
-    """Half the deviance, log(a / y) + y / a - 1, mean over outputs and rows, for y > 0; from log a inside."""
-    return replace(LOSSES["gamma_deviance"], from_logits=from_logits)
+    """Half the deviance, log(a / y) + y / a - 1, mean over outputs and rows, for y > 0; from log a inside.
+
+    Parameters
+    ----------
+    from_logits : whether the last layer is linear and gives log a, default False
+
+    Raises
+    ------
+    ValueError : a from_logits that is no bool
+    """
+    return replace(LOSSES["gamma_deviance"], from_logits=flag("from_logits", from_logits))
 
 
 def TweedieDeviance(power: float = 1.5, from_logits: bool = False) -> Loss:
     """Half the deviance of a variance a**power, 1 < power < 2, for y >= 0 with many zeros; from log a inside.
 
     y**(2-p) / ((1-p) (2-p)) - y a**(1-p) / (1-p) + a**(2-p) / (2-p), mean over outputs and rows (Jørgensen 1987).
+
+    Parameters
+    ----------
+    power : p above, default 1.5
+    from_logits : whether the last layer is linear and gives log a, default False
+
+    Raises
+    ------
+    ValueError : a power that isn't between 1 and 2, a from_logits that is no bool
     """
     row = LOSSES["tweedie_deviance"]
     power = _within("TweedieDeviance", "power", power, 1.0, 2.0, "between 1 (poisson_deviance) and 2 (gamma_deviance)")
-    return replace(row.having(power=power), from_logits=from_logits)
+    return replace(row.having(power=power), from_logits=flag("from_logits", from_logits))
 
 
 def NegativeBinomialDeviance(dispersion: float = 1.0, from_logits: bool = False) -> Loss:
     """Half the deviance of counts whose variance is a + dispersion * a**2, for y >= 0; from log a inside.
 
     y log(y / a) - (y + 1/d) log((1 + d y) / (1 + d a)), mean over outputs and rows (Hilbe 2011).
+
+    Parameters
+    ----------
+    dispersion : d above, above 0, default 1
+    from_logits : whether the last layer is linear and gives log a, default False
+
+    Raises
+    ------
+    ValueError : a dispersion that isn't above 0, a from_logits that is no bool
     """
     dispersion = _within("NegativeBinomialDeviance", "dispersion", dispersion, 0.0, math.inf, "above 0")
-    return replace(LOSSES["negative_binomial_deviance"].having(dispersion=dispersion), from_logits=from_logits)
+    return replace(
+        LOSSES["negative_binomial_deviance"].having(dispersion=dispersion), from_logits=flag("from_logits", from_logits)
+    )
 
 
 def _within(owner: str, name: str, value: Any, low: float, high: float, wanted: str) -> float:
@@ -451,7 +568,7 @@ def _categorical(name: str, from_logits: bool, smoothing: float, **focal: float)
         focal["alpha"] = _within(owner, "alpha", focal["alpha"], 0.0, math.inf, "above 0")
         focal["gamma"] = _within(owner, "gamma", focal["gamma"], -TINY, math.inf, "at least 0")
     row = LOSSES[name].having(label_smoothing=_smoothing(owner, smoothing), **focal)
-    return replace(row, from_logits=from_logits)
+    return replace(row, from_logits=flag("from_logits", from_logits))
 
 
 answers(__name__, "custom")

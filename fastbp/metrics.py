@@ -454,22 +454,43 @@ def Accuracy(name: str | None = None) -> Metric:
 
     With logits (``from_logits=True``) it is the accuracy of the probabilities: a binary logit above 0 is class 1 (Keras
     compares the logit itself with 0.5). With hinge losses, whose targets are -1 and 1, an output above 0 is.
+
+    Parameters
+    ----------
+    name : the name reported, by default the metric's
     """
     return METRICS["accuracy"].having(name)
 
 
 def CategoricalAccuracy(name: str | None = None) -> Metric:
-    """Share of rows whose highest output is that of their class (the first of equals); any categorical targets."""
+    """Share of rows whose highest output is that of their class (the first of equals); any categorical targets.
+
+    Parameters
+    ----------
+    name : the name reported, by default the metric's
+    """
     return METRICS["categorical_accuracy"].having(name)
 
 
 def BinaryAccuracy(threshold: float | None = None, name: str | None = None) -> Metric:
-    """Share of outputs on the right side of a probability (default 0.5), mean over a row's outputs; see `Accuracy`."""
+    """Share of outputs on the right side of a probability (default 0.5), mean over a row's outputs; see `Accuracy`.
+
+    Parameters
+    ----------
+    threshold : the probability, default 0.5
+    name : the name reported, by default the metric's
+    """
     return METRICS["binary_accuracy"].having(name, threshold=_threshold("BinaryAccuracy", threshold))
 
 
 def TopKCategoricalAccuracy(k: int = 5, name: str | None = None) -> Metric:
-    """Share of rows whose class is among the `k` highest outputs; an output equal to the k-th is among them."""
+    """Share of rows whose class is among the `k` highest outputs; an output equal to the k-th is among them.
+
+    Parameters
+    ----------
+    k : at least 1, default 5
+    name : the name reported, by default the metric's
+    """
     return METRICS["top_k_categorical_accuracy"].having(name, k=whole("TopKCategoricalAccuracy: k", k))
 
 
@@ -499,7 +520,14 @@ def Recall(
     class_id: int | None = None,
     name: str | None = None,
 ) -> Metric:
-    """Share of the rows that have a class that are given it; parameters as for `Precision`."""
+    """Share of the rows that have a class that are given it.
+
+    Parameters
+    ----------
+    threshold, class_id : as for `Precision`
+    average : as for `Precision`, default "macro"
+    name : the name reported, by default the metric's
+    """
     return _hits_metric("recall", threshold, average, class_id, name)
 
 
@@ -509,7 +537,14 @@ def F1Score(
     class_id: int | None = None,
     name: str | None = None,
 ) -> Metric:
-    """Harmonic mean of precision and recall, class by class and then averaged; parameters as for `Precision`."""
+    """Harmonic mean of precision and recall, class by class and then averaged.
+
+    Parameters
+    ----------
+    threshold, class_id : as for `Precision`
+    average : as for `Precision`, default "macro"
+    name : the name reported, by default the metric's
+    """
     return _hits_metric("f1_score", threshold, average, class_id, name)
 
 
@@ -549,27 +584,52 @@ def AUC(curve: str = "ROC", average: str | None = "macro", name: str | None = No
 
 
 def LogLoss(name: str | None = None) -> Metric:
-    """Cross-entropy of the probabilities, kept above 1e-7, whatever the loss; of logits where these are the outputs."""
+    """Cross-entropy of the probabilities, kept above 1e-7, whatever the loss; of logits where these are the outputs.
+
+    Parameters
+    ----------
+    name : the name reported, by default the metric's
+    """
     return METRICS["log_loss"].having(name)
 
 
 def MeanSquaredError(name: str | None = None) -> Metric:
-    """(a - y)**2, mean over outputs and rows."""
+    """(a - y)**2, mean over outputs and rows.
+
+    Parameters
+    ----------
+    name : the name reported, by default the metric's
+    """
     return METRICS["mean_squared_error"].having(name)
 
 
 def RootMeanSquaredError(name: str | None = None) -> Metric:
-    """Square root of the mean over outputs and rows of (a - y)**2."""
+    """Square root of the mean over outputs and rows of (a - y)**2.
+
+    Parameters
+    ----------
+    name : the name reported, by default the metric's
+    """
     return METRICS["root_mean_squared_error"].having(name)
 
 
 def MeanAbsoluteError(name: str | None = None) -> Metric:
-    """abs(a - y), mean over outputs and rows."""
+    """abs(a - y), mean over outputs and rows.
+
+    Parameters
+    ----------
+    name : the name reported, by default the metric's
+    """
     return METRICS["mean_absolute_error"].having(name)
 
 
 def R2Score(name: str | None = None) -> Metric:
-    """1 - sum (a - y)**2 / sum (y - mean y)**2, mean over outputs; of constant targets 1 if all are hit, else 0."""
+    """1 - sum (a - y)**2 / sum (y - mean y)**2, mean over outputs; of constant targets 1 if all are hit, else 0.
+
+    Parameters
+    ----------
+    name : the name reported, by default the metric's
+    """
     return METRICS["r2_score"].having(name)
 
 

@@ -407,11 +407,17 @@ class Model(Stack):
     def train_on_batch(
         self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, class_weight: Any = None
     ) -> float | list[float]:
-        """One step over the rows given; returns the loss before it, or [loss, *metrics]."""
+        """One step over the rows given; returns the loss before it, or [loss, *metrics].
+
+        x, y, sample_weight, class_weight : as for `fit`, arrays in memory
+        """
         return own_loop.train(self, x, y, sample_weight, class_weight)
 
     def test_on_batch(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float | list[float]:
-        """The loss over the rows given, or [loss, *metrics]; the model stays as it is."""
+        """The loss over the rows given, or [loss, *metrics]; the model stays as it is.
+
+        x, y, sample_weight : as for `fit`, arrays in memory
+        """
         sample = self._sample(x, y, sample_weight, task="test_on_batch")
         self._compiled("test_on_batch")
         return scoring.listed(evaluated(self, [sample], len(sample)))
@@ -433,7 +439,9 @@ class Model(Stack):
         return own_loop.gradients(self, x, y, inputs, sample_weight)
 
     def gradient_report(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> GradientReport:
-        """The norm of each layer's gradient over the rows given; printed, a table that names what vanishes or explodes.
+        """The norm of each layer's gradient over the rows given (x, y and sample_weight as for `fit`).
+
+        Printed it is a table that names what vanishes or explodes.
 
         A layer is "vanishing" where the root mean square of its gradient is 0 or below 1/1000 of the largest layer's,
         "exploding" where its norm is above 100 times that of the layer's weights.
@@ -653,7 +661,18 @@ Sequential = Model
 
 
 def load_model(path: str | os.PathLike[str], *, threads: int | None = None, device: str = "cpu") -> Model:
-    """The model that ``model.save(path)`` wrote."""
+    """The model that ``model.save(path)`` wrote.
+
+    Parameters
+    ----------
+    path : the file
+    threads : most threads to use; by default those the process may have
+    device : where it goes on, whatever it was trained on: "cpu" (default), "cuda" or "auto"
+
+    Raises
+    ------
+    FileNotFoundError, ValueError : no file, or a truncated, foreign or newer one
+    """
     return Model.load(path, threads=threads, device=device)
 
 

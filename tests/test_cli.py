@@ -414,6 +414,10 @@ def test_bench_wants_enough_processes_to_compare(run, in_this_process):
         (("train", "t.csv", "--optimizer", "adm"), "adm.*adam"),
         (("train", "t.csv", "--target", "flowr"), "no column 'flowr'; did you mean 'flower'"),
         (("train", "t.csv", "--ignore", "colour"), "no column 'colour'"),
+        (
+            ("train", "t.csv", "--target", "flower", "--ignore", "flower"),
+            "--ignore leaves out 'flower', which --target",
+        ),
         (("train", "t.csv", "--task", "regression"), "line 2, column 'flower': 'rose' is not a finite number"),
         (("train", "no.csv"), "no file no.csv"),
         (("train", "digit"), r"did you mean digits\?"),
@@ -688,6 +692,22 @@ def test_nothing_is_overwritten_without_force(run, flower_model):
     assert code == 2 and "b.json exists" in err
     assert run("predict", flower_model, "flowers.csv", "--out", "p.csv", "--force")[0] == 0
     assert len(Path("p.csv").read_text().splitlines()) == 91
+
+
+def test_a_model_that_can_not_be_saved_is_kept_elsewhere(run, monkeypatch):
+    Path("t.csv").write_text(flowers())
+    save = fb.Model.save
+
+    def full(model, path):
+        if Path(path).name == "m.fastbp":
+            raise OSError("m.fastbp cannot be written: no space left on device")
+        save(model, path)
+
+    monkeypatch.setattr(fb.Model, "save", full)
+    for name in ("unsaved.fastbp", "unsaved-2.fastbp"):
+        code, _, err = run("train", "t.csv", "--epochs", 1, "--out", "m.fastbp")
+        assert code == 2 and f"no space left on device; the model is saved as {name} instead" in err
+        assert run("evaluate", name, "t.csv")[0] == 0
 
 
 def test_columns_that_name_rows_are_said(run):

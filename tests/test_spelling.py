@@ -148,6 +148,20 @@ def test_names_of_other_tools_are_answered(get: Callable[[str], Any], name: str,
     assert message in str(caught.value)
 
 
+SHARED = {"ema_momentum", "ema_overwrite_frequency", "clipvalue", "clipnorm", "global_clipnorm"}
+SHARED |= {"gradient_accumulation_steps"}
+"""Arguments that `Optimizer` describes for all optimizers."""
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(PUBLIC) if "." not in n or n.split(".")[0] in MODULES])
+def test_what_is_taken_is_described(name: str) -> None:
+    text = inspect.getdoc(PUBLIC[name]) or ""
+    shared = SHARED if "see `Optimizer`" in text else set()
+    internal = {"DivergenceError", "Histories", "layers.Network", "metrics.Metric", "losses.Loss"}
+    missing = [one for one in takes(PUBLIC[name]) if not re.search(rf"\b{one}\b", text) and one not in shared]
+    assert not missing or name in internal
+
+
 def test_attributes_of_other_tools_are_answered() -> None:
     model = fb.Model([fb.Dense(1)])
     for name, message in {

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fastbp.readers import Dataset
 
 INTERRUPTED_MODEL = "interrupted.fastbp"
+UNSAVED_MODEL = "unsaved.fastbp"
+"""What a model is called that can't be saved under its own name, as on a full disk."""
 
 
 def train(args: argparse.Namespace) -> int:
@@ -79,7 +81,7 @@ def train(args: argparse.Namespace) -> int:
     kept = ""
     if args.out is not None:
         model.meta.update(table.to_meta(), training=report)
-        model.save(args.out)
+        _save(model, args.out)
         kept = f"{args.out} ({size(Path(args.out).stat().st_size)})"
     if isinstance(stop, BrokenPipeError):
         raise stop
@@ -101,6 +103,9 @@ def _check_options(args: argparse.Namespace) -> None:
     """Refuse options that make no sense beside each other, before anything is read."""
     if args.patience is not None and args.validation is None:
         raise ValueError("--patience watches the rows of --validation: add --validation 0.1")
+    if args.target is not None and args.target in (*args.ignore, args.id):
+        option = "--ignore" if args.target in args.ignore else "--id"
+        raise ValueError(f"{option} leaves out {args.target!r}, which --target wants to predict: name it once")
     if args.resume and args.checkpoint is None:
         raise ValueError("--resume goes on from a checkpoint: name it with --checkpoint FILE")
     for option, table in (("activation", activations), ("optimizer", optimizers)):
@@ -178,6 +183,16 @@ def _describe(
         with replacing(args.report) as part:
             part.write_text(text, encoding="utf-8")
         say("reported", args.report)
+
+
+def _save(model: "Model", path: str) -> None:
+    """Save the model, here where it can't be saved there."""
+    try:
+        model.save(path)
+    except OSError as error:
+        instead = _free_name(UNSAVED_MODEL)
+        model.save(instead)
+        raise OSError(f"{error}; the model is saved as {instead} instead") from None
 
 
 def _free_name(name: str) -> str:
