@@ -157,3 +157,15 @@ def test_all_rows_at_once_by_lbfgs(cuda: bool) -> None:
         model.compile(fb.LBFGS(), "mse")
         model.fit(X, y, epochs=4, verbose=0)
     alike(found, 1e-7)
+
+
+def test_gradients_by_layer_and_the_search_for_a_rate(cuda: bool) -> None:
+    cpu, found = models()
+    for name, norm in cpu.gradient_report(X, Y).norms.items():
+        assert found.gradient_report(X, Y).norms[name] == pytest.approx(norm, rel=1e-4)
+    before = [array.copy() for array in found.get_weights()]
+    curves = [fb.find_learning_rate(model, X, Y, batch_size=8, start=1e-4, end=0.1, steps=20) for model in (cpu, found)]
+    np.testing.assert_allclose(curves[1].rates, curves[0].rates)
+    np.testing.assert_allclose(curves[1].losses, curves[0].losses, rtol=1e-3)
+    for a, b in zip(found.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
