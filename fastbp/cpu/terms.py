@@ -53,6 +53,7 @@ STEP = TERMS * TERM_BYTES
 GROUPS = len(PRODUCTS)  # of products in a step: between two of them runs what isn't products
 SQUARE_ROWS = 2 * MATRIX_ROWS
 K_STEPS = 16  # tiles along a sum that are packed at once: operands of 8 panels stay in L2
+K_STEPS_NEAR = 9  # forward, of a layer that isn't LARGE: its weights stay there too
 SAMPLE_STEPS = 32  # the same of the gradient
 SUMS = 4096  # bytes of four tiles of sums
 LEAST = 128  # inputs and neurons: with fewer, packing costs as much as is saved
@@ -61,9 +62,9 @@ LARGE = 1 << 20  # weights
 
 
 @helper
-def _even(steps: int) -> int:
-    """Steps of a run of at most K_STEPS, all runs alike."""
-    runs = (steps + K_STEPS - 1) // K_STEPS
+def _even(steps: int, most: int) -> int:
+    """Steps of a run of at most `most`, all runs alike."""
+    runs = (steps + most - 1) // most
     return (steps + runs - 1) // runs
 
 
@@ -203,7 +204,8 @@ def forward(op: int, p0: int, p1: int, o0: int, o1: int, now: int) -> float:
     sums = _room(op, now)
     ins = at(op, pg.IN)
     steps = (ins + DEPTH - 1) // DEPTH
-    most = _even(steps)
+    large = ins * at(op, pg.OUT) >= LARGE
+    most = _even(steps, K_STEPS if large else K_STEPS_NEAR)
     inputs = sums + SUMS
     strips = inputs + (p1 - p0) * 2 * most * STEP
     w, w_panel = at(op, pg.W), at(op, pg.W_PANEL)
@@ -231,9 +233,10 @@ def forward(op: int, p0: int, p1: int, o0: int, o1: int, now: int) -> float:
                 _pack_pairs(panel + j * w_panel, VECTOR, k0 * DEPTH, ins, k, strip + j * k * STEP)
             turn = 1 - turn
             following = strips + turn * 2 * most * STEP
-            # the next two panels are packed while these are multiplied, and those after them come nearer
+            # the next two panels are packed while these are multiplied; a large layer's after them are asked for, which
+            # holds up the tiles' own loads where weights are in an L2
             ready = halves + wide == 4 and o + 4 * MATRIX_ROWS <= o1
-            ahead = 2 * w_panel if o + 6 * MATRIX_ROWS <= o1 else 0
+            ahead = 2 * w_panel if large and o + 6 * MATRIX_ROWS <= o1 else 0
             for p in range(p0, p1):
                 side = inputs + 2 * (p - p0) * k * STEP
                 z = at(op, pg.Z) + p * at(op, pg.Z_PANEL) + o * ROW
@@ -286,7 +289,7 @@ def backward(op: int, p0: int, p1: int, i0: int, i1: int, now: int) -> float:
     outs = at(op, pg.OUT)
     panels = (outs + MATRIX_ROWS - 1) // MATRIX_ROWS
     steps = (outs + DEPTH - 1) // DEPTH
-    most = _even(steps)
+    most = _even(steps, K_STEPS)
     slopes = sums + SUMS
     strip = slopes + (p1 - p0) * 2 * most * STEP
     w, w_panel = at(op, pg.W), at(op, pg.W_PANEL)
