@@ -10,7 +10,6 @@ import numpy as np
 from fastbp import data, memory
 from fastbp._checks import DTYPES
 from fastbp.cpu.engine import Engine as CPUEngine
-from fastbp.cpu.together import run_together
 from fastbp.cpu.watch import Watch as CPUWatch
 from fastbp.device_arrays import OnDevice, on_host
 from fastbp.memory import Needs
@@ -139,13 +138,11 @@ def room(shape: tuple[int, int], dtype: np.dtype) -> OnDevice:
         return arrays.empty(shape, dtype)
 
 
-def together(device: str) -> Callable[..., list[tuple[Outcome, float]]]:
-    """What runs several engines of a device at once."""
-    if device == "cpu":
-        return run_together
-    from fastbp.cuda.many import run_together as side_by_side
+def together() -> Callable[..., list[tuple[Outcome, float]]]:
+    """What runs several engines of a GPU at once."""
+    from fastbp.cuda.many import run_together
 
-    return side_by_side
+    return run_together
 
 
 def network(device: str, specs: Sequence[LayerSpec], dtype: np.dtype, half: bool) -> Program:

@@ -20,7 +20,9 @@ from fastbp._signals import HeldBack
 from fastbp._spelling import answers
 from fastbp.callbacks import Callback
 from fastbp.cpu.engine import POLL_SECONDS, most_threads
+from fastbp.cpu.engine import Engine as CPUEngine
 from fastbp.cpu.launch import in_background
+from fastbp.cpu.together import Line
 from fastbp.data import Sample
 from fastbp.device_arrays import on_host
 from fastbp.feeds import ArrayFeed
@@ -28,6 +30,7 @@ from fastbp.fit import DivergenceError, Fit, peak
 from fastbp.fit_options import Held, Options
 from fastbp.history import History
 from fastbp.model import Model
+from fastbp.objective import Outcome
 from fastbp.progress import Progress, resolve_verbose
 from fastbp.weighting import without_missing
 
@@ -36,8 +39,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 ON_DIVERGENCE = ("warn", "raise", "ignore")
-BUNCH_WORK = 4e8
-"""Floating-point operations of short trainings that are entered together: some 15 ms of the tiniest networks."""
+SHORT_WORK = 4e8
+"""Floating-point operations of a training that takes one thread throughout: some 15 ms of the tiniest networks."""
 
 
 class Histories(list[History]):
@@ -102,8 +105,8 @@ def fit_many(
     batch_size : rows of a step, default 32; one number, or one per model
     epochs : default 1; one number, or one per model
     verbose : 0 silent, 1 a progress bar, 2 a line a network, "auto" a bar where someone watches, else lines
-    callbacks : for each model its own, one or several of ``fb.callbacks`` (or None); they are called in the thread that
-        trains the model
+    callbacks : for each model its own, one or several of ``fb.callbacks`` (or None); they are called one at a time, not
+        in the thread that called this
     rows : the rows of x and y that each model trains on, one index array or boolean mask per model (or None: all rows);
         indices may repeat, as in a bag, and their order is the order of the data
     validation_split : share of each model's rows, the last ones, kept for validation
@@ -345,6 +348,9 @@ class _Job:
     fit: Fit | None = None
     failed: bool = False
 
+    def __post_init__(self) -> None:
+        self._threads = self.engine.threads
+
     @property
     def rows(self) -> int:
         """Rows to be seen in all epochs."""
@@ -378,6 +384,26 @@ class _Job:
         if self.fit is None:
             self.fit = Fit(self.model, self.engine, self.feed, Options(epochs=self.epochs), self.held, self.callbacks)
         return self.fit
+
+    def start(self) -> None:
+        """Begin to train, on one thread for now."""
+        self.engine.threads = 1
+        self.begun().start()
+
+    def book(self, outcome: Outcome, seconds: float) -> None:
+        """Account for steps that were done."""
+        self.begun().count(outcome.steps)
+        self.guard(self.begun().book, outcome, seconds)
+
+    def leave(self) -> None:
+        """Give back what only the training needed."""
+        self.engine.threads = self._threads
+        self.engine.release()
+
+    def finish(self) -> None:
+        """What follows the last steps."""
+        if not self.failed:
+            self.guard(self.begun().finish if self.begun().finished else self.begun().check_weights)
 
     def guard(self, step: Callable[..., None], *arguments: Any) -> None:
         """Do a step of the training; a divergence stands in the history."""
@@ -419,15 +445,20 @@ class _Progress(Progress):
 class _Crew:
     """Threads that take networks, those with the most work first, so that they end together.
 
-    Short trainings are taken by the bunch and entered together, and one thread at a time is at the desk, where they are
-    prepared and booked: threads that compete for Python's lock take twice as long for that. When no network waits any
-    more, those that still train share the threads: the bits are the same for any number.
+    Short trainings follow when no long one waits: the first thread that is free prepares and books them, all others run
+    them without entering Python, and so does the first while enough is prepared. When no network waits any more, long
+    ones that still train share the threads: the bits are the same for any number. One thread at a time is at the desk,
+    where Python is needed.
     """
 
     def __init__(self, jobs: Sequence[_Job], threads: int, verbose: int) -> None:
         self.jobs, self.threads = jobs, threads
         self._on_device = [job for job in jobs if job.model.device != "cpu"]
-        self._waiting = deque(sorted((job for job in jobs if job.model.device == "cpu"), key=lambda job: -job.work))
+        waiting = sorted((job for job in jobs if job.model.device == "cpu"), key=lambda job: -job.work)
+        self._long = deque(job for job in waiting if job.work > SHORT_WORK)
+        self._short = deque(job for job in waiting if job.work <= SHORT_WORK)
+        self._line = Line(threads) if self._short else None
+        self._kept = False
         self._training: list[_Job] = []
         self._finished: deque[_Job] = deque()
         self._lock, self._desk = threading.RLock(), threading.Lock()  # a signal may stop what is being stopped
@@ -435,33 +466,29 @@ class _Crew:
         self.progress = _Progress(verbose, jobs, threads)
 
     def _member(self) -> None:
-        most = 1
-        while bunch := self._bunch(most):
-            most *= 2  # the first is small, for the others wait while it is prepared
-            threads = [job.engine.threads for job in bunch]
+        while bunch := self._bunch():
             with self._desk:
                 try:
                     self._train(bunch)
                 finally:
-                    for job, before in zip(bunch, threads, strict=True):
-                        job.engine.threads = before
-                        job.engine.release()
-                    with self._lock:
-                        self._training = [job for job in self._training if job not in bunch]
-                self._finished.extend(bunch)
-
-    def _bunch(self, most: int) -> list[_Job]:
-        """The next networks of those that wait: all that are on a GPU, or an ever smaller share of the others, and a
-        moment's work at most."""
+                    for job in bunch:
+                        self._leave(job)
+        if self._line is None:
+            return
         with self._lock:
-            most, work = min(most, -(-len(self._waiting) // (2 * self.threads))), 0
+            keeps, self._kept = not self._kept, True
+        if keeps:
+            self._keep(self._line)
+        else:
+            self._line.serve()
+
+    def _bunch(self) -> list[_Job]:
+        """The next of the long trainings, or all that are on a GPU."""
+        with self._lock:
             bunch: list[_Job] = [] if self._stopping else self._on_device
-            self._on_device, whole = [], bool(bunch)
-            while self._waiting and not self._stopping and not whole:
-                work += self._waiting[0].work
-                if bunch and (len(bunch) >= most or work > BUNCH_WORK):
-                    break
-                bunch.append(self._waiting.popleft())
+            self._on_device = []
+            if not bunch and self._long and not self._stopping:
+                bunch = [self._long.popleft()]
             self._training.extend(bunch)
             return bunch
 
@@ -470,26 +497,108 @@ class _Crew:
         with ExitStack() as held:
             for job in bunch:
                 held.enter_context(job.engine.holding_data(*job.begun().arrays))
-            self._train_holding(bunch, bunch[0].model.device)
+            for job in bunch:
+                job.start()
+            if bunch[0].model.device == "cpu":
+                self._train_alone(*bunch)
+            else:
+                self._train_on_device(bunch)
+            for job in bunch:
+                job.finish()
 
-    def _train_holding(self, bunch: Sequence[_Job], device: str) -> None:
-        for job in bunch:
-            job.engine.threads = 1
-            job.begun().start()
+    def _train_alone(self, job: _Job) -> None:
+        while not self._stopping and not job.begun().finished:
+            job.engine.threads = self._threads_each()
+            with self._away():
+                job.guard(job.begun().chunk)
+
+    def _train_on_device(self, bunch: Sequence[_Job]) -> None:
         while not self._stopping and (live := [job for job in bunch if not job.begun().finished]):
-            if bunch[0].work > BUNCH_WORK and device == "cpu":
-                live[0].engine.threads = self._threads_each()
-                with self._away():
-                    live[0].guard(live[0].begun().chunk)
-                continue
             requests = [(job.engine, job.begun().request()) for job in live]
-            outcomes = devices.together(device)(requests, self._away())
+            outcomes = devices.together()(requests, self._away())
             for job, (outcome, seconds) in zip(live, outcomes, strict=True):
-                job.begun().count(outcome.steps)
-                job.guard(job.begun().book, outcome, seconds)
-        for job in bunch:
-            if not job.failed:
-                job.guard(job.begun().finish if job.begun().finished else job.begun().check_weights)
+                job.book(outcome, seconds)
+
+    def _keep(self, line: Line) -> None:
+        """Prepare short trainings, book what comes back, and help where enough is prepared."""
+        going: deque[_Job] = deque()
+        try:
+            while True:
+                with self._desk:
+                    for job, outcome, seconds in line.back():
+                        job.book(outcome, seconds)
+                        if job.begun().finished or self._stopping:
+                            self._end(line, job)
+                        else:
+                            going.append(job)
+                    added = not line.full and (job := self._next(going)) is not None and self._add(line, job, going)
+                if added:
+                    continue
+                if line.unclaimed:
+                    line.help()
+                elif line.empty:
+                    break
+                else:
+                    line.wait()
+            for job in going:
+                self._end(line, job)
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            line.close()
+            while not line.empty:  # the threads must be out of the buffers first
+                if line.unclaimed:
+                    line.help()
+                else:
+                    line.wait()
+                for job, outcome, _ in line.back():
+                    job.begun().count(outcome.steps)
+            for job in [job for job in self._training if job.work <= SHORT_WORK and job.model.device == "cpu"]:
+                self._leave(job)
+
+    def _next(self, going: deque[_Job]) -> _Job | None:
+        """The next short training that can go on, or begin."""
+        with self._lock:
+            if self._stopping:
+                return None
+            if going:
+                return going.popleft()
+            if not self._short:
+                return None
+            job = self._short.popleft()
+            self._training.append(job)
+        job.start()
+        return job
+
+    def _add(self, line: Line, job: _Job, going: deque[_Job]) -> bool:
+        """Put the next run of a training in line; False where someone else has the model."""
+        if job.begun().finished:
+            self._end(line, job)
+            return True
+        assert isinstance(job.engine, CPUEngine)
+        added = line.add(job.engine, job.begun().request(), job)
+        if not added:
+            going.append(job)
+        elif self._stopping:
+            job.engine.stop_flag[0] = 1
+        return added
+
+    def _end(self, line: Line, job: _Job) -> None:
+        """What follows the last run of a short training."""
+        try:
+            job.finish()
+        finally:
+            assert isinstance(job.engine, CPUEngine)
+            line.through(job.engine)
+            self._leave(job)
+
+    def _leave(self, job: _Job) -> None:
+        """A training is over."""
+        job.leave()
+        with self._lock:
+            self._training.remove(job)
+        self._finished.append(job)
 
     @contextmanager
     def _away(self) -> Iterator[None]:
@@ -501,7 +610,7 @@ class _Crew:
             self._desk.acquire()
 
     def _threads_each(self) -> int:
-        return 1 if self._waiting else max(1, self.threads // max(1, len(self._training)))
+        return 1 if self._long or self._short else max(1, self.threads // max(1, len(self._training)))
 
     def _stop(self) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from fastbp.cpu.engine import worker_kernel
 from fastbp.cpu.pairs import amx_granted
 from fastbp.cpu.peak import _loop as peak_loop
 from fastbp.cpu.runs import chain_kernel
+from fastbp.cpu.together import counter_kernel, serve_kernel, wait_kernel
 from fastbp.cpu.watch import clock
 from fastbp.losses import LOSSES
 from fastbp.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Optimizer
@@ -37,6 +38,7 @@ def kernels(dtype: str, everything: bool = False) -> list[tuple[str, Kernel]]:
     """
     number = np.dtype("float64" if dtype == "float64" else "float32")
     found = [("training loop", worker_kernel(number)), ("validation", chain_kernel()), ("clock", clock())]
+    found += [("many networks", kernel()) for kernel in (serve_kernel, counter_kernel, wait_kernel)]
     found.append(("prediction", serving.kernel(number)))
     found.append(("peak", peak_loop(dtype)[0]))
     if dtype == "bfloat16":

@@ -19,7 +19,7 @@ from fastbp.activations import RELU
 from fastbp.constraints import Constraint
 from fastbp.cpu import bfloat16, binding, operations, rules, serving, sparse, tallies, terms, thin, worker
 from fastbp.cpu.launch import LAUNCHERS, in_background
-from fastbp.cpu.runs import Chain, Prepared, start_chains
+from fastbp.cpu.runs import Chain, Prepared, start_chain
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.together import Beside
 from fastbp.cpu.watch import Watch
@@ -110,7 +110,8 @@ class Engine:
     program : the network in this engine's order
     weights : the flat parameters
     watch : where the time of each run is booked, None (default) where nobody asks
-    beside : what is shared while runs that follow each other are prepared (see ``cpu.together``), else None
+    beside : what like networks share while a run of this one is prepared (see ``cpu.together``), else None
+    settle : waits for a run of this engine that the thread which holds its lock has given to another one, else None
     shown : whether someone wants to see what takes long
     """
 
@@ -136,6 +137,7 @@ class Engine:
         self.stop_flag = np.zeros(8, np.int64)
         self.watch: Watch | None = None
         self.beside: Beside | None = None
+        self.settle: Callable[[], None] | None = None
         self.shown = False
 
     @property
@@ -451,6 +453,8 @@ class Engine:
         ending : what may end a run of whole epochs early, where `serial` says so
         """
         with self.lock:
+            if self.settle is not None:
+                self.settle()
             prepared = self.prepare(x, y, **options)
             chain = None
             if held is not None or ending is not None:
@@ -459,7 +463,7 @@ class Engine:
             self.stop_flag[0] = 0
             with HeldBack(self._stop) as signals:
                 if chain is not None:
-                    self._start(chain.work, start_chains, [chain])
+                    self._start(chain.work, start_chain, chain)
                     return chain.outcome(signals.take())
                 with watch:
                     self._launch(prepared)

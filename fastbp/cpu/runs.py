@@ -1,8 +1,6 @@
 """What a run is before and after: prepared, linked with others into a chain, and what came of it."""
 
 import functools
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +8,8 @@ import numpy as np
 from numba.core import types
 
 from fastbp import program as pg
-from fastbp._jit import Kernel
-from fastbp._vector import call_worker, load_int, load_number, store_int, ticks
+from fastbp._jit import Kernel, helper
+from fastbp._vector import call_worker, load_int, load_number
 from fastbp.objective import DIVERGED, Ending, Outcome
 from fastbp.plan import Plan
 
@@ -62,6 +60,10 @@ class Chain:
     check : one pass over the rows of the validation; None without one
     worker : address of the compiled worker
     ending : what may end it before its last epoch, without a validation, from whole epochs
+
+    Attributes
+    ----------
+    row : address of the worker, addresses of the runs and of their status, how many runs, addresses of its `Ending`
     """
 
     def __init__(self, train: Prepared, check: Prepared | None, worker: int, ending: Ending | None = None) -> None:
@@ -77,7 +79,7 @@ class Chain:
             numbers = np.array([ending.best, ending.tol, ending.rows, ending.count, ending.most])
             asked = numbers.ctypes.data, ending.before, ending.block
         self.kept = train, check, numbers
-        self.row = worker, self.runs.ctypes.data, self.status.ctypes.data, len(self.runs), *asked, 0
+        self.row = worker, self.runs.ctypes.data, self.status.ctypes.data, len(self.runs), *asked
 
     def _link(self, train: Prepared, check: Prepared | None) -> None:
         per_epoch, first, steps = (int(train.run[i]) for i in (pg.STEPS_PER_EPOCH, pg.FIRST_STEP, pg.STEPS))
@@ -120,43 +122,42 @@ NEARLY = 1e-12
 """What two ways to round a mean may differ by, relative to it."""
 
 
+@helper
+def run_chain(row: int) -> None:
+    """The chain of a `Chain.row`, until one of its runs doesn't end by itself, or its `Ending`."""
+    work, runs, status, length = load_int(row), load_int(row + 8), load_int(row + 16), load_int(row + 24)
+    ending, before, block = load_int(row + 32), load_int(row + 40), load_int(row + 48)
+    best, worse = 0.0, 0.0
+    if ending:
+        best, worse = load_number(np.float64, ending), load_number(np.float64, ending + 24)
+    for i in range(length):
+        run = runs + 8 * pg.RUN_COLUMNS * i
+        if before:
+            call_worker(before, block, 1)
+        call_worker(work, run, 0)
+        if load_int(status + 16 * i):
+            break
+        if ending:
+            tol, rows = load_number(np.float64, ending + 8), load_number(np.float64, ending + 16)
+            loss = load_number(np.float64, load_int(run + 8 * pg.SUMS)) / rows
+            worse = worse + 1.0 if loss + NEARLY * abs(loss) > best - tol else 0.0
+            best = min(best, loss)
+            if worse > load_number(np.float64, ending + 32):
+                break
+
+
 @functools.cache
 def chain_kernel() -> Kernel:
-    """Chains one after the other in one call: each until one of its runs doesn't end by itself, or its `Ending`."""
+    """A chain in one call."""
 
-    def chains(table: int, count: int) -> int:
-        for row in range(table, table + 64 * count, 64):
-            work, runs, status, length = load_int(row), load_int(row + 8), load_int(row + 16), load_int(row + 24)
-            ending, before, block = load_int(row + 32), load_int(row + 40), load_int(row + 48)
-            best, worse = 0.0, 0.0
-            if ending:
-                best, worse = load_number(np.float64, ending), load_number(np.float64, ending + 24)
-            begin = ticks()
-            for i in range(length):
-                run = runs + 8 * pg.RUN_COLUMNS * i
-                if before:
-                    call_worker(before, block, 1)
-                call_worker(work, run, 0)
-                if load_int(status + 16 * i):
-                    break
-                if ending:
-                    tol, rows = load_number(np.float64, ending + 8), load_number(np.float64, ending + 16)
-                    loss = load_number(np.float64, load_int(run + 8 * pg.SUMS)) / rows
-                    worse = worse + 1.0 if loss + NEARLY * abs(loss) > best - tol else 0.0
-                    best = min(best, loss)
-                    if worse > load_number(np.float64, ending + 32):
-                        break
-            store_int(row + 56, ticks() - begin)
-        return count
+    def chain(row: int) -> int:
+        run_chain(row)
+        return 0
 
-    return Kernel(chains, types.int64(types.int64, types.int64))
+    return Kernel(chain, types.int64(types.int64))
 
 
-def start_chains(chains: Sequence[Chain]) -> list[float]:
-    """Do them all, on this thread; returns the seconds of each."""
-    table = np.array([chain.row for chain in chains], np.int64)
-    begin = time.perf_counter()
-    chain_kernel().call(table.ctypes.data, len(table))
-    seconds = time.perf_counter() - begin
-    spent = table[:, -1] if table[:, -1].any() else np.ones(len(table))
-    return (spent * (seconds / spent.sum())).tolist()  # type: ignore[no-any-return]
+def start_chain(chain: Chain) -> None:
+    """Do it, on this thread."""
+    row = np.array(chain.row, np.int64)
+    chain_kernel().call(row.ctypes.data)
