@@ -24,7 +24,7 @@ from fastbp import (
     streaming,
     summary,
 )
-from fastbp._checks import whole
+from fastbp._checks import flag, whole
 from fastbp._jit import default_threads
 from fastbp._spelling import answers, unknown_argument
 from fastbp.bars import watched
@@ -182,7 +182,8 @@ class Model(Stack):
         if self.layers:
             losses.check_output(row, self.layers[-1].activation.name)
         requests, by_weight = scoring.requests(metrics), scoring.requests(weighted_metrics)
-        self._optimizer, self._loss = optimizers.get(optimizer), dataclasses.replace(row, mask_nan=bool(mask_nan))
+        self._optimizer = optimizers.get(optimizer)
+        self._loss = dataclasses.replace(row, mask_nan=flag("mask_nan", mask_nan))
         self._loss_name = loss if isinstance(loss, str) else row.name
         self._metric_requests, self._weighted_requests = requests, by_weight
         self._reset_optimizer()

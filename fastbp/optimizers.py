@@ -11,12 +11,13 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from fastbp import schedules
+from fastbp._checks import flag
 from fastbp._settings import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, is_fraction, is_not_negative, is_positive
 from fastbp._spelling import answers, listed
 from fastbp.activations import unknown
@@ -84,6 +85,9 @@ class Optimizer(Settings):
     gradient_accumulation_steps: int | None = _option(None)
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            if isinstance(option.default, bool):
+                flag(f"{type(self).__name__}: {option.name}", getattr(self, option.name))
         self._check_rate("learning_rate", is_positive, POSITIVE)
         if self.weight_decay is not None:
             self._check("weight_decay", is_not_negative, NOT_NEGATIVE)
