@@ -378,12 +378,12 @@ def BinaryFocalCrossentropy(
 
     Raises
     ------
-    ValueError : an alpha, gamma or label_smoothing out of its range, a from_logits that is no bool
+    ValueError : an alpha, gamma or label_smoothing out of its range, a switch that is no bool
     """
     row = LOSSES["binary_focal_crossentropy"].having(
         gamma=_within("BinaryFocalCrossentropy", "gamma", gamma, -TINY, math.inf, "at least 0"),
         alpha=_within("BinaryFocalCrossentropy", "alpha", alpha, 0.0, 1.0, "between 0 and 1"),
-        apply_class_balancing=float(bool(apply_class_balancing)),
+        apply_class_balancing=float(flag("apply_class_balancing", apply_class_balancing)),
         label_smoothing=_smoothing("BinaryFocalCrossentropy", label_smoothing),
     )
     return replace(row, from_logits=flag("from_logits", from_logits))

@@ -241,6 +241,12 @@ def test_every_loss_has_a_class_in_keras_manner(loss: str) -> None:
         (fb.CategoricalCrossentropy, "label_smoothing", -0.1, r"label_smoothing must be in \[0, 1\), got -0.1"),
         (fb.BinaryFocalCrossentropy, "alpha", 1.5, "alpha must be between 0 and 1, got 1.5"),
         (
+            fb.BinaryFocalCrossentropy,
+            "apply_class_balancing",
+            "no",
+            "apply_class_balancing must be True or False, got 'no'",
+        ),
+        (
             fb.CategoricalFocalCrossentropy,
             "gamma",
             -1,
