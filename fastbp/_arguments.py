@@ -7,7 +7,7 @@ import math
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NoReturn
 
 from fastbp import readers
@@ -160,8 +160,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if unknown:
         _refuse(unknown, _commands(made)[args.command])
     if getattr(args, "config", None) is not None:
-        content = _config(args.config, args.command)
+        content = _config(args.config, args.command, _commands(made))
         data = content.pop("data", None)
+        if not isinstance(data, str | None):
+            raise ValueError(f"{args.config}: data is {data!r}; wanted the name of a file or a data set, in quotes")
         args = made.parse_args([given[0], *_options_of(content, args.config, made, args.command), *given[1:]])
         args.data = data if args.data is None else args.data
     if args.command == "train" and args.data is None:
@@ -179,22 +181,24 @@ def _refuse(unknown: list[str], command: argparse.ArgumentParser) -> NoReturn:
     command.error(f"unrecognized arguments: {' '.join(unknown)}{'.' * bool(meant)}{meant}")
 
 
-def _config(path: str, command: str) -> dict[str, Any]:
-    """The settings of a TOML file: those of the table named as the command is, or all of it."""
+def _config(path: str, command: str, commands: Container[str]) -> dict[str, Any]:
+    """The settings of a TOML file: those that stand in no table, and on top those of the table named as the command."""
     with open(path, "rb") as file:
         try:
             content = tomllib.load(file)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no TOML file: {error}") from None
-    content = content.get(command, content)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: {command} is {content!r}; wanted a table [{command}] of options")
-    return content
+    own = content.get(command, {})
+    if not isinstance(own, dict):
+        raise ValueError(f"{path}: {command} is {own!r}; wanted a table [{command}] of options")
+    others = {name for name, value in content.items() if name in commands and isinstance(value, dict)}
+    return {name: value for name, value in content.items() if name not in others} | own
 
 
 def _options_of(content: dict[str, Any], path: str, made: argparse.ArgumentParser, command: str) -> list[str]:
     """The settings as they would stand on the command line."""
-    names = {name.lstrip("-") for name in _commands(made)[command]._option_string_actions if name.startswith("--")}
+    options = _commands(made)[command]._option_string_actions
+    names = {name.lstrip("-") for name in options if name.startswith("--")}
     found = []
     for key, value in content.items():
         name = key.replace("_", "-")
@@ -202,6 +206,9 @@ def _options_of(content: dict[str, Any], path: str, made: argparse.ArgumentParse
             near = difflib.get_close_matches(name, names, 1)
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{path}: there is no option {key!r}{meant} (see fastbp {command} --help)")
+        if isinstance(value, bool) != (options[f"--{name}"].nargs == 0):
+            wanted = "true or false" if options[f"--{name}"].nargs == 0 else options[f"--{name}"].metavar or "a value"
+            raise ValueError(f"{path}: {key} is {str(value).lower()}; wanted {wanted}")
         if isinstance(value, bool):
             found += [f"--{name}"] * value
         else:

@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 
 GAPS = ("", "na", "n/a", "nan", "null", "none", "?", "-")
 """What stands in files where a value is missing, whatever its case."""
+SKIP = ", or use --skip-bad-rows"
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+([eE][-+]?\d+)?\s*")
 
 
 class CsvFile:
     """A table with one line per row, separated by commas, semicolons or tabs, with a header line or without.
+
+    Where semicolons separate, a decimal comma is read as a point: spreadsheets write both where commas are the custom.
 
     Parameters
     ----------
@@ -80,7 +84,10 @@ class CsvFile:
             raise
         except ValueError as error:
             self._blame(wanted)
-            self.fail(str(error))
+            if self.delimiter != ";":
+                self.fail(str(error))
+            rows = itertools.islice(self.rows(), int(self.named), None)
+            return np.array([[float(fields[j]) for j in wanted] for _, fields in rows])
         if len(chosen) == len(names):
             table = records.view(np.float64).reshape(len(records), len(names))
             table = table if wanted == sorted(wanted) else table[:, wanted]
@@ -132,7 +139,11 @@ class CsvFile:
         """Yield the lines that are not blank, each with its number."""
         with self._open() as file:
             reader = csv.reader(file, delimiter=self.delimiter)
-            yield from ((reader.line_num, fields) for fields in reader if fields)
+            for fields in reader:
+                if self.delimiter == ";" and any("," in cell for cell in fields):
+                    fields = [cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in fields]
+                if fields:
+                    yield reader.line_num, fields
 
     def _parse(self, dtype: Any, **options: Any) -> NDArray[Any]:
         with warnings.catch_warnings():
@@ -154,8 +165,7 @@ class CsvFile:
         for line, fields in itertools.islice(self.rows(), int(self.named), None):
             if len(fields) != len(self.names):
                 self.fail(
-                    f"line {line} has {len(fields)} values, the first line has {len(self.names)}: make them "
-                    "equal, or use --skip-bad-rows"
+                    f"line {line} has {len(fields)} values, the first line has {len(self.names)}: make them equal{SKIP}"
                 )
             for j in wanted:
                 if is_number(fields[j]) and math.isfinite(float(fields[j])):
@@ -171,7 +181,7 @@ class CsvFile:
         cell = cell.strip()
         if cell.lower() in GAPS or is_number(cell):
             return "fill it or drop the line"
-        return "write decimals with a point" if re.fullmatch(r"[-+]?\d+,\d+", cell) else otherwise
+        return "write decimals with a point" if _DECIMAL_COMMA.fullmatch(cell) else otherwise
 
 
 def is_number(cell: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp._csv import GAPS, CsvFile, is_number
+from fastbp._csv import GAPS, SKIP, CsvFile, is_number
 from fastbp.frames import Frame
 
 Array = NDArray[Any]
@@ -49,7 +49,7 @@ class _Reader:
         """Leave a line out, or fail."""
         if not self.skip:
             self.file.fail(f"line {line}{text}")
-        self.skipped.append((line, text.lstrip(", ")))
+        self.skipped.append((line, text.lstrip(", ").replace(SKIP, "")))
 
     def rows(self) -> Any:
         """Lines of as many cells as there are columns."""
@@ -60,7 +60,7 @@ class _Reader:
             else:
                 self.complain(
                     line,
-                    f" has {len(fields)} values, the first line has {width}: make them equal, or use --skip-bad-rows",
+                    f" has {len(fields)} values, the first line has {width}: make them equal{SKIP}",
                 )
 
     def judge(self, column: int, cells: Sequence[str]) -> None:
@@ -90,8 +90,13 @@ class _Reader:
                 hint = self.file.hint(cell, self.remedy)
                 bad.setdefault(row, f", column {name!r}: {cell.strip()!r} is not a finite number: {hint}")
             elif not gaps:
-                bad.setdefault(row, f", column {name!r} is empty: there is nothing to learn: fill it or drop the line")
+                bad.setdefault(row, self.nothing(name))
         return out
+
+    @staticmethod
+    def nothing(name: str) -> str:
+        """What is wrong with a row without a target."""
+        return f", column {name!r} is empty: there is nothing to learn: fill it or drop the line{SKIP}"
 
     def texts_of(self, column: int, cells: Sequence[str], bad: dict[int, str], gaps: bool) -> Array:
         """The cells as text, None where they are empty."""
@@ -103,8 +108,7 @@ class _Reader:
                 known[cell] = None if bare.lower() in GAPS else bare
             out[row] = known[cell]
             if not gaps and out[row] is None:
-                name = self.file.names[column]
-                bad.setdefault(row, f", column {name!r} is empty: there is nothing to learn: fill it or drop the line")
+                bad.setdefault(row, self.nothing(self.file.names[column]))
         return out
 
 
@@ -134,7 +138,7 @@ def read(
     ------
     ValueError : a line of other width, text among numbers, no target, no row left
     """
-    remedy = "correct it, or use --skip-bad-rows"
+    remedy = f"correct it{SKIP}"
     if texts is None:
         remedy += "; if the column's numbers name categories, list it in --categorical"
     reader = _Reader(file, skip, {} if texts is None else {j: j in texts for j in features}, remedy)

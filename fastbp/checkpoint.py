@@ -82,7 +82,7 @@ class Checkpoints:
 
         Raises
         ------
-        ValueError : a checkpoint of another fit, or files that are all damaged
+        ValueError : a checkpoint of another fit or beyond the last epoch of this one, or files that are all damaged
         """
         found = self._read()
         if found is None:
@@ -95,10 +95,18 @@ class Checkpoints:
                 f"{self.path} is a checkpoint of another fit: {where} is {there!r} there and {here!r} here; resume "
                 "with what it was begun with, name another file, or leave out resume=True to begin anew"
             )
+        first, done = fit.options.initial_epoch, (content["fit"]["epoch"], content["fit"]["step"])
+        if done > (fit.epochs, 0):
+            raise ValueError(
+                f"{self.path} is beyond epochs={fit.options.epochs}: it was written in epoch "
+                f"{first + done[0] + (done[1] > 0)}; epochs is the number of the last one, so give that or more, or "
+                "leave out resume=True to begin anew"
+            )
         self._states = _restore(fit, tensors, content)
         self._saved = fit.done
         if fit.options.verbose:
-            place = f"epoch {fit.options.initial_epoch + fit.epoch + 1}, step {fit.step}"
+            place = f"epoch {first + fit.epoch + 1}, step {fit.step}"
+            place = place if fit.epoch < fit.epochs else f"all {fit.options.epochs} epochs are done"
             again = "" if fit.feed.seeks else "; the batches before are read again, for an iterator can't seek"
             print(f"fastbp: resumed from {self.path} ({place}){again}", file=sys.stderr)
         return True

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp import _mixed
-from fastbp._csv import CsvFile, is_number
+from fastbp._csv import SKIP, CsvFile, is_number
 from fastbp._idx import idx_array, idx_labels
 from fastbp.data import as_matrix
 from fastbp.frames import Frame, as_frame
@@ -79,9 +79,11 @@ class Dataset:
     ids_name : str or None
         That column's name.
     lines : ndarray of shape (N,) or None
-        The file's line of each row, where it has lines.
+        The file's line of each row, where it has lines; its row, where rows were left out of one without.
     skipped : list of (int, str)
-        Lines that were left out, and why.
+        Lines or rows that were left out, and why.
+    counted : {"line", "row"}
+        What those numbers count.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Dataset:
     ids_name: str | None = None
     lines: NDArray[np.int64] | None = None
     skipped: list[tuple[int, str]] = field(default_factory=list)
+    counted: str = "row"
 
     @property
     def frame(self) -> Frame:
@@ -128,8 +131,9 @@ def load(
     ----------
     source : str or path
         ``digits``, ``iris``, ``wine``, ``breast_cancer``, ``diabetes``, or a file: ``.csv``, ``.tsv``, ``.parquet``,
-        ``.arrow`` or ``.feather``, ``.npy`` (a table), ``.npz`` (arrays x and y, or x_train, y_train, x_test, y_test),
-        ``.libsvm`` or ``.svm`` (made dense), IDX (the labels' file beside it), or ``-`` for CSV on standard input.
+        ``.arrow`` (a file or a stream) or ``.feather``, ``.npy`` (a table), ``.npz`` (arrays x and y, or
+        x_train, y_train, x_test, y_test), ``.libsvm`` or ``.svm`` (made dense), IDX (the labels' file beside
+        it), or ``-`` for CSV on standard input.
     target : str or int, optional
         The target column's name, or its position from 0 (negative: from the end). Default: the last column; with
         `columns`, no target is read.
@@ -152,7 +156,8 @@ def load(
     ids : str, optional
         With `mixed`, a column that identifies the rows and is no input.
     skip : bool, default False
-        With `mixed`, leave out lines of a CSV file that are no rows of the table, and list them in `Dataset.skipped`.
+        With `mixed`, leave out lines of a CSV file that are no rows of the table, and rows of other files without a
+        target, and list them in `Dataset.skipped`.
 
     Returns
     -------
@@ -378,7 +383,7 @@ def _mixed_csv(
             y = y.astype(np.float64)
     target_name = None if target is None else names[target]
     data = want.dataset(found.frame, y, found.frame.names, target_name)
-    return replace(data, ids=found.ids, ids_name=want.ids, lines=found.lines, skipped=found.skipped)
+    return replace(data, ids=found.ids, ids_name=want.ids, lines=found.lines, skipped=found.skipped, counted="line")
 
 
 def _arrow(path: Path, want: _Want) -> Dataset:
@@ -394,7 +399,12 @@ def _arrow(path: Path, want: _Want) -> Dataset:
         if path.suffix == ".parquet":
             table = parquet.read_table(path)
         else:
-            table = feather.read_table(path)
+            with pa.OSFile(str(path)) as file:
+                if file.read(4) in (b"ARRO", b"FEA1"):
+                    table = feather.read_table(path)
+                else:
+                    file.seek(0)
+                    table = pa.ipc.open_stream(file).read_all()
     except (pa.ArrowException, OSError) as error:
         want.fail(f"is no {path.suffix} file, or is damaged ({error})")
     return _frame(table, want)
@@ -417,8 +427,13 @@ def _frame(table: Any, want: _Want) -> Dataset:
     if target is not None:
         column = as_frame(table.select([names[target]]), want.source).columns[0]
         gaps = np.array([cell is None for cell in column]) if column.dtype == object else np.isnan(column)
+        why = f"column {names[target]!r} is empty: fill it or drop the row"
+        if gaps.any() and (not want.skip or gaps.all()):
+            want.fail(f"row {np.argmax(gaps)}, {why}{SKIP * want.mixed}")
         if gaps.any():
-            want.fail(f"row {np.argmax(gaps)}, column {names[target]!r} is empty: fill it or drop the row")
+            rows = np.flatnonzero(~gaps)
+            data = _frame(table.take(rows), want)
+            return replace(data, lines=rows, skipped=[(row, why) for row in np.flatnonzero(gaps).tolist()])
         y = column.astype(str) if column.dtype == object else column
     ids = table.column(want.ids).to_pylist() if want.ids in names else None
     x: Any = frame
@@ -562,7 +577,7 @@ def _builtin(name: str, want: _Want) -> Dataset:
 
 _READERS: dict[Any, Callable[[Path, _Want], Dataset]] = {
     (".csv", ".tsv", ".txt"): _csv,
-    (".parquet", ".arrow", ".feather", ".ipc"): _arrow,
+    (".parquet", ".arrow", ".arrows", ".feather", ".ipc"): _arrow,
     (".libsvm", ".svm", ".svmlight"): _libsvm,
     ".npy": _npy,
     ".npz": _npz,

@@ -411,6 +411,7 @@ def test_bench_wants_enough_processes_to_compare(run, in_this_process):
         (("train", "t.csv", "--seed", "-1"), "wanted a whole number from 0, got '-1'"),
         (("train", "t.csv", "--learning-rate", "-1"), "argument --learning-rate: wanted a number above 0, got '-1'"),
         (("train", "t.csv", "--activation", "rleu"), "rleu.*relu"),
+        (("train", "t.csv", "--activation", "softmax"), "--activation: softmax is for outputs; hidden layers take"),
         (("train", "t.csv", "--optimizer", "adm"), "adm.*adam"),
         (("train", "t.csv", "--target", "flowr"), "no column 'flowr'; did you mean 'flower'"),
         (("train", "t.csv", "--ignore", "colour"), "no column 'colour'"),
@@ -586,6 +587,22 @@ def test_parquet_and_arrow(run, name):
     assert code == 2 and f"{name}: is no {Path(name).suffix} file" in err
 
 
+def test_rows_of_parquet_without_a_target_are_counted_and_listed(run, house_model):
+    frame = pd.read_csv(io.StringIO(houses()))
+    frame.loc[[3, 50], "price"] = None
+    frame.to_parquet("t.parquet")
+    code, _, err = run("train", "t.parquet", "--target", "price")
+    assert code == 2 and "row 3, column 'price' is empty: fill it or drop the row, or use --skip-bad-rows" in err
+    code, out, _ = run("train", "t.parquet", "--target", "price", "--epochs", 1, "--skip-bad-rows")
+    assert code == 0 and "skipped     2 bad rows of t.parquet" in out and f"{len(frame) - 2} rows" in out
+    why = "column 'price' is empty: fill it or drop the row"
+    assert re.findall(r"row (\d+): (.*)", out) == [("3", why), ("50", why)]
+    frame.loc[60, "town"] = "Paris"
+    frame.to_parquet("t.parquet")
+    out = run("evaluate", house_model, "t.parquet", "--skip-bad-rows")[1]
+    assert re.findall(r"row (\d+):", out) == ["3", "50", "60"]
+
+
 def test_libsvm(run):
     rows = [f"{k % 2} 1:{k % 2 + 0.01 * k:.2f} 3:{k}" for k in range(40)]
     Path("t.libsvm").write_text("\n".join(rows) + "\n")
@@ -659,6 +676,31 @@ def test_a_configuration_with_the_command_line_on_top(run):
     assert "required: DATA" in run("train", "--epochs", 3)[2]
 
 
+def test_a_configuration_of_several_commands(run):
+    Path("t.csv").write_text(flowers())
+    Path("run.toml").write_text('data = "t.csv"\nepochs = 2\nseed = 3\n[train]\nepochs = 1\n[predict]\nid = "x"\n')
+    report = json.loads(run("train", "--config", "run.toml", "--quiet", "--json")[1])
+    assert (report["data"], report["epochs"]) == ("t.csv", 1)
+    for content, message in {
+        "quiet = 3": "run.toml: quiet is 3; wanted true or false",
+        "epochs = true": "run.toml: epochs is true; wanted N",
+        "data = 3": "run.toml: data is 3; wanted the name of a file",
+        "[trian]\nepochs = 3": "there is no option 'trian'",
+    }.items():
+        Path("run.toml").write_text(content)
+        code, _, err = run("train", "--config", "run.toml")
+        assert code == 2 and message in err, err
+
+
+def test_lbfgs_looks_at_all_rows(run):
+    Path("t.csv").write_text(prices())
+    code, out, err = run("train", "t.csv", "--optimizer", "lbfgs", "--epochs", 20)
+    assert code == 0 and "R2 1.0000" in out, err
+    for option in (("--batch-size", 16), ("--learning-rate", 0.1), ("--search", 3), ("--checkpoint", "c")):
+        code, _, err = run("train", "t.csv", "--optimizer", "lbfgs", *option)
+        assert code == 2 and f"lbfgs looks at all rows in every step and has no {option[0]}" in err, err
+
+
 def test_a_training_goes_on_from_its_checkpoint(run):
     Path("t.csv").write_text(flowers())
     options = ("--checkpoint", "c.fastbp", "--json", "--quiet")
@@ -666,6 +708,9 @@ def test_a_training_goes_on_from_its_checkpoint(run):
     assert run("train", "t.csv", "--epochs", 3, *options)[0] == 0
     again = json.loads(run("train", "t.csv", "--epochs", 6, *options, "--resume")[1])
     assert again["history"] == whole["history"]
+    assert json.loads(run("train", "t.csv", "--epochs", 6, *options, "--resume")[1])["history"] == whole["history"]
+    code, _, err = run("train", "t.csv", "--epochs", 3, *options, "--resume")
+    assert code == 2 and "is beyond epochs=3: it was written in epoch 6" in err
 
 
 def test_nothing_is_overwritten_without_force(run, flower_model):

@@ -8,6 +8,7 @@ import pickle
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,6 +63,24 @@ def check_iris(data):
 def test_spellings_of_one_table(table, content):
     check_iris(load(table(content)))
     check_iris(load(str(table(gzip.compress(content.encode()), "data.csv.gz"))))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("head", ["a;b;y\n", ""])
+def test_decimal_commas_beside_semicolons(table, head, mixed):
+    data = readers.load(table(head + "1;-2,5;3,25\n1,5;2;-4e0\n7;1,25e1;3\n"), task="regression", mixed=mixed)
+    assert data.x.tolist() == [[1, -2.5], [1.5, 2], [7, 12.5]] and data.y.tolist() == [3.25, -4, 3]
+
+
+def test_an_arrow_stream(table, tmp_path):
+    path = tmp_path / "t.arrows"
+    rows = pa.table({"a": [1.0, 2.0, 3.0], "y": [1.5, 2.5, 3.5]})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, rows.schema) as stream:
+        stream.write_table(rows)
+    for name in ("t.arrows", "t.arrow"):
+        data = readers.load(path.rename(tmp_path / name))
+        assert data.x.tolist() == [[1], [2], [3]] and data.y.tolist() == [1.5, 2.5, 3.5]
+        path = tmp_path / name
 
 
 def test_quoted_delimiters_and_line_breaks(table):
@@ -154,7 +173,8 @@ def test_the_task_can_be_chosen(table):
         ("a,b,y\n1,2,3\nnan,2,3\n", "line 3, column 'a': 'nan' .* fill it"),
         ("a,b,y\n1,2,3\n1,2,-inf\n", "line 3, column 'y': '-inf'"),
         ("a,b,y\n1,2,3\n1,1_0,3\n", "line 3, column 'b': '1_0'"),
-        ("a;b;y\n1;2;3\n1;2,5;3\n", "line 3, column 'b': '2,5' .* write decimals with a point"),
+        ("a\tb\ty\n1\t2\t3\n1\t2,5\t3\n", "line 3, column 'b': '2,5' .* write decimals with a point"),
+        ("a;b;y\n1;2;3\n1;2,5;x\n", "line 3, column 'y': 'x' is not a finite number"),
         ("a,b,y\n1,2,3\n1,2\n", "line 3 has 2 values, the first line has 3"),
         ("a,b,y\n1,2,3\n1,2,3,4\n", "line 3 has 4 values, the first line has 3"),
         ("a,b,y\n1,2\n", "line 2 has 2 values, the first line has 3"),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastbp import readers
 from fastbp._console import Voice, size
+from fastbp._csv import SKIP
 from fastbp.preparation import Preparation, held_out
 from fastbp.readers import Dataset
 
@@ -116,7 +117,7 @@ def report_skipped(data: Dataset, say: Voice) -> None:
     if data.skipped:
         say.always("skipped", f"{len(data.skipped)} bad rows of {data.name}")
         for line, why in data.skipped[:SHOWN]:
-            say.always("", f"line {line}: {why}")
+            say.always("", f"{data.counted} {line}: {why}")
         if len(data.skipped) > SHOWN:
             say.always("", f"... and {len(data.skipped) - SHOWN} more")
 
@@ -159,10 +160,10 @@ def load_for(table: Preparation, args: argparse.Namespace, target: str | None) -
     if not problems:
         return data
     numbers = range(len(data.x)) if data.lines is None else data.lines.tolist()
-    word = "row" if data.lines is None else "line"
+    word = data.counted
     if not skip:
         row, column, text = problems[0]
-        raise ValueError(f"{data.name}: {word} {numbers[row]}, column {column!r}: {text}, or use --skip-bad-rows")
+        raise ValueError(f"{data.name}: {word} {numbers[row]}, column {column!r}: {text}{SKIP}")
     bad = {problem.row: f"column {problem.column!r}: {problem.text}" for problem in reversed(problems)}
     kept = data.take(np.array([row for row in range(len(data.x)) if row not in bad], np.intp))
     if not len(kept.x):

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import activations, optimizers
+from fastbp import _arguments, activations, optimizers
 from fastbp._atomic import replacing
 from fastbp._console import Voice, exit_code, size
+from fastbp.activations import Activation
 from fastbp.commands import shared
 from fastbp.commands.trials import Rows, cross_validated, searched
 from fastbp.preparation import Preparation
@@ -110,9 +111,16 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ValueError("--resume goes on from a checkpoint: name it with --checkpoint FILE")
     for option, table in (("activation", activations), ("optimizer", optimizers)):
         try:
-            table.get(getattr(args, option))
+            row = table.get(getattr(args, option))
         except ValueError as error:
             raise ValueError(f"--{option}: {error}") from None
+        if isinstance(row, Activation) and row.coupled:
+            raise ValueError(f"--activation: {row.name} is for outputs; hidden layers take relu, gelu, tanh ...")
+        if isinstance(row, optimizers.LBFGS):
+            odd = _arguments.given(args, ["batch_size", "learning_rate", "weight_decay"])
+            odd += [f"--{name}" for name in ("folds", "search", "checkpoint") if getattr(args, name)]
+            if odd:
+                raise ValueError(f"lbfgs looks at all rows in every step and has no {odd[0]}: leave it out")
     if args.plot is not None or args.report is not None:
         try:
             import matplotlib as matplotlib
@@ -137,8 +145,9 @@ def _fit_options(args: argparse.Namespace, table: Preparation, epochs: int) -> d
     """What ``Model.fit`` is given beside the rows."""
     from fastbp.callbacks import EarlyStopping
 
+    whole = isinstance(optimizers.get(args.optimizer), optimizers.LBFGS)
     options: dict[str, Any] = {
-        "batch_size": args.batch_size,
+        "batch_size": None if whole else args.batch_size,
         "epochs": epochs,
         "verbose": 0 if args.quiet else "auto",
         "checkpoint": args.checkpoint,
