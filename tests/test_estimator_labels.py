@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.preprocessing import LabelBinarizer
@@ -52,3 +53,20 @@ def test_refused_targets_are_those_scikit_learn_refuses() -> None:
         MLPClassifier().fit(rows, [0.5, 1.25, 3.0])
     with pytest.raises(ValueError, match="contains NaN"):
         MLPClassifier().fit(rows, [0.0, 1.0, np.nan])
+
+
+@pytest.mark.parametrize("kind", ["frame", "objects"])
+def test_columns_of_classes_may_be_of_several_kinds(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 3))
+    frame = pd.DataFrame({"size": np.where(x[:, 0] > 0, "large", "small"), "side": np.where(x[:, 1] > 0, 1, -1)})
+    y = frame if kind == "frame" else frame.to_numpy(object)
+    ours = MLPClassifier((16,), random_state=0, solver="lbfgs", max_iter=100).fit(x, y)
+    assert [list(classes) for classes in ours.classes_] == [["large", "small"], [-1, 1]]
+    assert [type(value) for value in ours.predict(x)[0]] == [str, int]
+    assert ours.score(x, y) > 0.95
+    parts = MLPClassifier((16,), random_state=0, class_weight=[{"large": 2, "small": 1}, {-1: 1, 1: 1}])
+    parts.partial_fit(x, y, classes=[["small", "large"], [-1, 1]])
+    assert {type(value) for value in parts.predict(x)[:, 1]} == {int}
+    with pytest.raises(ValueError, match="column 1 of y has the classes"):
+        parts.partial_fit(x, frame.assign(side=7))

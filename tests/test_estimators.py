@@ -111,6 +111,16 @@ def test_sample_weights_are_scikit_learns(kind: str, solver: str) -> None:
     same(theirs.fit(x, y, weight), ours.fit(x, y, weight), x, 1e-6 if solver == "lbfgs" else 1e-9)
 
 
+@pytest.mark.parametrize("settings", [{}, {"solver": "sgd"}, {"early_stopping": True}], ids=str)
+def test_counts_below_zero_are_learned_as_by_scikit_learn(settings: dict[str, Any]) -> None:
+    theirs, ours = pair("counts", tol=0.0, n_iter_no_change=30, **settings)
+    theirs.fit(XR, YR[:, 0])
+    with pytest.warns(UserWarning, match="loss='poisson' is of counts, and y has negative values"):
+        ours.fit(XR, YR[:, 0])
+    assert np.isfinite(ours.loss_)
+    np.testing.assert_allclose(ours.predict(XR), theirs.predict(XR), rtol=1e-9)
+
+
 def test_held_out_rows_are_weighted_as_scikit_learns() -> None:
     weight = np.random.default_rng(1).uniform(0.1, 3, len(XR))
     theirs, ours = pair("numbers", early_stopping=True)
@@ -241,6 +251,25 @@ def test_grid_search_and_clone() -> None:
     copy = clone(search.best_estimator_)
     assert not hasattr(copy, "coefs_")
     same(search.best_estimator_, copy.fit(X, Y), X)
+
+
+def test_number_types_as_numpy_has_them() -> None:
+    for dtype in ("float32", np.float32, np.dtype("float32")):
+        ours = clone(MLPRegressor(dtype=dtype, max_iter=2)).fit(XR, YR)
+        assert ours.coefs_[0].dtype == np.float32
+    with pytest.raises(ValueError, match="The 'dtype' parameter"):
+        MLPRegressor(dtype=np.dtype("int32")).fit(XR, YR)
+
+
+def test_functions_of_ones_own() -> None:
+    plain: dict[str, Any] = {"hidden_layer_sizes": (8, 5), "random_state": 0, "max_iter": 5}
+    swish = MLPRegressor(activation=lambda z: z / (1.0 + fb.math.exp(-z)), **plain).fit(XR, YR)
+    mixed = MLPRegressor(activation=["silu", lambda z: z / (1.0 + fb.math.exp(-z))], **plain).fit(XR, YR)
+    theirs = MLPRegressor(activation="silu", **plain).fit(XR, YR)
+    for ours in (swish, mixed, clone(mixed).fit(XR, YR)):
+        np.testing.assert_allclose(ours.predict(XR), theirs.predict(XR), rtol=1e-9)
+    half = MLPRegressor(loss=lambda y, p: (p - y) ** 2 / 2, **plain).fit(XR, YR[:, 0])
+    np.testing.assert_allclose(half.predict(XR), MLPRegressor(**plain).fit(XR, YR[:, 0]).predict(XR), rtol=1e-9)
 
 
 def test_activations_of_each_layer() -> None:
@@ -379,8 +408,16 @@ def test_errors_are_scikit_learns() -> None:
             messages.append(str(found.value))
         if settings.keys() != {"solver"}:
             assert messages[0] == messages[1]
-    with pytest.raises(ValueError, match="loss='poisson' is of counts"):
-        MLPRegressor("poisson").fit(XR, YR)
+    for own in (
+        {"dropout": 0.1},
+        {"weight_decay": 0.1},
+        {"clipnorm": 1.0},
+        {"learning_rate": fb.schedules.CosineDecay(0.1, 9)},
+    ):
+        with pytest.raises(ValueError, match='solver="lbfgs"'):
+            MLPClassifier(solver="lbfgs", **own).fit(X, Y)
+    with pytest.raises(ValueError, match="early_stopping=True"):
+        MLPClassifier(callbacks=fb.callbacks.EarlyStopping("val_loss")).fit(X, Y)
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(2\) reached"):
         MLPClassifier(max_iter=2).fit(*load_iris(return_X_y=True))
     assert not hasattr(MLPClassifier(solver="lbfgs"), "partial_fit")

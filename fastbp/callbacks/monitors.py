@@ -38,6 +38,7 @@ class Monitor(Callback):
             hint = ""
             if self.monitor.startswith(VALIDATION) and not any(name.startswith(VALIDATION) for name in names):
                 hint = "; values of the validation need validation_data or validation_split"
+                hint += " (of estimators: early_stopping=True)"
             raise ValueError(f"{type(self).__name__}: {unknown('value to monitor', self.monitor, names)}{hint}")
 
     def _value(self, logs: Logs | None) -> float | None:

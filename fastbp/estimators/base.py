@@ -15,11 +15,12 @@ from fastbp.data import as_matrix
 from fastbp.devices import checked
 from fastbp.estimators.course import Course
 from fastbp.estimators.network import Network, Samples, crowd
-from fastbp.estimators.parameters import STOCHASTIC
-from fastbp.estimators.shape import dropped, hidden_rows, sizes_of
+from fastbp.estimators.parameters import CLIPS, STOCHASTIC
+from fastbp.estimators.shape import hidden_rows, sizes_of
 from fastbp.frames import columns_of
 from fastbp.losses import LOSSES
 from fastbp.model import Model
+from fastbp.schedules import Schedule
 
 Array = NDArray[Any]
 
@@ -66,11 +67,8 @@ class BasePerceptron(Course):
         X, y, of_classes = self._encoded(X, y, incremental, fresh)
         given = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
         held = self._given_held(X_val, y_val, sample_weight_val)
-        if self.solver == "lbfgs" and (self.batch_norm or any(dropped(self.dropout, len(sizes)))):
-            raise ValueError(
-                'dropout and batch_norm make the loss another one in each step, which solver="lbfgs" can\'t heed; take '
-                '"adam" or "sgd"'
-            )
+        if self.solver == "lbfgs":
+            self._refuse_for_lbfgs()
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         random = check_random_state(self.random_state)
@@ -101,6 +99,21 @@ class BasePerceptron(Course):
                 "preprocessed."
             )
         return self
+
+    def _refuse_for_lbfgs(self) -> None:
+        """Refuse what scikit-learn's class hasn't and the search along lines can't heed."""
+        if self.batch_norm or np.any(self.dropout):
+            raise ValueError(
+                'dropout and batch_norm make the loss another one in each step, which solver="lbfgs" can\'t heed; take '
+                '"adam" or "sgd"'
+            )
+        odd = [name for name in CLIPS if getattr(self, name) is not None]
+        odd += ["weight_decay"] * bool(self.weight_decay) + ["a schedule"] * isinstance(self.learning_rate, Schedule)
+        if odd:
+            raise ValueError(
+                f'{odd[0]} is about the steps of "adam" and "sgd"; solver="lbfgs" has none of that kind: leave it out '
+                "(alpha is the penalty that it heeds)"
+            )
 
     def _validated(self, X: Any, *y: Any, known: np.dtype[Any] | None, reset: bool = False, **of_y: Any) -> Any:
         """What scikit-learn's ``validate_data`` returns, X in the number type that is `known` at once.

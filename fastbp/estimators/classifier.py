@@ -1,6 +1,6 @@
 """Floor 5: `MLPClassifier`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from fastbp.activations import Activation
 from fastbp.estimators.base import BasePerceptron
 from fastbp.estimators.heads import Heads
-from fastbp.estimators.labels import binarizer, distinct, numbers
+from fastbp.estimators.labels import binarizer, distinct, numbers, several
 from fastbp.estimators.wording import described
 from fastbp.losses import LOSSES, Loss, SparseCategoricalCrossentropies
 from fastbp.schedules import Schedule
@@ -81,7 +81,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),
-        activation: str | Activation | Sequence[str | Activation] = "relu",
+        activation: str | Activation | Callable[[Any], Any] | Sequence[Any] = "relu",
         *,
         solver: str = "adam",
         alpha: float = 0.0001,
@@ -195,7 +195,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
     def _encoded(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array, Array | None]:
         X, y = self._checked(X, y, reset)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
-            if y.ndim == 2 and type_of_target(y) == "multiclass-multioutput":
+            if several(y):
                 self.classes_ = [np.unique(column) for column in y.T]
             else:
                 self._label_binarizer = binarizer(y)

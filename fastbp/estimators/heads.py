@@ -43,7 +43,10 @@ class Heads:
     def labels(self, outputs: Array) -> Array:
         """(N, columns) of outputs (N, outputs): the most likely class of each."""
         best = [own.argmax(axis=1) for (own,) in self._parts(outputs)]
-        return np.stack([labels[place] for labels, place in zip(self.classes, best, strict=True)], axis=1)
+        found = [labels[place] for labels, place in zip(self.classes, best, strict=True)]
+        if len({column.dtype.kind for column in found}) > 1:  # text beside numbers would make text of them
+            found = [column.astype(object) for column in found]
+        return np.stack(found, axis=1)
 
     def log_probabilities(self, outputs: Array) -> list[Array]:
         """Of each column (N, classes), of outputs (N, outputs)."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils.multiclass import unique_labels
+from sklearn.utils.multiclass import type_of_target, unique_labels
 
 Array = NDArray[Any]
 
@@ -22,6 +22,13 @@ def binarizer(y: Array) -> LabelBinarizer:
     found.y_type_ = "binary" if len(found.classes_) <= 2 else "multiclass"
     found.sparse_input_ = False
     return found
+
+
+def several(y: Array) -> bool:
+    """Whether checked targets are several columns of classes; in a frame each may be of another kind."""
+    if y.ndim != 2 or y.shape[1] < 2:
+        return False
+    return bool(y.dtype == object or type_of_target(y) == "multiclass-multioutput")
 
 
 def distinct(y: Array) -> Array:

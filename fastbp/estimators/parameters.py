@@ -29,7 +29,7 @@ class Parameters(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", _from(1, kind=Integral)],
-        "activation": [StrOptions(_NAMES), Activation, list, tuple],
+        "activation": [StrOptions(_NAMES), Activation, list, tuple, callable],
         "solver": [StrOptions({"lbfgs", *STOCHASTIC})],
         "alpha": [_from(0)],
         "batch_size": [StrOptions({"auto"}), _from(1, kind=Integral)],
@@ -59,7 +59,12 @@ class Parameters(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
         "global_clipnorm": [_from(0, "neither"), None],
         "callbacks": [Callback, list, tuple, None],
         "device": [StrOptions(set(DEVICES))],
-        "dtype": [StrOptions({"float32", "float64"}), Options(type, {np.float32, np.float64}), None],
+        "dtype": [
+            StrOptions({"float32", "float64"}),
+            Options(type, {np.float32, np.float64}),
+            Options(np.dtype, {np.dtype(np.float32), np.dtype(np.float64)}),
+            None,
+        ],
         "threads": [_from(1, kind=Integral), None],
     }
 

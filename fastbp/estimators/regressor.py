@@ -1,6 +1,7 @@
 """Floor 5: `MLPRegressor`."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
+from fastbp import losses
 from fastbp.activations import Activation
 from fastbp.estimators.base import BasePerceptron
 from fastbp.estimators.wording import described
@@ -42,8 +44,9 @@ class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
     Parameters
     ----------
     loss : "squared_error" (half of it, as in scikit-learn) or "poisson" (half the deviance; exponential output,
-        y >= 0); beyond scikit-learn "absolute_error", "huber", "log_cosh", "quantile" (the median), or a row of
-        ``fastbp.losses`` such as ``fb.Quantile(0.9)``
+        y >= 0: below that, where scikit-learn's loss is NaN, without the part that y alone has, and with a warning);
+        beyond scikit-learn "absolute_error", "huber", "log_cosh", "quantile" (the median), a row of
+        ``fastbp.losses`` such as ``fb.Quantile(0.9)``, or a function as ``Model.compile`` takes it
     {parameters}
 
     Attributes
@@ -62,14 +65,14 @@ class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BasePerceptron._parameter_constraints,
-        "loss": [StrOptions(set(CRITERIA)), Loss],
+        "loss": [StrOptions(set(CRITERIA)), Loss, callable],
     }
 
     def __init__(
         self,
-        loss: str | Loss = "squared_error",
+        loss: str | Loss | Callable[[Any, Any], Any] = "squared_error",
         hidden_layer_sizes: Any = (100,),
-        activation: str | Activation | Sequence[str | Activation] = "relu",
+        activation: str | Activation | Callable[[Any], Any] | Sequence[Any] = "relu",
         *,
         solver: str = "adam",
         alpha: float = 0.0001,
@@ -161,14 +164,16 @@ class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if self.loss == "poisson" and y.min() < 0:
-            raise ValueError("loss='poisson' is of counts: wanted y >= 0, got negative values; another loss takes them")
+            warnings.warn(
+                "loss='poisson' is of counts, and y has negative values: another loss suits them", stacklevel=5
+            )
         return y.reshape(len(y), -1)
 
     def _outputs_wanted(self, y: Array) -> tuple[int, str]:
         return y.shape[1], "exp" if self.loss == "poisson" else "identity"
 
     def _criterion(self) -> Loss:
-        loss = self.loss if isinstance(self.loss, Loss) else CRITERIA[self.loss]
+        loss = CRITERIA[self.loss] if isinstance(self.loss, str) else losses.get(self.loss)
         return replace(loss, mean_outputs=False, reported=1.0 if self.loss == "poisson" else 1 / self.n_outputs_)
 
     def _scored(self, outputs: Array, y: Array, weight: Array | None) -> float:

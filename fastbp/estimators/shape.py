@@ -51,7 +51,7 @@ def sizes_of(hidden_layer_sizes: Any) -> list[int]:
 
 def hidden_rows(activation: Any, layers: int) -> list[Activation]:
     """One activation for all hidden layers, or each layer's own."""
-    if isinstance(activation, (str, Activation)):
+    if isinstance(activation, (str, Activation)) or callable(activation):
         return [_row(activation)] * layers
     rows = [_row(each) for each in activation]
     if len(rows) != layers:
@@ -59,11 +59,11 @@ def hidden_rows(activation: Any, layers: int) -> list[Activation]:
     return rows
 
 
-def _row(activation: str | Activation) -> Activation:
+def _row(activation: Any) -> Activation:
     row = activations.get(activation)
     if row.coupled:
         raise ValueError(f"activation {row.name!r} couples the neurons of a row and can't be that of a hidden layer")
-    table = ACTIVATIONS[row.name]
+    table = ACTIVATIONS.get(row.name, row)
     return table if row.parameter == table.parameter else row  # clone copies rows, the engine knows its own
 
 

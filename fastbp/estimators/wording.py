@@ -3,7 +3,8 @@
 PARAMETERS = """\
 hidden_layer_sizes : neurons of each hidden layer, default (100,)
 activation : "identity", "logistic", "tanh" or "relu" (default); beyond scikit-learn any row of
-    ``fastbp.activations``, or a list with one for each hidden layer
+    ``fastbp.activations``, a function such as ``lambda z: z * fb.math.tanh(z)``, or a list with one for each hidden
+    layer
 solver : "adam" (default), "sgd" or "lbfgs"
 alpha : strength of the L2 penalty ``alpha / 2 * sum(w ** 2) / rows`` (weights, not biases), default 0.0001
 batch_size : rows of a step, default "auto": 200, or all where there are fewer
@@ -33,7 +34,8 @@ batch_norm : beyond scikit-learn: whether each hidden layer is normalised over t
 weight_decay : beyond scikit-learn: each step of "sgd" or "adam" also takes ``learning rate * weight_decay`` of every
     weight and bias away from it (Loshchilov and Hutter 2019), default 0
 clipvalue, clipnorm, global_clipnorm : beyond scikit-learn: the gradient of a step, penalty included, is cut number by
-    number, or scaled down to this norm, of each array or of all of them; None (default) for not; one can be given
+    number, or scaled down to this norm, of each array or of all of them, with "sgd" or "adam"; None (default) for not;
+    one can be given
 callbacks : beyond scikit-learn: ``fastbp.callbacks``, called after each epoch with "loss", and with `early_stopping`
     the held-out rows' "val_accuracy" or "val_r2"; their ``model.estimator`` is the estimator
 device : beyond scikit-learn: "cpu" (default), "cuda" for an NVIDIA GPU, or "auto": the GPU where there is one and the
