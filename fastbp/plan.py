@@ -20,7 +20,9 @@ TASK_WORK = 1e10  # floating-point operations of a product in a task: between tw
 LAYER_WORK = 2e6  # floating-point operations of a panel: above that few panels are cut at layers
 PANELS_OF_RUN = 4  # a task of the update phase
 PASSED_BY_HALVES = 2  # numbers that pass through the layers, a weight: above that its gradient is summed by halves
-PANEL_WEIGHTS = 128 << 10  # bytes: so few stay in L1 and L2 from panel to panel, and halves are gone through by panels
+TURN_WEIGHTS = 128 << 10  # bytes: so few stay in L1 and L2 from panel to panel, and halves go through in turns
+TURN_ROWS = 256  # a block of the gradient's sums
+SLAB_IN_TURNS = 16 << 20  # most of it is never touched
 FEW_NEURONS = 0.5  # of a layer's last vector: up to so full it is summed along the samples
 
 
@@ -68,6 +70,7 @@ class Plan(Graph):
     weights_phase : number of the phase that sums the gradient
     halves : whether that is the sum of two halves of the rows (see ``cpu.halves``)
     apart : offset of the two sums, where threads make them before that phase, else None
+    turn : rows of a half that go through, panel by panel, before the next take their place; 0: all at once
     """
 
     def __init__(
@@ -84,7 +87,8 @@ class Plan(Graph):
         tiles, size = program.tiles, program.dtype.itemsize
         self._row = tiles.samples * size
         widths = [program.layers[0].fan_in, *(layer.fan_out for layer in self.layers)]
-        most = max(pg.SLAB_ROWS, SLAB_BYTES // (2 * size * sum(widths)))
+        few_weights = program.parameter_bytes <= TURN_WEIGHTS
+        most = max(pg.SLAB_ROWS, (SLAB_IN_TURNS if few_weights else SLAB_BYTES) // (2 * size * sum(widths)))
         self.slab = pg.round_up(min(batch, pg.round_up(most, tiles.samples)), tiles.samples)
         if backward and any(layer.whole_batch for layer in self.layers):
             self.slab = pg.round_up(batch, tiles.samples)
@@ -110,6 +114,7 @@ class Plan(Graph):
         self.counts = self._take(self.panels * self._row * 2)
         self.target, self.target_panel = self._reserve(self.layers[-1].fan_out)
         self.halves = backward and self._by_halves()
+        self.turn = TURN_ROWS if self.halves and few_weights else 0
         self.table[self.learning, pg.SUMMED] = self.halves
         self.table[:, pg.FEW] = [self._few(layer) for layer in self.layers]
         self.table[:, pg.SINGLE] = self._plain_products
@@ -268,11 +273,11 @@ class Plan(Graph):
             phases = self._cut_by_layers(threads)
         else:
             phases = self._cut_by_rows(threads)
-        if self.halves and threads == 2 and len(phases) == 1 and self.update != GIVEN:
+        by_halves = threads in ((1, 2) if self.turn else (2,))
+        if self.halves and by_halves and len(phases) == 1 and self.update != GIVEN:
             middle = self.panels // 2
             bounds = (0, middle), (middle, self.panels)
-            at_once = 1 if self.program.parameter_bytes <= PANEL_WEIGHTS else PANELS_PER_TASK
-            phases = [[(pg.HALF, half, lo, hi, at_once, self.lowest) for half, (lo, hi) in enumerate(bounds)]]
+            phases = [[(pg.HALF, half, lo, hi, 0, self.lowest) for half, (lo, hi) in enumerate(bounds)]]
             self.apart = self._take(2 * self.program.parameter_bytes)
         final: list[tuple[int, ...]] = [(pg.SUM, 0, 0, 0, 0, 0)]
         if self.backward:

@@ -176,10 +176,11 @@ OP_COLUMNS = 69
     STILL,  # 1: an update leaves weights as they are whose gradient is 0, but for penalties
     APART,  # distance from w to the gradient of the first half, 0: the weights phase sums both
     APART_NEXT,  # and from there to that of the second
+    TURN,  # rows of a half that go through, panel by panel, before the next take their place; 0: each has its own
     BEFORE_STEP,  # int64 and (SUM_COUNT) float64: a step's number in the run plus 1, and the sums before it; 0: no step
     # is left once its sums are added
-) = range(78)
-RUN_COLUMNS = 78
+) = range(79)
+RUN_COLUMNS = 79
 
 # ---- columns of NOW: what an op's rule may ask about the slab of rows that it works on
 (
@@ -227,7 +228,7 @@ TALLY_COLUMNS = 5
     SUM,
     MEASURE,
     APPLY,
-    HALF,  # op: which half of the panels; n0 of them at a time, back through op n1; then the sums of its gradient
+    HALF,  # op: which half of the panels; back through op n1, and the sums of its gradient
 ) = range(15)
 TASK_COLUMNS = 6
 

@@ -47,11 +47,16 @@ def networks(kind: str, count: int = 7) -> list[fb.Model]:
     return models
 
 
-@pytest.mark.parametrize("kind", ["plain", "dropout", "penalised", "clipped", "rates", "keeps rows", "unhashable"])
+KINDS = ["plain", "by halves", "dropout", "penalised", "clipped", "rates", "keeps rows", "unhashable"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_like_networks_come_out_as_alone(kind: str) -> None:
     x, y = X, np.eye(3)[Y]
     together, alone = networks(kind), networks(kind)
     options: dict[str, Any] = {"batch_size": 16, "epochs": 3, "verbose": 0, "validation_data": (x[:20], y[:20])}
+    if kind == "by halves":
+        options["batch_size"] = len(x)
     histories = fb.fit_many(together, x, y, threads=1, **options)
     for model, other, history in zip(together, alone, histories, strict=True):
         expected = other.fit(x, y, **options)

@@ -406,6 +406,7 @@ class Engine:
         if plan.apart is not None:
             run[pg.APART] = base + plan.apart - self._buffer.ctypes.data
             run[pg.APART_NEXT] = program.parameter_bytes
+            run[pg.TURN] = 0 if table[:, pg.TASK_RULE].any() else plan.turn
         now = aligned(pg.LINE * threads)
         run[pg.NOW], run[pg.ACTIVITIES] = now.ctypes.data, table[:, pg.ACTIVITY].any()
         constants[(len(layers) + 1) * stride + 1] = 1.0

@@ -9,10 +9,11 @@ from typing import Any
 
 from fastbp import program as pg
 from fastbp._jit import helper
-from fastbp._vector import column, lanes, load_int
-from fastbp.cpu import penalty, updates, weights
+from fastbp._vector import column, lanes, load_int, store_int
+from fastbp.cpu import penalty, rows, updates, weights
 from fastbp.cpu.rows import at
 from fastbp.cpu.tile import item_bytes, panel_width, prefetch_to_write
+from fastbp.plan import PANELS_PER_TASK
 
 
 @helper
@@ -24,24 +25,55 @@ def first_rows(kind: Any, count: int) -> int:
 
 @helper
 def _sum(
-    kind: Any, run: int, op: int, k0: int, k1: int, j0: int, j1: int, b0: int, b1: int, g: int, g_panel: int
+    kind: Any, run: int, op: int, k0: int, k1: int, j0: int, j1: int, b0: int, b1: int, more: int, g: int, g_panel: int
 ) -> None:
-    """Gradient at g of inputs k0:k1 and panels of neurons j0:j1, over the rows b0:b1."""
+    """Gradient at g of inputs k0:k1 and panels of neurons j0:j1, over the rows b0:b1; more: 0 begins at zero."""
     for start in range(b0, b1, weights.SAMPLES):
         end = min(b1, start + weights.SAMPLES)
-        weights.sums(kind, run, op, k0, k1, j0, j1, start, end, start - b0, g, g_panel, 0, 0)
+        weights.sums(kind, run, op, k0, k1, j0, j1, start, end, more + start - b0, g, g_panel, 0, 0)
 
 
 @helper
-def sum_apart(kind: Any, run: int, half: int, count: int) -> None:
-    """The gradients of all ops over one half of the slab's rows, each at a distance from its weights."""
-    border = first_rows(kind, count)
-    b0, b1 = (border, count) if half else (0, border)
+def _sum_apart(kind: Any, run: int, half: int, b0: int, b1: int, more: int) -> None:
+    """The gradients of all ops over the rows b0:b1 of one half, each at a distance from its weights."""
     for index in range(at(run, pg.OPS)):
         op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * index
         if at(op, pg.SUMMED) and at(op, pg.TASK_RULE) == 0:
             g = at(op, pg.W) + at(run, pg.APART) + half * at(run, pg.APART_NEXT)
-            _sum(kind, run, op, 0, at(op, pg.STEPS_IN), 0, at(op, pg.W_PANELS), b0, b1, g, at(op, pg.W_PANEL))
+            _sum(kind, run, op, 0, at(op, pg.STEPS_IN), 0, at(op, pg.W_PANELS), b0, b1, more, g, at(op, pg.W_PANEL))
+
+
+@helper
+def go_through(kind: Any, now: int, half: int, lowest: int, epoch: int, first: int, batch_rows: int) -> None:
+    """One half of the slab's rows, forward, back through the op `lowest`, and the sums of its gradients.
+
+    first: place in the epoch of the slab's first row
+
+    Where the rows go through in turns, those of each take the panels of the turn before, which are still in cache.
+    """
+    run, count, samples = at(now, pg.NOW_RUN), at(now, pg.NOW_COUNT), 2 * lanes(kind)
+    border = first_rows(kind, count)
+    start, end = (border, count) if half else (0, border)
+    at_once, turn = 1, at(run, pg.TURN)
+    if turn == 0:
+        at_once, turn = PANELS_PER_TASK, count
+    place = half * min(turn, border)
+    for b0 in range(start, end, turn):
+        rest = count - b0 + place  # so many rows has a slab that begins with these, at `place`
+        here = first + b0 - place
+        store_int(now + 8 * pg.NOW_COUNT, rest)
+        b1 = min(end, b0 + turn) - b0 + place
+        p0, last = place // samples, (b1 + samples - 1) // samples
+        while p0 < last:
+            p1 = min(p0 + at_once, last)
+            rows.gather(kind, run, here, rest, batch_rows, epoch, p0, p1)
+            if not rows.up(kind, now, p0, p1, 0, at(run, pg.OPS)):
+                return
+            rows.output(kind, run, rest, here, p0, p1, (b0 - place) // samples)
+            rows.down(kind, now, here, p0, p1, lowest, at(run, pg.OPS))
+            p0 = p1
+        _sum_apart(kind, run, half, place, b1, b0 - start)
+    store_int(now + 8 * pg.NOW_COUNT, count)
 
 
 @helper
@@ -65,8 +97,8 @@ def task(kind: Any, run: int, row: int, count: int, stage: int, h: int, scratch:
         first, apart = w + at(run, pg.APART), w_panel
         second = first + at(run, pg.APART_NEXT)
     else:
-        _sum(kind, run, op, k0, k1, j0, j1, 0, border, first, panel)
-        _sum(kind, run, op, k0, k1, j0, j1, border, count, second, panel)
+        _sum(kind, run, op, k0, k1, j0, j1, 0, border, 0, first, panel)
+        _sum(kind, run, op, k0, k1, j0, j1, border, count, 0, second, panel)
     g, g_panel = scratch, panel
     if at(run, pg.GRADIENT):
         g, g_panel = w + at(run, pg.GRADIENT), w_panel

@@ -304,8 +304,11 @@ def gather_rows(kind: Any, table: int, table_row: int, columns: int, index: int,
 
 
 @helper
-def output(kind: Any, run: int, count: int, first: int, p0: int, p1: int) -> None:
-    """What follows the last product: its activation, loss, metrics, DZ and T; or the predictions, written out."""
+def output(kind: Any, run: int, count: int, first: int, p0: int, p1: int, behind: int) -> None:
+    """What follows the last product: its activation, loss, metrics, DZ and T; or the predictions, written out.
+
+    behind: how many panels of the slab had the places of these before them
+    """
     size = row_bytes(kind)
     op = at(run, pg.TABLE) + 8 * pg.OP_COLUMNS * (at(run, pg.OPS) - 1)
     outs = at(op, pg.OUT)
@@ -318,7 +321,7 @@ def output(kind: Any, run: int, count: int, first: int, p0: int, p1: int) -> Non
             dz = at(op, pg.DZ) + p * at(op, pg.DZ_PANEL)
             y = at(run, pg.TARGET) + p * at(run, pg.TARGET_PANEL)
             scale = at(run, pg.SCALE) + p * size
-            partial = at(run, pg.PARTIAL) + 8 * p * at(run, pg.SUM_COUNT)
+            partial = at(run, pg.PARTIAL) + 8 * (p + behind) * at(run, pg.SUM_COUNT)
             value = call_rule(
                 at(run, pg.LOSS), dz, z if at(run, pg.FUSED) else h, y, outs, at(run, pg.LOSS_PARAMETERS), scale
             )

@@ -54,7 +54,10 @@ class Beside:
         if not kept:
             return None
         bound, buffer = kept.pop(), engine.weights.view(np.uint8)
-        bound.table[:, pg.W] += buffer.ctypes.data - bound.buffer.ctypes.data
+        moved = buffer.ctypes.data - bound.buffer.ctypes.data
+        bound.table[:, pg.W] += moved
+        if bound.plan.apart is not None:
+            bound.run[pg.APART] -= moved
         bound.run[pg.STOP] = engine.stop_flag.ctypes.data
         return replace(bound, buffer=buffer)
 
@@ -64,7 +67,7 @@ class Beside:
             bound = engine._bound.pop(key, None)
             if bound is None or bound.entries or bound.penalties is not None or engine.program.half:
                 continue
-            if bound.metrics[:, pg.TALLY_ROW].any() or bound.plan.apart is not None:
+            if bound.metrics[:, pg.TALLY_ROW].any():
                 continue
             kept = [other for bounds in self._free.values() for other in bounds]
             room = sum(len(other.workspace) for other in kept) + len(bound.workspace) <= KEPT_BYTES

@@ -111,24 +111,14 @@ def _perform(kind: Any, now: int, task: int, epoch: int, first: int, batch_rows:
     p0, p1 = load_int(task + 16), min(load_int(task + 24), (count + samples - 1) // samples)
     n0, n1 = load_int(task + 32), load_int(task + 40)
     if code == pg.HALF:
-        border = halves.first_rows(kind, count) // samples
-        p0, end = (border, (count + samples - 1) // samples) if index else (0, border)
-        while p0 < end:
-            p1 = min(p0 + n0, end)
-            rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1)
-            if not rows.up(kind, now, p0, p1, 0, at(run, pg.OPS)):
-                return
-            rows.output(kind, run, count, first, p0, p1)
-            rows.down(kind, now, first, p0, p1, n1, at(run, pg.OPS))
-            p0 = p1
-        halves.sum_apart(kind, run, index, count)
+        halves.go_through(kind, now, index, n1, epoch, first, batch_rows)
     elif code == pg.ROWS or code == pg.UP:
         if index:
             rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1)
         if code == pg.UP:
             rows.up(kind, now, p0, p1, n0, n1)
         elif rows.up(kind, now, p0, p1, n0, at(run, pg.OPS)):
-            rows.output(kind, run, count, first, p0, p1)
+            rows.output(kind, run, count, first, p0, p1, 0)
             if at(run, pg.BACKWARD):
                 rows.down(kind, now, first, p0, p1, n1, at(run, pg.OPS))
     elif code == pg.DOWN:
@@ -138,7 +128,7 @@ def _perform(kind: Any, now: int, task: int, epoch: int, first: int, batch_rows:
     elif code == pg.FORWARD:
         rows.forward(kind, op, p0, p1, n0, n1, now)
     elif code == pg.OUTPUT:
-        rows.output(kind, run, count, first, p0, p1)
+        rows.output(kind, run, count, first, p0, p1, 0)
     elif code == pg.BACK:
         rows.backward(kind, op, p0, p1, n0, n1, now)
     elif code == pg.INPUT_GRADIENT:
