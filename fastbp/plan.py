@@ -22,7 +22,7 @@ PANELS_OF_RUN = 4  # a task of the update phase
 PASSED_BY_HALVES = 2  # numbers that pass through the layers, a weight: above that its gradient is summed by halves
 TURN_WEIGHTS = 128 << 10  # bytes: so few stay in L1 and L2 from panel to panel, and halves go through in turns
 TURN_ROWS = 256  # a block of the gradient's sums
-SLAB_IN_TURNS = 16 << 20  # most of it is never touched
+SLAB_IN_TURNS = 6 << 20  # most of it is never touched
 FEW_NEURONS = 0.5  # of a layer's last vector: up to so full it is summed along the samples
 
 
