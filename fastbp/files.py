@@ -47,6 +47,7 @@ def state(model: "Model") -> tuple[dict[str, Array], dict[str, Any]]:
         "updates": model._updates,
         "epochs": model._epochs_seen,
         "meta": model.meta,
+        "columns": model.column_names,
     }
     return tensors, content
 
@@ -75,7 +76,7 @@ def restored(model: "Model", tensors: dict[str, Array], content: dict[str, Any])
     model.build(content["input_width"])
     put_state(model, tensors)
     model._updates, model._epochs_seen = int(content["updates"]), int(content["epochs"])
-    model.meta = dict(content["meta"])
+    model.meta, model.column_names = dict(content["meta"]), content.get("columns")
     return model
 
 

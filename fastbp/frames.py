@@ -1,5 +1,6 @@
 """Floor 2: tables with named columns: of pandas, polars, pyarrow, a dict of columns, or plain arrays."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,41 @@ def columns_of(x: Any) -> tuple[list[str], list[Any]] | None:
         names = [str(name) for name in x.columns]
         return names, [x.iloc[:, j] if hasattr(x, "iloc") else x[:, j] for j in range(len(names))]
     return None
+
+
+def names_of(x: Any) -> list[str] | None:
+    """Names of a frame's columns; None where `x` is no frame, or where they are numbers."""
+    if not (hasattr(x, "to_numpy") or hasattr(x, "schema")):
+        return None
+    names = list(getattr(x, "column_names", getattr(x, "columns", ())))
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def check_names(known: Sequence[str] | None, names: Sequence[str] | None, name: str = "x") -> None:
+    """Refuse columns of other names, or in another order, than those a model was fitted to.
+
+    Parameters
+    ----------
+    known, names : of the columns then and now; None where they have none
+    name : what the error calls the table
+
+    Raises
+    ------
+    ValueError : they differ
+    """
+    if known is None or names is None or list(names) == list(known):
+        return
+    own = "or set model.column_names = None where they mean the same"
+    if missing := [column for column in known if column not in names]:
+        near = difflib.get_close_matches(missing[0], names, 1)
+        what = f"lacks {len(missing)} of the model's {len(known)} columns, first {missing[0]!r}"
+        raise ValueError(f"{name} {what}{f' (is it {near[0]!r}?)' if near else ''}: rename or add them, {own}")
+    if extra := [column for column in names if column not in known]:
+        what = f"has columns that the model was not fitted to, first {extra[0]!r}"
+    else:
+        at = next(k for k, column in enumerate(known) if names[k] != column)
+        what = f"has its columns in another order: {names[at]!r} is where {known[at]!r} was when the model was fitted"
+    raise ValueError(f"{name} {what}: pass {name}[model.column_names] (pyarrow: {name}.select(...)), {own}")
 
 
 def one_block(columns: Sequence[Any]) -> bool:

@@ -98,7 +98,7 @@ def from_sklearn(estimator: Any, *, threads: int | None = None) -> Model:
             f"from_sklearn: wanted a fitted MLPClassifier or MLPRegressor of scikit-learn, got {estimator!r:.80}"
         )
     if hasattr(estimator, "to_model"):
-        return _with_classes(estimator.to_model(), estimator)
+        return _with_names(estimator.to_model(), estimator)
     hidden, output = (_OURS.get(n, n) for n in (estimator.activation, estimator.out_activation_))
     kernels = list(zip(map(np.asarray, estimator.coefs_), map(np.asarray, estimator.intercepts_), strict=True))
     model = _model(kernels, _rows(hidden, output, len(kernels)), type(estimator).__name__, threads)
@@ -108,13 +108,14 @@ def from_sklearn(estimator: Any, *, threads: int | None = None) -> Model:
         rate, momentum=estimator.momentum, nesterov=bool(estimator.nesterovs_momentum and estimator.momentum)
     )
     model.compile(sgd if estimator.solver == "sgd" else adam, _loss_of(estimator, output))
-    return _with_classes(model, estimator)
+    return _with_names(model, estimator)
 
 
-def _with_classes(model: Model, estimator: Any) -> Model:
+def _with_names(model: Model, estimator: Any) -> Model:
     if hasattr(estimator, "classes_"):
         found = estimator.classes_
         model.meta["classes"] = [c.tolist() for c in found] if isinstance(found, list) else np.asarray(found).tolist()
+    model.column_names = list(getattr(estimator, "feature_names_in_", ())) or None
     return model
 
 

@@ -28,6 +28,7 @@ from fastbp.device_arrays import on_host
 from fastbp.feeds import ArrayFeed
 from fastbp.fit import DivergenceError, Fit, peak
 from fastbp.fit_options import Held, Options
+from fastbp.frames import check_names, names_of
 from fastbp.history import History
 from fastbp.model import Model
 from fastbp.objective import Outcome
@@ -242,7 +243,10 @@ class _Stage:
         inputs = self._rows(model)
         with _of(index):
             model.check_inputs(inputs, model.compute_dtype, self._names[0])
+            names = names_of(self._x)
+            check_names(model.column_names, names, self._names[0])
             model.build(inputs.shape[1])
+            model.column_names = model.column_names or names
             _, loss, _ = model._compiled("fit_many")
             key = model.dtype, loss.targets, model.output_width, loss.mask_nan
             if key not in self._targets:

@@ -33,6 +33,7 @@ from fastbp.compilation import compile_kernels
 from fastbp.data import Sample
 from fastbp.fit import Fit, evaluated
 from fastbp.fit_options import Options, sources
+from fastbp.frames import check_names, names_of
 from fastbp.gradient_report import GradientReport, gradient_report
 from fastbp.history import History
 from fastbp.layers import Input, Layer
@@ -76,6 +77,8 @@ class Model(Stack):
     device : where it trains; "auto" until it is built
     stop_training : a callback sets it to end the fit after the running batch or epoch
     meta : dict of plain data stored in the model file, for whoever uses the model
+    column_names : of the frame that it was fitted to, kept in the model file; frames of others are refused. None: of
+        arrays, or whatever a frame's are called
     built : whether the weights exist
 
     Examples
@@ -107,6 +110,7 @@ class Model(Stack):
         self.seed, self.threads, self.name = int(seed), threads or default_threads(), name
         self.history: History | None = None
         self.meta: dict[str, Any] = {}
+        self.column_names: list[str] | None = None
         self._device_reason, self.stop_training = "", False
         self._engine: devices.Engine | None = None
         self._optimizer: Optimizer | None = None
@@ -251,18 +255,22 @@ class Model(Stack):
         if self._loss is None:
             self._compiled(task)
         assert self._loss is not None
-        loss = self._loss
+        loss, columns = self._loss, names_of(x)
+        check_names(self.column_names, columns, names[0])
         rows = data.as_matrix(x, self.dtype, name=names[0], width=self._input, device=self.device)
         width, count = self.output_width, len(rows)
         self.check_inputs(rows, self.compute_dtype, names[0])
         targets = data.as_targets(y, loss.targets, width, self.dtype, rows=count, name=names[1], missing=loss.mask_nan)
         weights = None if weights is None else sample_weights(weights, count, self.dtype, name=names[2])
         self.build(rows.shape[1])
+        if task in ("fit", "train_on_batch"):
+            self.column_names = self.column_names or columns
         return Sample(devices.seen(rows, names[0], self.device, x), targets, weights=weights)
 
     def _inputs(self, x: Any, task: str, finite: bool = True) -> Array | sparse.SparseRows:
         if self._engine is None and self._input is None and not self.layers:
             raise RuntimeError(f"{task}: the model has no layers")
+        check_names(self.column_names, names_of(x))
         rows = data.as_matrix(x, self.dtype, width=self._input, finite=finite, device=self.device)
         if finite or isinstance(rows, sparse.SparseRows):  # else the kernels look, and whoever calls asks again
             self.check_inputs(rows, self.compute_dtype)

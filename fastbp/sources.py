@@ -175,14 +175,17 @@ class Stored:
     Attributes
     ----------
     width : columns of x
-    first : number of its first row, where it is a part of others
+    names : what these are called, in Parquet files; else None
+    numbers : which rows they are, where they are a part of others
 
     Raises
     ------
     ValueError : another number of rows than x has
     """
 
-    def __init__(self, x: _Column, y: _Column | None, weights: _Column | None, first: int = 0) -> None:
+    def __init__(
+        self, x: _Column, y: _Column | None, weights: _Column | None, numbers: Sequence[int] | Array | None = None
+    ) -> None:
         if len(x.width) != 1:
             raise ValueError(f"x holds rows of shape {x.width}; wanted rows and columns of numbers")
         for name, column in (("y", y), ("sample_weight", weights)):
@@ -190,7 +193,9 @@ class Stored:
                 raise ValueError(f"{name} has {len(column)} rows, x has {len(x)}: each row of x wants its own")
         if not len(x):
             raise ValueError("x has no rows")
-        self._columns, self.width, self.first = (x, y, weights), x.width[0], first
+        self._columns, self.width = (x, y, weights), x.width[0]
+        self.names: list[str] | None = getattr(x, "names", None)
+        self.numbers = range(len(x)) if numbers is None else numbers
 
     def __len__(self) -> int:
         return len(self._columns[0])
@@ -209,7 +214,13 @@ class Stored:
         """A run of the rows as a source of its own."""
         x, y, weights = (None if column is None else _Part(column, start, stop) for column in self._columns)
         assert x is not None
-        return Stored(x, y, weights, self.first + start)
+        return Stored(x, y, weights, self.numbers[start:stop])
+
+    def chosen(self, rows: NDArray[np.int64]) -> "Stored":
+        """Some of the rows, by their places in ascending order, as a source of its own."""
+        x, y, weights = (None if column is None else _Chosen(column, rows) for column in self._columns)
+        assert x is not None
+        return Stored(x, y, weights, np.asarray(self.numbers)[rows])
 
     def targets_read(self, rows: int) -> Iterator[Any]:
         """The targets alone, so many rows at a time."""
@@ -250,6 +261,29 @@ class _Part:
     def borders(self) -> list[int]:
         inside = [border - self._start for border in self._column.borders() if self._start < border < self._stop]
         return [0, *inside, len(self)] if self._column.borders() else []
+
+
+class _Chosen:
+    """Some rows of a column, in ascending order."""
+
+    def __init__(self, column: _Column, rows: NDArray[np.int64]) -> None:
+        self._column, self._rows, self.width = column, rows, column.width
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, start: int, stop: int) -> Any:
+        """The rows as one array; no more are read at a time than are wanted."""
+        wanted, parts = self._rows[start:stop], []
+        while len(wanted):
+            first = int(wanted[0])
+            inside = wanted[: np.searchsorted(wanted, first + stop - start)] - first
+            parts.append(self._column.read(first, first + int(inside[-1]) + 1)[inside])
+            wanted = wanted[len(inside) :]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def borders(self) -> list[int]:
+        return np.unique(np.searchsorted(self._rows, self._column.borders())).tolist()
 
 
 class Stream:

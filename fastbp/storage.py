@@ -7,7 +7,8 @@ Layout: a safetensors file whose metadata holds one key, ``fastbp``, a JSON obje
   name, over ``"<name> <dtype> <shape>"`` in NumPy's words and over its bytes, little-endian and C-contiguous.
 - ``meta``: plain data. For a model: ``layers`` (a list of dicts with ``kind`` and what the layer was made with),
   ``input_width``, ``dtype``, ``seed``, ``name``, ``optimizer``, ``loss``, ``metrics``, ``weighted_metrics``,
-  ``updates``, ``epochs`` and the user's own ``meta`` (with a table: how its columns become inputs).
+  ``updates``, ``epochs``, ``columns`` (names of the inputs' columns, or null) and the user's own ``meta`` (with a
+  table: how its columns become inputs).
 
 Tensors: ``<layer>.kernel`` (I, O), ``<layer>.bias`` (O,) and the optimizer's arrays, ``optimizer.<slot>.<the same>``.
 Any safetensors reader finds them; nothing in the file can run code.

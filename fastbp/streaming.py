@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import data, device_arrays, devices
+from fastbp import data, device_arrays, devices, preparation
 from fastbp.data import Sample
 from fastbp.feeds import Feed
+from fastbp.frames import check_names
 from fastbp.objective import EVALUATION_ROWS, Objective
 from fastbp.sources import Rows, Source, Stored, Stream, opened
 from fastbp.streams import Stage, StoredFeed, StreamFeed, samples
@@ -58,22 +59,22 @@ def feed_of(model: "Model", source: Source, options: "Options") -> tuple[Feed, C
     ------
     ValueError : options that such rows can't serve
     """
-    if options.stratify:
-        raise ValueError(
-            "stratify=True chooses among rows in memory: give arrays, or the rows of your choice as validation_data"
-        )
-    held = None
-    if options.validation_split and options.validation_data is None:
-        if isinstance(source, Stream):
-            raise ValueError("validation_split needs rows that can be counted: give validation_data beside an iterator")
-        at = data.split_at(len(source), options.validation_split)
-        source, rest = source.part(0, at), source.part(at, len(source))
-        held = reader(model, rest, options.validation_steps, options.validation_batch_size)
+    splits = bool(options.validation_split) and options.validation_data is None
+    if splits and isinstance(source, Stream):
+        raise ValueError("validation_split needs rows that can be counted: give validation_data beside an iterator")
+    if isinstance(source, Stored):
+        check_names(model.column_names, source.names)
     if not model.built and model.loss_name:
         model.build(source.width)
     model._compiled("fit")
-    if isinstance(source, Stored) and not source.targets:
-        raise ValueError("fit: y is missing; give it as an array, a path, or the name of a Parquet column")
+    held = None
+    if isinstance(source, Stored):
+        if not source.targets:
+            raise ValueError("fit: y is missing; give it as an array, a path, or the name of a Parquet column")
+        model.column_names = model.column_names or source.names
+        if splits:
+            source, rest = _split(model, source, options)
+            held = reader(model, rest, options.validation_steps, options.validation_batch_size)
     weights = options.class_weight
     if isinstance(weights, str) and weights == "balanced":
         weights = _balanced(model, source, options)
@@ -99,6 +100,29 @@ def feed_of(model: "Model", source: Source, options: "Options") -> tuple[Feed, C
     return StreamFeed(source, staged, batch=options.batch_size, steps=options.steps_per_epoch, epochs=epochs), held
 
 
+def _split(model: "Model", source: Stored, options: "Options") -> tuple[Stored, Stored]:
+    """The rows to train on, and those that `validation_split` holds out: the last, or some of each class."""
+    if not options.stratify:
+        at = data.split_at(len(source), options.validation_split)
+        return source.part(0, at), source.part(at, len(source))
+    share = data.checked_share(options.validation_split)
+    labels = np.concatenate([part for part, _ in _labels(model, source, "stratify=True")])
+    train, test = preparation.held_out(labels, share, seed=model.seed, stratify=True)
+    return source.chosen(train), source.chosen(test)
+
+
+def _labels(model: "Model", source: Source, task: str) -> Iterator[tuple[Array, int]]:
+    """The class numbers of a source's rows, some at a time, each with the number of classes."""
+    _, loss, _ = model._compiled("fit")
+    parts = source.targets_read(TARGETS_READ) if isinstance(source, Stored) else (y for _, y, _ in source.batches())
+    for number, part in enumerate(parts, 1):
+        name, rows = f"y (part {number})", len(part)
+        y = data.as_targets(
+            part, loss.targets, model.output_width, model.dtype, rows=rows, name=name, missing=loss.mask_nan
+        )
+        yield classes_of(Sample(y, y), loss, model.output_width, task)
+
+
 def _balanced(model: "Model", source: Source, options: "Options") -> dict[int, float]:
     """The weights of ``class_weight="balanced"``, by a look at all targets before the fit.
 
@@ -112,15 +136,8 @@ def _balanced(model: "Model", source: Source, options: "Options") -> dict[int, f
             f'class_weight="balanced" looks at all targets before the fit, and {why}: give a function that makes a '
             "fresh iterator of all rows for each epoch, or the weights as a dict"
         )
-    _, loss, _ = model._compiled("fit")
     counts: Array | None = None
-    parts = source.targets_read(TARGETS_READ) if isinstance(source, Stored) else (y for _, y, _ in source.batches())
-    for number, part in enumerate(parts, 1):
-        name, rows = f"y (part {number})", len(part)
-        y = data.as_targets(
-            part, loss.targets, model.output_width, model.dtype, rows=rows, name=name, missing=loss.mask_nan
-        )
-        labels, classes = classes_of(Sample(y, y), loss, model.output_width, "class_weight")
+    for labels, classes in _labels(model, source, "class_weight"):
         found = np.bincount(labels[labels >= 0], minlength=classes)
         counts = found if counts is None else counts + found
     assert counts is not None
@@ -171,6 +188,7 @@ def evaluation(
         model._compiled("evaluate")
         sample = sample if steps is None else sample.first(steps * batch)
         return [sample], -(-len(sample) // batch)
+    check_names(model.column_names, getattr(source, "names", None))
     model.build(source.width)
     count = -(-len(source) // batch) if isinstance(source, Stored) else steps
     return reader(model, source, steps, batch, "")(), count
@@ -178,6 +196,7 @@ def evaluation(
 
 def predicted(model: "Model", source: Source, batch: int, out: Any) -> Array:
     """The outputs of a source's rows: into `out`, or in memory."""
+    check_names(model.column_names, getattr(source, "names", None))
     model.build(source.width)
     engine = model._ready(Objective(), False, None, False, batch)
 

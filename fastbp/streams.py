@@ -169,7 +169,7 @@ def stored_blocks(source: Stored, rows: int, key: list[int], shuffle: bool, star
             begin = first + low - (int(ends[i]) - (stop - first))
             taken = min(high - low, stop - begin)
             read.append(source.read(begin, begin + taken))
-            parts.append((source.first + begin, low - index * rows))
+            parts.append((begin, low - index * rows))
             low, i = low + taken, i + 1
         x, y, weights = (_joined(list(columns)) for columns in zip(*read, strict=True))
         seed = int(np.random.SeedSequence([*key, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -250,8 +250,8 @@ def fitting(block: Block, stage: Stage) -> Iterator[tuple[Block, Sample]]:
     yield block, sample
 
 
-def fitting_rows(block: Block, stage: Stage) -> Sample:
-    """A block of rows on disk for the kernels; where a row doesn't fit the error names it."""
+def fitting_rows(block: Block, stage: Stage, source: Stored) -> Sample:
+    """A block of rows on disk for the kernels; where a row doesn't fit the error names it by its number there."""
     try:
         return stage(block.rows, block.name)
     except (TypeError, ValueError):
@@ -265,7 +265,12 @@ def fitting_rows(block: Block, stage: Stage) -> Sample:
             else:
                 low = middle
         first, at = max((part for part in block.parts if part[1] <= low), key=lambda part: part[1])
-        stage(block.part(low, high).rows, f"row {first + low - at:,}")
+        number = source.numbers[first + low - at]
+        row = f"row {number:,}"
+        try:
+            stage(block.part(low, high).rows, row)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace(f" ({row})[0", f"[{number}")) from None
         raise
 
 
@@ -298,7 +303,7 @@ class StoredFeed(Passes):
         passes, steps = divmod(done, self.per_pass)
         for number in count(self.first_pass + passes):
             for block in stored_blocks(self._source, self._rows, [self.seed, number], self.shuffle, steps // per_block):
-                sample = fitting_rows(block, self._stage)
+                sample = fitting_rows(block, self._stage, self._source)
                 yield replace(block, batch=self.batch, rows=READ), sample
             steps = 0
 
@@ -507,7 +512,7 @@ def samples(source: Source, stage: Stage, batch: int, row_bytes: int, steps: int
             rows = max(1, BLOCK_BYTES // (row_bytes * batch)) * batch
             wanted = source if steps is None else source.part(0, min(len(source), steps * batch))
             for block in stored_blocks(wanted, rows, [0], False):
-                yield fitting_rows(block, stage)
+                yield fitting_rows(block, stage, wanted)
             return
         batches = source.batches()
         some = batches if steps is None else (b for _, b in zip(range(steps), batches, strict=False))

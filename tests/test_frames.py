@@ -1,6 +1,9 @@
 """Tables of other libraries: read in place where that can be, refused by the column's name where it can't."""
 
+import pickle
 import tracemalloc
+import warnings
+from pathlib import Path
 from typing import Any
 
 import array_api_strict
@@ -9,9 +12,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from sklearn.neural_network import MLPClassifier as TheirClassifier
 
 import fastbp as fb
 from fastbp.data import as_matrix, as_targets
+from fastbp.estimators import MLPClassifier
 from fastbp.frames import as_frame
 
 NUMBERS = {"a": [1.0, 2.0, 3.0], "b": [4, 5, 6], "c": [True, False, True]}
@@ -51,6 +56,70 @@ def test_a_model_takes_arrow() -> None:
     model.fit(pa.table(NUMBERS), y, epochs=2, verbose=0)
     np.testing.assert_array_equal(model.predict(pa.table(NUMBERS)), model.predict(WANTED))
     np.testing.assert_array_equal(as_targets(pa.table({"y": [1.0, 2.0]}), "dense", 1, np.float32, rows=2), [[1], [2]])
+
+
+def named(**options: Any) -> fb.Model:
+    model = fb.Model([fb.Dense(2, activation="softmax")], **options)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pandas", "polars", "arrow"])
+def test_a_model_knows_its_columns_by_name(make: Any, tmp_path: Path) -> None:
+    model, y = named(), [0, 1, 1]
+    model.fit(make(NUMBERS), y, verbose=0)
+    assert model.column_names == ["a", "b", "c"]
+    model.save(tmp_path / "m.fastbp")
+    turned = make({name: NUMBERS[name] for name in "cba"})
+    own = turned[model.column_names] if make is not pa.table else turned.select(model.column_names)
+    for one in (model, fb.load_model(tmp_path / "m.fastbp"), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(one.predict(own), one.predict(WANTED))
+        for task in (one.predict, lambda x, one=one: one.evaluate(x, y), lambda x, one=one: one.fit(x, y, verbose=0)):
+            with pytest.raises(
+                ValueError, match=r"another order: 'c' is where 'a' was .* pass x\[model.column_names\]"
+            ):
+                task(turned)
+        with pytest.raises(ValueError, match=r"lacks 1 of the model's 3 columns, first 'c' \(is it 'cc'\?\)"):
+            one.predict(make({"a": [1.0], "b": [2.0], "cc": [3.0]}))
+        with pytest.raises(ValueError, match="columns that the model was not fitted to, first 'd'"):
+            one.predict(make({**NUMBERS, "d": [1.0, 1.0, 1.0]}))
+        with pytest.raises(ValueError, match="validation x has its columns in another order"):
+            one.fit(make(NUMBERS), y, validation_data=(turned, y), verbose=0)
+        one.column_names = None
+        assert one.predict(turned).shape == (3, 2)
+
+
+def test_columns_that_numbers_name_or_that_arrays_have_go_by_place() -> None:
+    model = named()
+    model.fit(pd.DataFrame(WANTED), [0, 1, 1], verbose=0)
+    assert model.column_names is None
+    model.predict(pd.DataFrame(NUMBERS))
+    model.train_on_batch(pd.DataFrame(NUMBERS), [0, 1, 1])
+    model.fit(WANTED, [0, 1, 1], verbose=0)
+    assert model.column_names == ["a", "b", "c"]
+
+
+def test_columns_of_many_models_of_files_and_of_estimators(tmp_path: Path) -> None:
+    frame, y = pd.DataFrame(NUMBERS), [0, 1, 1]
+    models = [named(), named(seed=1)]
+    fb.fit_many(models, frame, y, verbose=0)
+    with pytest.raises(ValueError, match="another order"):
+        fb.fit_many(models, frame[["c", "b", "a"]], y, verbose=0)
+    frame.assign(y=y).to_parquet(tmp_path / "t.parquet")
+    frame[["c", "b", "a"]].assign(y=y).to_parquet(tmp_path / "turned.parquet")
+    model = named()
+    model.fit(tmp_path / "t.parquet", "y", verbose=0)
+    for one in (model, models[0]):
+        for task in (one.fit, one.evaluate):
+            with pytest.raises(ValueError, match="another order"):
+                task(tmp_path / "turned.parquet", "y", verbose=0)
+    with pytest.raises(ValueError, match="another order"):
+        model.predict(frame[["c", "b", "a"]])
+    for kind in (MLPClassifier, TheirClassifier):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            estimator = kind((4,), max_iter=2).fit(frame, y)
+        assert fb.from_sklearn(estimator).column_names == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pandas", "polars", "arrow"])

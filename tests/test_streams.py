@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from helpers import inputs, make, python, targets
+from pyarrow import parquet as pq
 
 import fastbp as fb
 from fastbp import sources, streaming, streams
@@ -384,16 +386,49 @@ def test_a_row_on_disk_that_does_not_fit_is_named(
     x, y = X.copy(), Y.copy()
     x[150, 3] = np.nan
     np.save(tmp_path / "x.npy", x)
-    with pytest.raises(ValueError, match=r"the first nan at x \(row 150\)\[0, 3\]"):
+    with pytest.raises(ValueError, match=r"the first nan at x\[150, 3\]"):
         model_for().fit(tmp_path / "x.npy", y, shuffle=shuffle, verbose=0)
-    with pytest.raises(ValueError, match=r"the first nan at x \(row 150\)\[0, 3\]"):
+    with pytest.raises(ValueError, match=r"the first nan at x\[150, 3\]"):
         model_for().predict(tmp_path / "x.npy")
-    with pytest.raises(ValueError, match=r"x \(row 150\)\[0, 3\]"):
+    with pytest.raises(ValueError, match=r"x\[150, 3\]"):
         model_for().fit(tmp_path / "x.npy", y, shuffle=shuffle, validation_split=0.5, verbose=0)
     np.save(tmp_path / "x.npy", X)
     y[77] = 3
-    with pytest.raises(ValueError, match=r"y \(row 77\)\[0\] is 3: the model's last layer has 3 outputs"):
+    with pytest.raises(ValueError, match=r"y\[77\] is 3: the model's last layer has 3 outputs"):
         model_for().fit(tmp_path / "x.npy", y, shuffle=shuffle, verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["npy", "folder", "parquet"])
+def test_rows_on_disk_are_held_out_by_class(kind: str, tmp_path: Path) -> None:
+    y = np.sort(Y)  # the last rows are of one class
+    path: Any = tmp_path / "t.parquet"
+    if kind == "parquet":
+        pa_table = pa.table({**{f"c{j}": X[:, j] for j in range(WIDTH)}, "y": y})
+        pq.write_table(pa_table, path, row_group_size=50)
+    elif kind == "npy":
+        np.save(path := tmp_path / "x.npy", X)
+    else:
+        path = tmp_path
+        for part, (low, high) in enumerate(itertools.pairwise(ODD)):
+            np.save(tmp_path / f"{part}.npy", X[low:high])
+    options: dict[str, Any] = {"validation_split": 0.3, "stratify": True}
+    wanted = fitted(X, y, **options)
+    same(fitted(path, "y" if kind == "parquet" else y, **options), wanted)
+    assert 0 < wanted[0]["val_accuracy"][-1] < 1
+    shuffled = fitted(path, "y" if kind == "parquet" else y, shuffle=True, class_weight="balanced", **options)
+    assert len(shuffled[0]["val_loss"]) == 3
+
+
+def test_a_row_of_those_held_out_by_class_is_named(tmp_path: Path) -> None:
+    x = X.copy()
+    model = model_for()
+    np.save(tmp_path / "x.npy", x)
+    for row in (5, 150):  # one is trained on, the other not
+        x[:] = X
+        x[row, 3] = np.nan
+        np.save(tmp_path / "x.npy", x)
+        with pytest.raises(ValueError, match=rf"x\[{row}, 3\]"):
+            model.fit(tmp_path / "x.npy", Y, validation_split=0.3, stratify=True, verbose=0)
 
 
 def narrow() -> fb.Model:
@@ -439,7 +474,7 @@ def test_what_an_iterator_raises_says_at_which_batch() -> None:
         ({"x": X}, "y is None"),
         ({"x": batches(), "class_weight": "balanced"}, "all targets before the fit, and x can be gone through once"),
         ({"x": batches, "class_weight": "balanced", "steps_per_epoch": 3}, "with steps_per_epoch x may have no end"),
-        ({"x": batches, "validation_split": 0.2, "stratify": True}, "chooses among rows in memory: give arrays"),
+        ({"x": batches, "validation_split": 0.2, "stratify": True}, "needs rows that can be counted"),
         ({"x": iter([{"x": X, "y": Y}])}, r"batch 1 is a dict; wanted \(x, y\)"),
         ({"x": lambda: None}, "x is a function that returned None; wanted one that returns an iterator"),
         ({"x": iter([(X[0], Y[0])])}, r"the shape \(5,\); wanted \(rows, columns\) \(a loader's batch, not one row"),

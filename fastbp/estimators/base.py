@@ -217,6 +217,7 @@ class BasePerceptron(Course):
         model = Model(layers, dtype=network.dtype.name, **own)
         model.build(network.units[0])
         model.set_weights(network.engine.program.take(network.engine.weights))
+        model.column_names = list(getattr(self, "feature_names_in_", ())) or None
         loss = self._criterion()
         if isinstance(loss.targets, tuple):
             model.compile("adam", loss)
