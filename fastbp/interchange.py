@@ -3,7 +3,7 @@
 Arrays are copied; a network predicts the same on both sides, to rounding.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 from fastbp import activations, losses, optimizers
 from fastbp._spelling import answers
 from fastbp.activations import Activation
-from fastbp.layers import Dense
+from fastbp.layers import Activation as ActivationLayer
+from fastbp.layers import (
+    AlphaDropout,
+    BatchNormalization,
+    Dense,
+    Dropout,
+    GaussianDropout,
+    GaussianNoise,
+    Layer,
+    LayerNormalization,
+    Normalization,
+)
+from fastbp.layers.noise import Noise
 from fastbp.losses import Loss
 from fastbp.model import Model
 
@@ -21,17 +33,24 @@ Array = NDArray[Any]
 Kernel = tuple[Array, Array | None]
 """Weights (I, O) of a dense layer, and biases (O,) where it has them."""
 
-_LINEAR = "the module named {!r} holds {}; only linear layers, weight (O, I) and bias (O,), can be taken"
+_LINEAR = (
+    "the module named {!r} holds {}; linear layers, weight (O, I) and bias (O,), can be taken, and BatchNorm1d and "
+    "LayerNorm behind them"
+)
 
 
 def _model(kernels: Sequence[Kernel], rows: Sequence[Activation], name: str, threads: int | None) -> Model:
     """A built model of dense layers with these weights."""
-    given = [array for pair in kernels for array in pair if array is not None]
-    dtype = "float64" if given[0].dtype == np.float64 else "float32"
     layers = [
         Dense(kernel.shape[1], activation=row, use_bias=bias is not None)
         for (kernel, bias), row in zip(kernels, rows, strict=True)
     ]
+    return _built(layers, [array for pair in kernels for array in pair if array is not None], name, threads)
+
+
+def _built(layers: Sequence[Layer], given: Sequence[Array], name: str, threads: int | None) -> Model:
+    """A built model with these weights, the first of which says the number of columns and the type."""
+    dtype = "float64" if given[0].dtype == np.float64 else "float32"
     model = Model(layers, dtype=dtype, name=name, threads=threads)
     model.build(given[0].shape[0])
     model.set_weights(given)
@@ -247,15 +266,20 @@ def from_torch_state_dict(
     activation: str | Activation | Sequence[str | Activation] = "relu",
     output_activation: str | Activation | None = None,
     *,
+    epsilon: float = 1e-5,
+    activation_first: bool = False,
     threads: int | None = None,
 ) -> Model:
-    """A model of the linear layers in a PyTorch ``state_dict``. PyTorch isn't imported.
+    """A model of a PyTorch ``state_dict``: linear layers, BatchNorm1d and LayerNorm. PyTorch isn't imported.
 
     Parameters
     ----------
     state : names to tensors or arrays, "<module>.weight" (O, I) and "<module>.bias" (O,), in the order of the layers
-    activation : of the hidden layers, which a state dict doesn't say: one for all, or one for each
+    activation : of the hidden linear layers, which a state dict doesn't say: one for all, or one for each
     output_activation : of the last layer, default linear
+    epsilon : of the normalisations, which it doesn't say either; default PyTorch's
+    activation_first : whether a normalisation stands behind the activation of the layer before it (Linear, ReLU,
+        BatchNorm1d), not before it (Linear, BatchNorm1d, ReLU); default False
     threads : as for `Model`
 
     Returns
@@ -271,19 +295,54 @@ def from_torch_state_dict(
     for key, tensor in state.items():
         module, _, part = key.rpartition(".")
         named.setdefault(module, {})[part] = _array(tensor)
-    kernels = []
+    kernels: list[Kernel] = []
+    layers: list[Layer] = []
+    arrays: list[Array] = []
     for module, parts in named.items():
         weight, bias = parts.get("weight"), parts.get("bias")
-        if weight is None or weight.ndim != 2 or parts.keys() - {"weight", "bias"}:
+        if weight is not None and weight.ndim == 2 and parts.keys() <= {"weight", "bias"}:
+            kernels.append((weight.T, bias))
+            layers.append(Dense(weight.shape[0], use_bias=bias is not None))
+            arrays += [weight.T, *([] if bias is None else [bias])]
+        elif (norm := _norm(parts, epsilon)) is not None:
+            layers.append(norm)
+            arrays += [parts[part] for part in _NORM_PARTS if part in parts]
+        else:
             shapes = ", ".join(f"{part} {array.shape}" for part, array in parts.items())
             raise ValueError("from_torch_state_dict: " + _LINEAR.format(module, shapes))
-        kernels.append((weight.T, bias))
-    return _model(
-        _checked(kernels, "from_torch_state_dict"),
-        _rows(activation, output_activation, len(kernels)),
-        "model",
-        threads,
-    )
+    rows = iter(_rows(activation, output_activation, len(_checked(kernels, "from_torch_state_dict"))))
+    return _built(_activated(layers, rows, activation_first), arrays, "model", threads)
+
+
+_NORM_PARTS = "weight", "bias", "running_mean", "running_var"
+"""PyTorch's names of gamma, beta, and the moving mean and variance."""
+
+
+def _norm(parts: Mapping[str, Array], epsilon: float) -> Layer | None:
+    """The normalisation whose arrays these are, if it is one."""
+    if any(array.ndim != 1 for name, array in parts.items() if name != "num_batches_tracked"):
+        return None
+    learned = {"center": "bias" in parts, "scale": "weight" in parts}
+    if {"running_mean", "running_var"} <= parts.keys() <= {*_NORM_PARTS, "num_batches_tracked"}:
+        return BatchNormalization(0.9, epsilon, **learned)
+    return LayerNormalization(epsilon) if parts.keys() == {"weight", "bias"} else None
+
+
+def _activated(layers: Sequence[Layer], rows: Iterator[Activation], first: bool) -> list[Layer]:
+    """The layers, with each dense one's activation in it or behind the normalisations that follow."""
+    found: list[Layer] = []
+    waiting: Activation | None = None
+    for layer, after in zip(layers, [*layers[1:], None], strict=True):
+        if isinstance(layer, Dense):
+            waiting = next(rows)
+            if first or after is None or isinstance(after, Dense):
+                layer = Dense(layer.units, activation=waiting, use_bias=layer.use_bias)
+                waiting = None
+        found.append(layer)
+        if waiting is not None and (after is None or isinstance(after, Dense)):
+            found += [] if waiting.name == "linear" else [ActivationLayer(waiting)]
+            waiting = None
+    return found
 
 
 def _array(tensor: Any) -> Array:
@@ -303,30 +362,52 @@ def to_torch_state_dict(model: Model, modules: Iterable[str] | None = None) -> d
 
     Parameters
     ----------
-    model : of dense layers
-    modules : names of the linear modules, one for each layer; by default "0", "2", "4" ..., as in
-        ``nn.Sequential(nn.Linear(...), nn.ReLU(), nn.Linear(...), ...)``
+    model : of `Dense`, `BatchNormalization`, `LayerNormalization`, `Activation` and `Dropout` layers and its kin
+    modules : names of the modules with weights, one for each such layer; by default their places in an
+        ``nn.Sequential`` that has a module for each layer and for each activation that isn't linear: "0", "2", "4" ...
+        in ``nn.Sequential(nn.Linear(...), nn.ReLU(), nn.Linear(...), ...)``. Normalisations there want ``eps`` as the
+        layer's `epsilon`, 1e-3 by default
 
     Returns
     -------
     dict of str to ndarray
-        "<module>.weight" (O, I) and "<module>.bias" (O,), copies.
+        "<module>.weight" (O, I) and "<module>.bias" (O,), copies; of normalisations (O,), with "running_mean",
+        "running_var" and "num_batches_tracked" of ``nn.BatchNorm1d``.
 
     Raises
     ------
-    ValueError : other layers than dense ones, or another number of names than of layers
+    ValueError : other layers than those, or another number of names than of layers with weights
     """
     model.build()
-    kernels = _dense_only(model, "to_torch_state_dict")
-    names = [str(2 * i) for i in range(len(kernels))] if modules is None else list(modules)
-    if len(names) != len(kernels):
-        raise ValueError(f"modules has {len(names)} names for {len(kernels)} layers: {names}")
-    state = {}
-    for name, (kernel, bias) in zip(names, kernels, strict=True):
-        state[f"{name}.weight"] = np.ascontiguousarray(kernel.T)
-        if bias is not None:
-            state[f"{name}.bias"] = bias
-    return state
+    queue, place = iter(model.get_weights()), 0
+    found: list[tuple[str, dict[str, Array]]] = []
+    for layer in model.layers:
+        if type(layer) is Dense:
+            parts = {"weight": np.ascontiguousarray(next(queue).T), **({"bias": next(queue)} if layer.use_bias else {})}
+            found.append((str(place), parts))
+            place += layer.activation.name != "linear"
+        elif isinstance(layer, (BatchNormalization, LayerNormalization)):
+            found.append((str(place), _norm_parts(layer, queue)))
+        elif not isinstance(layer, (ActivationLayer, Noise)):
+            raise ValueError(f"to_torch_state_dict: {layer!r} has no counterpart there")
+        place += 1
+    names = [name for name, _ in found] if modules is None else list(modules)
+    if len(names) != len(found):
+        raise ValueError(f"modules has {len(names)} names for {len(found)} layers: {names}")
+    parts_of = zip(names, (parts for _, parts in found), strict=True)
+    return {f"{name}.{part}": array for name, parts in parts_of for part, array in parts.items()}
+
+
+def _norm_parts(layer: BatchNormalization | LayerNormalization, queue: Iterator[Array]) -> dict[str, Array]:
+    """A normalisation's next arrays by PyTorch's names, ones and zeros for those that it lacks."""
+    batch = isinstance(layer, BatchNormalization)
+    there = dict(zip(_NORM_PARTS, (layer.scale, layer.center, batch, batch), strict=True))
+    given = {part: next(queue) for part, has in there.items() if has}
+    if not given:
+        raise ValueError(f"to_torch_state_dict: {layer!r} has no arrays, and so no place in a state dict")
+    one = next(iter(given.values()))
+    parts = {"weight": np.ones_like(one), "bias": np.zeros_like(one), **given}
+    return parts | ({"num_batches_tracked": np.array(0)} if batch else {})
 
 
 # ---------------------------------------------------------------- Keras
@@ -339,14 +420,15 @@ def from_keras_weights(
     *,
     threads: int | None = None,
 ) -> Model:
-    """A model with the weights of a Keras network of ``Dense`` layers. Keras isn't imported.
+    """A model with the weights of a Keras network of layers one after the other. Keras isn't imported.
 
     The way back needs no function: ``keras_model.set_weights(model.get_weights())``.
 
     Parameters
     ----------
-    weights : what ``keras_model.get_weights()`` returns: kernels (I, O) and biases (O,), layer by layer; or the Keras
-        model itself, which knows its activations too
+    weights : the Keras model, of ``Dense``, ``Activation``, ``BatchNormalization``, ``LayerNormalization``,
+        ``Normalization`` and ``Dropout`` layers and its kin; or of one of ``Dense`` layers alone what
+        ``keras_model.get_weights()`` returns: kernels (I, O) and biases (O,), layer by layer
     activation : of the hidden layers, "relu" by default: one for all, or one for each
     output_activation : of the last layer, default linear
     threads : as for `Model`
@@ -358,25 +440,19 @@ def from_keras_weights(
 
     Raises
     ------
-    ValueError : other layers than dense ones, or activations that fastbp doesn't have
+    ValueError : other layers than those, or activations that fastbp doesn't have
     """
     task = "from_keras_weights"
     if hasattr(weights, "layers") and hasattr(weights, "get_weights"):
         if activation is not None or output_activation is not None:
             raise ValueError(f"{task}: a Keras model knows its activations; leave out activation and output_activation")
-        dense = [layer for layer in weights.layers if type(layer).__name__ != "InputLayer"]
-        wrong = [layer for layer in dense if type(layer).__name__ != "Dense"]
-        if wrong:
-            raise ValueError(f"{task}: {wrong[0].name!r} is a {type(wrong[0]).__name__} layer; only Dense can be taken")
-        kernels = [_kernel(layer.get_weights()) for layer in dense]
-        rows = [activations.get(_KERAS.get(name := layer.activation.__name__, name)) for layer in dense]
-        return _model(_checked(kernels, task), rows, str(weights.name), threads)
+        return _of_keras(weights, task, threads)
     kernels, arrays = [], [np.asarray(array) for array in weights]
     while arrays:
         if arrays[0].ndim != 2:
             raise ValueError(
                 f"{task}: wanted kernels (I, O), each with its bias (O,) or without, got the shapes "
-                f"{[np.shape(array) for array in weights]}; only Dense layers can be taken"
+                f"{[np.shape(array) for array in weights]}; give the Keras model where it has other layers than Dense"
             )
         count = 2 if len(arrays) > 1 and arrays[1].ndim == 1 else 1
         kernels.append(_kernel(arrays[:count]))
@@ -387,6 +463,49 @@ def from_keras_weights(
 
 _KERAS = {"swish": "silu"}
 """Names of Keras' activation functions that no row has."""
+
+
+def _of_keras(keras: Any, task: str, threads: int | None) -> Model:
+    """The model of a Keras model's layers."""
+    layers: list[Layer] = []
+    arrays: list[Array] = []
+    kernels = []
+    for layer in keras.layers:
+        kind = type(layer).__name__
+        if kind == "InputLayer":
+            continue
+        if kind not in _KERAS_LAYERS:
+            known = ", ".join(_KERAS_LAYERS)
+            raise ValueError(f"{task}: {layer.name!r} is a {kind} layer; those that can be taken: {known}")
+        own = [np.asarray(array) for array in layer.get_weights()] if kind in _KERAS_ARRAYS else []
+        layers.append(_KERAS_LAYERS[kind](layer, own))
+        arrays += own[: _KERAS_ARRAYS.get(kind, 0)]
+        if kind == "Dense":
+            kernels.append(_kernel(own))
+    _checked(kernels, task)
+    return _built(layers, arrays, str(keras.name), threads)
+
+
+def _row_of(layer: Any) -> Activation:
+    return activations.get(_KERAS.get(name := layer.activation.__name__, name))
+
+
+_KERAS_ARRAYS = {"Dense": 2, "BatchNormalization": 4, "LayerNormalization": 2, "Normalization": 2}
+"""Most arrays of each kind of layer that are taken; a Normalization counts the rows beside them."""
+_KERAS_LAYERS: dict[str, Callable[[Any, list[Array]], Layer]] = {
+    "Dense": lambda layer, own: Dense(own[0].shape[1], activation=_row_of(layer), use_bias=len(own) > 1),
+    "Activation": lambda layer, own: ActivationLayer(_row_of(layer)),
+    "Dropout": lambda layer, own: Dropout(layer.rate),
+    "AlphaDropout": lambda layer, own: AlphaDropout(layer.rate),
+    "GaussianDropout": lambda layer, own: GaussianDropout(layer.rate),
+    "GaussianNoise": lambda layer, own: GaussianNoise(layer.stddev),
+    "BatchNormalization": lambda layer, own: BatchNormalization(
+        layer.momentum, layer.epsilon, layer.center, layer.scale
+    ),
+    "LayerNormalization": lambda layer, own: LayerNormalization(layer.epsilon, layer.center, layer.scale),
+    "Normalization": lambda layer, own: Normalization(0.0, 1.0),
+}
+"""Keras' layers by their classes' names, made of one and its arrays."""
 
 
 def _kernel(arrays: Sequence[Array]) -> Kernel:

@@ -140,6 +140,52 @@ def test_state_dicts_come_and_go(bias: bool) -> None:
     np.testing.assert_allclose(first.predict(x), wanted, rtol=1e-5, atol=1e-6)
 
 
+def mixed() -> fb.Model:
+    """A model with normalisations whose numbers aren't those that they begin with."""
+    layers = [fb.Dense(8, use_bias=False), fb.BatchNormalization(center=False), fb.Activation("gelu"), fb.Dropout(0.1)]
+    model = fb.Model([*layers, fb.Dense(6, activation="tanh"), fb.LayerNormalization(), fb.Dense(2)])
+    model.build(5)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.2, 1.0, array.shape) for array in model.get_weights()])
+    return model
+
+
+def test_normalisations_come_and_go() -> None:
+    model, x = mixed(), inputs(9, 5)
+    state = fb.to_torch_state_dict(model)
+    batch = [f"1.{part}" for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
+    assert list(state) == ["0.weight", *batch, "4.weight", "4.bias", "6.weight", "6.bias", "7.weight", "7.bias"]
+    np.testing.assert_array_equal(state["1.bias"], np.zeros(8))
+    state["6.weight"], state["6.bias"] = np.ones(6), np.zeros(6)  # behind its activation it can't come back
+    norm = model.layers[5]
+    first = fb.from_torch_state_dict(
+        {n: a for n, a in state.items() if n < "4"}, output_activation="gelu", epsilon=1e-3
+    )
+    rest = fb.from_torch_state_dict(
+        {n: a for n, a in state.items() if n >= "4"}, "tanh", epsilon=norm.epsilon, activation_first=True
+    )
+    weights = model.get_weights()
+    weights[6:8] = state["6.weight"], state["6.bias"]
+    model.set_weights(weights)
+    np.testing.assert_allclose(rest.predict(first.predict(x)), model.predict(x), atol=ROUNDING)
+    assert [layer.kind for layer in first.layers] == ["dense", "batch_normalization", "activation"]
+    assert [layer.kind for layer in rest.layers] == ["dense", "layer_normalization", "dense"]
+    again = fb.to_torch_state_dict(first, ["net.lin", "net.norm"])
+    assert list(again)[:2] == ["net.lin.weight", "net.norm.weight"]
+    for odd, message in (
+        (fb.RMSNormalization(), "no counterpart there"),
+        (fb.LayerNormalization(center=False, scale=False), "no arrays"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fb.to_torch_state_dict(built(odd))
+
+
+def built(layer: Any) -> fb.Model:
+    model = fb.Model([layer, fb.Dense(2)])
+    model.build(5)
+    return model
+
+
 def test_half_precision_and_doubles() -> None:
     weight = np.ones((2, 3))
     assert fb.from_torch_state_dict({"w.weight": Tensor(weight, "torch.float64")}).dtype == np.float64
@@ -151,8 +197,13 @@ def test_half_precision_and_doubles() -> None:
 
 def test_with_pytorch_itself() -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is no dependency; the shapes above stand for it")
-    net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
     x = inputs(9, 5).astype(np.float32)
+    norm = torch.nn.BatchNorm1d(8)
+    net = torch.nn.Sequential(torch.nn.Linear(5, 8), norm, torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    net.train()(2 * torch.from_numpy(x) + 1)
+    model = fb.from_torch_state_dict(net.eval().state_dict(), "tanh")
+    np.testing.assert_allclose(model.predict(x), net(torch.from_numpy(x)).detach().numpy(), atol=ROUNDING)
+    net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
     model = fb.from_torch_state_dict(net.state_dict(), "tanh")
     np.testing.assert_allclose(model.predict(x), net(torch.from_numpy(x)).detach().numpy(), atol=ROUNDING)
     other = make([5, 8, 3], "tanh")
@@ -164,8 +215,9 @@ def test_with_pytorch_itself() -> None:
     ("state", "message"),
     [
         ({}, "no linear layer"),
-        ({"norm.weight": np.ones(3), "norm.bias": np.ones(3)}, r"'norm' holds weight \(3,\), bias \(3,\); only linear"),
-        ({"conv.weight": np.ones((3, 2, 1))}, "only linear layers"),
+        ({"norm.weight": np.ones(3), "norm.bias": np.ones(3)}, "no linear layer"),
+        ({"prelu.weight": np.ones(1)}, r"'prelu' holds weight \(1,\); linear layers, weight \(O, I\)"),
+        ({"conv.weight": np.ones((3, 2, 1))}, "linear layers"),
         ({"a.weight": np.ones((3, 2)), "b.weight": np.ones((1, 4))}, r"no chain; .*\(2, 3\), \(4, 1\)"),
         ({"a.weight": np.ones((3, 2)), "a.bias": np.ones(2)}, "3 neurons has a bias of shape"),
     ],
@@ -215,17 +267,47 @@ def test_a_keras_model_brings_its_activations() -> None:
     with pytest.raises(ValueError, match="knows its activations"):
         fb.from_keras_weights(keras, "relu")
     odd = type("Conv1D", (), {"name": "c"})()
-    with pytest.raises(ValueError, match="'c' is a Conv1D layer"):
+    with pytest.raises(ValueError, match="'c' is a Conv1D layer; those that can be taken: Dense, Activation"):
         fb.from_keras_weights(SimpleNamespace(name="n", layers=[odd], get_weights=list))
-    with pytest.raises(ValueError, match="only Dense layers"):
+    with pytest.raises(ValueError, match="give the Keras model where it has other layers than Dense"):
         fb.from_keras_weights([w[1], w[0]])
+
+
+def test_a_keras_model_brings_its_other_layers() -> None:
+    model, x = mixed(), inputs(9, 5)
+    w = model.get_weights()
+
+    def layer(kind: str, arrays: list[np.ndarray], **own: Any) -> Any:
+        own["activation"] = SimpleNamespace(__name__=own.get("activation", "linear"))
+        return type(kind, (), {"name": kind, "get_weights": lambda self: arrays, **own})()
+
+    plain: dict[str, Any] = {"epsilon": 1e-3, "scale": True}
+    scaled = layer("Normalization", [np.full(5, 3.0, np.float32), np.full(5, 4.0, np.float32), np.array(7)])
+    layers = [
+        scaled,
+        layer("Dense", w[:1]),
+        layer("BatchNormalization", w[1:4], momentum=0.99, center=False, **plain),
+        layer("Activation", [], activation="gelu"),
+        layer("Dropout", [np.zeros(2)], rate=0.1),
+        layer("Dense", w[4:6], activation="tanh"),
+        layer("LayerNormalization", w[6:8], center=True, **plain),
+        layer("Dense", w[8:]),
+    ]
+    back = fb.from_keras_weights(SimpleNamespace(name="net", layers=layers, get_weights=list))
+    np.testing.assert_allclose(back.predict(2 * x + 3), model.predict(x), atol=ROUNDING)
+    assert [one.kind for one in back.layers[1:]] == [one.kind for one in model.layers]
+    for kind, amount in (("GaussianNoise", "stddev"), ("GaussianDropout", "rate"), ("AlphaDropout", "rate")):
+        noisy = [layer("Dense", w[:1]), layer(kind, [], **{amount: 0.25})]
+        found = fb.from_keras_weights(SimpleNamespace(name="net", layers=noisy, get_weights=list))
+        assert type(found.layers[1]).__name__ == kind and getattr(found.layers[1], amount) == 0.25
 
 
 def test_with_keras_itself() -> None:
     pytest.importorskip("keras", reason="Keras is no dependency; the shapes above stand for it")
     import keras
 
-    net = keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(8, "gelu"), keras.layers.Dense(3, "softmax")])
+    hidden = [keras.layers.Dense(8, "gelu"), keras.layers.Dropout(0.1)]
+    net = keras.Sequential([keras.layers.Input((5,)), *hidden, keras.layers.Dense(3, "softmax")])
     x = inputs(9, 5).astype(np.float32)
     model = fb.from_keras_weights(net)
     np.testing.assert_allclose(model.predict(x), net.predict(x, verbose=0), atol=ROUNDING)
