@@ -322,9 +322,8 @@ def _norm(parts: Mapping[str, Array], epsilon: float) -> Layer | None:
     """The normalisation whose arrays these are, if it is one."""
     if any(array.ndim != 1 for name, array in parts.items() if name != "num_batches_tracked"):
         return None
-    learned = {"center": "bias" in parts, "scale": "weight" in parts}
     if {"running_mean", "running_var"} <= parts.keys() <= {*_NORM_PARTS, "num_batches_tracked"}:
-        return BatchNormalization(0.9, epsilon, **learned)
+        return BatchNormalization(0.9, epsilon, center="bias" in parts, scale="weight" in parts)
     return LayerNormalization(epsilon) if parts.keys() == {"weight", "bias"} else None
 
 
