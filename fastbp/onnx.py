@@ -19,6 +19,7 @@ from fastbp.activations import Activation
 from fastbp.model import Model
 from fastbp.preparation import Preparation
 from fastbp.tabular import CategoryColumn, NumberColumn, TabularEncoder
+from fastbp.tracing import restored
 
 Value = tuple[str, int, list[Any]]
 """Name, type and shape of an input or output of a graph."""
@@ -83,15 +84,15 @@ def _alone(op: str) -> Callable[[Graph, str, Activation], str]:
     return lambda graph, z, row: graph.add(op, z)
 
 
-def _erf(graph: Graph, z: str) -> str:
-    """onnxruntime has the error function in single precision alone."""
+def _single(graph: Graph, op: str, z: str) -> str:
+    """What onnxruntime has in single precision alone: the error function, and cosines."""
     if graph.dtype == np.float32:
-        return graph.add("Erf", z)
-    return graph.add("Cast", graph.add("Erf", graph.add("Cast", z, to=_FLOAT)), to=_DOUBLE)
+        return graph.add(op, z)
+    return graph.add("Cast", graph.add(op, graph.add("Cast", z, to=_FLOAT)), to=_DOUBLE)
 
 
 def _gelu(graph: Graph, z: str, row: Activation) -> str:
-    scaled = _erf(graph, graph.add("Mul", z, graph.constant(math.sqrt(0.5))))
+    scaled = _single(graph, "Erf", graph.add("Mul", z, graph.constant(math.sqrt(0.5))))
     half = graph.add("Mul", z, graph.constant(0.5))
     return graph.add("Mul", half, graph.add("Add", scaled, graph.constant(1.0)))
 
@@ -140,18 +141,60 @@ ACTIVATIONS: dict[str, Callable[[Graph, str, Activation], str]] = {
 }
 
 
-def activate(graph: Graph, z: str, row: Activation) -> str:
-    """The nodes of an activation.
+def _normal_cdf(graph: Graph, z: str) -> str:
+    scaled = _single(graph, "Erf", graph.add("Mul", z, graph.constant(math.sqrt(0.5))))
+    return graph.add("Mul", graph.add("Add", scaled, graph.constant(1.0)), graph.constant(0.5))
 
-    Raises
-    ------
-    ValueError : an activation that has no row in `ACTIVATIONS`
-    """
-    if row.name not in ACTIVATIONS:
-        raise ValueError(
-            f"to_onnx: the activation {row.name!r} has no ONNX operators here; it knows {', '.join(ACTIVATIONS)}"
-        )
-    return ACTIVATIONS[row.name](graph, z, row)
+
+_OPERATORS = {
+    "add": "Add",
+    "subtract": "Sub",
+    "multiply": "Mul",
+    "divide": "Div",
+    "negative": "Neg",
+    "absolute": "Abs",
+    "sqrt": "Sqrt",
+    "exp": "Exp",
+    "log": "Log",
+    "tanh": "Tanh",
+    "sin": "Sin",
+    "sigmoid": "Sigmoid",
+    "maximum": "Max",
+    "minimum": "Min",
+    "less": "Less",
+    "less_equal": "LessOrEqual",
+    "greater": "Greater",
+    "greater_equal": "GreaterOrEqual",
+    "equal": "Equal",
+    "logical_and": "And",
+    "logical_or": "Or",
+    "logical_not": "Not",
+    "where": "Where",
+}
+"""Steps of functions of one's own (see ``fastbp.tracing``) that are an operator."""
+_COMPOSED: dict[str, Callable[[Graph, str], str]] = {
+    "expm1": lambda graph, z: graph.add("Sub", graph.add("Exp", z), graph.constant(1.0)),
+    "log1p": lambda graph, z: graph.add("Log", graph.add("Add", z, graph.constant(1.0))),
+    "cos": lambda graph, z: _single(graph, "Cos", z),
+    "normal_cdf": _normal_cdf,
+}
+"""Those that are several."""
+
+
+def activate(graph: Graph, z: str, row: Activation) -> str:
+    """The nodes of an activation, of a function of one's own step by step."""
+    if row.made is None:
+        return ACTIVATIONS[row.name](graph, z, row)
+    tape, (result, _) = restored(row.made, 2)
+    made: list[str] = []
+    for operation, *arguments in tape.steps[: result + 1]:
+        if operation in ("number", "argument"):
+            made.append(graph.constant(arguments[0]) if operation == "number" else z)
+        elif operation in _COMPOSED:
+            made.append(_COMPOSED[operation](graph, made[arguments[0]]))
+        else:
+            made.append(graph.add(_OPERATORS[operation], *(made[place] for place in arguments)))
+    return made[result]
 
 
 # ------------------------------------- layers: (graph, x, layer, its name, all arrays by their names in files) -> a
@@ -415,7 +458,7 @@ def to_onnx(
     ------
     ImportError : onnx isn't installed
     RuntimeError : the model isn't built
-    TypeError, ValueError : something else than a network, or a layer or an activation that ONNX has no operators for
+    TypeError, ValueError : something else than a network, or a layer that ONNX has no operators for
 
     Examples
     --------

@@ -12,9 +12,12 @@ from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris, make_multilabel_classification, make_regression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from test_custom import ACTIVATIONS as OWN
 from test_layers import MIXED, made, rows_for
 
 import fastbp as fb
+from fastbp import onnx as onnx_nodes
+from fastbp import tracing
 from fastbp.activations import ACTIVATIONS
 from fastbp.estimators import MLPClassifier, MLPRegressor, register_onnx_converters
 from fastbp.layers import LAYERS as KINDS
@@ -73,6 +76,20 @@ def test_parameters_of_activations() -> None:
     model.build(5)
     x = 3 * inputs(20, 5).astype(np.float32)
     np.testing.assert_allclose(served(fb.to_onnx(model), x=x)[0], model.predict(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("function", range(len(OWN)))
+def test_functions_of_ones_own(function: int, dtype: str) -> None:
+    model = fb.Model([fb.Dense(6, OWN[function]), fb.Activation(OWN[function]), fb.Dense(2)], dtype=dtype)
+    model.build(5)
+    x = 2 * inputs(20, 5).astype(dtype)
+    np.testing.assert_allclose(served(fb.to_onnx(model), x=x)[0], model.predict(x), rtol=1e-5, atol=1e-5)
+
+
+def test_every_step_of_a_function_of_ones_own_has_operators() -> None:
+    elementwise = {*tracing.ARITHMETIC, *tracing.MASKS, *tracing.LOGIC}
+    assert elementwise == {*onnx_nodes._OPERATORS, *onnx_nodes._COMPOSED}
 
 
 def test_names_versions_and_the_file(tmp_path: Path) -> None:
