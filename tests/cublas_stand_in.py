@@ -30,6 +30,15 @@ def values(array: np.ndarray) -> np.ndarray:
     return (array.astype(np.uint32) << 16).view(np.float32) if array.dtype == np.uint16 else array
 
 
+def put(out: np.ndarray, numbers: np.ndarray) -> None:
+    """Writes numbers, as the nearest bfloat16 where that is what stands there."""
+    if out.dtype == np.uint16:
+        bits = numbers.astype(np.float32).view(np.uint32)
+        out[:] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    else:
+        out[:] = numbers
+
+
 def gelu(z: np.ndarray) -> np.ndarray:
     return 0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
 
@@ -130,7 +139,8 @@ class Lt:
         epilogue = self.Epilogue(said[names.EPILOGUE]).name
         rows, count = z.shape
         if "BIAS" in epilogue:
-            z += memory(said[names.BIAS_POINTER], rows, out.dtype)[:, None]
+            assert KINDS[said[names.BIAS_DATA_TYPE]] == out.dtype
+            z += values(memory(said[names.BIAS_POINTER], rows, out.dtype))[:, None]
         if "AUX" in epilogue or epilogue == "DRELU":
             bits = said[names.EPILOGUE_AUX_LD]
             assert bits % 128 == 0 and bits >= rows
@@ -146,8 +156,8 @@ class Lt:
         if epilogue.startswith("GELU"):
             z = gelu(z)
         if epilogue == "BGRADA":
-            memory(said[names.BIAS_POINTER], rows, out.dtype)[:] = values(left).sum(1)
-        out[:] = z
+            put(memory(said[names.BIAS_POINTER], rows, out.dtype), values(left).sum(1))
+        put(out, z)
 
     def _matrix(self, address: int, layout: int) -> np.ndarray:
         kind, rows, count, ld = self.objects[layout]
@@ -176,4 +186,4 @@ class Blas:
         left = columns(a, *((k, m) if flip_a else (m, k)), lda, KINDS[a_kind])
         right = columns(b, *((n, k) if flip_b else (k, n)), ldb, KINDS[b_kind])
         left, right = (left.T if flip_a else left), (right.T if flip_b else right)
-        columns(c, m, n, ldc, KINDS[c_kind])[:] = values(left).astype(np.float64) @ values(right).astype(np.float64)
+        put(columns(c, m, n, ldc, KINDS[c_kind]), values(left).astype(np.float64) @ values(right).astype(np.float64))

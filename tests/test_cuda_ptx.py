@@ -15,7 +15,15 @@ pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system"
 CAPABILITIES = "7.5", "9.0", "10.0"
 
 
-ELSEWHERE = {"arrays._unfit", "wide.halve", "wide.sum_rows", "narrow.written", "slices.written"}
+ELSEWHERE = {
+    "arrays._unfit",
+    "wide.finish",
+    "wide.halve",
+    "wide.sum_rows",
+    "wide.widen",
+    "narrow.written",
+    "slices.written",
+}
 """Compiled by ``test_cuda_wide.py`` and ``test_cuda_narrow.py``."""
 
 

@@ -40,7 +40,7 @@ class Precision(NamedTuple):
     Attributes
     ----------
     compute : what cuBLAS calls it (cublasComputeType_t)
-    factors, result : number types (cudaDataType_t)
+    factors, result : number types (cudaDataType_t); sums are of the result's, which may be rounded further (`Shape`)
     """
 
     compute: int
@@ -89,6 +89,7 @@ class Shape:
     flip_a, flip_b : whether a lies as (depth, rows), b as (columns, depth)
     precision : a key of `PRECISIONS`
     epilogue : a key of `EPILOGUES`
+    half : whether the result is written as bfloat16, the nearest; the row of biases is of the result's type
     """
 
     rows: int
@@ -101,6 +102,12 @@ class Shape:
     flip_b: bool = False
     precision: str = "float32"
     epilogue: str = ""
+    half: bool = False
+
+    @property
+    def result(self) -> int:
+        """Type of the result (cudaDataType_t)."""
+        return _BFLOAT16 if self.half else PRECISIONS[self.precision].result
 
 
 class Addresses(NamedTuple):
@@ -246,7 +253,7 @@ class CublasLt:
     def bind(self, shape: Shape, at: Addresses) -> Launch | None:
         """What launches the product; None where the library doesn't know this shape with this epilogue."""
         lt, precision = self._lt, PRECISIONS[shape.precision]
-        lt_shapes = self._layouts(shape, precision)
+        lt_shapes = self._layouts(shape, precision.factors)
         description = self._description(shape, at, precision)
         candidates = self._candidates(description, lt_shapes, at)
         if not len(candidates):
@@ -279,15 +286,15 @@ class CublasLt:
         cell = np.array(value, kind)
         setter(target, int(attribute), cell.ctypes.data, cell.nbytes)
 
-    def _layouts(self, shape: Shape, precision: Precision) -> tuple[int, int, int]:
+    def _layouts(self, shape: Shape, factors: int) -> tuple[int, int, int]:
         """Of b, a and out as the library sees them, rows and columns changed places."""
         create = self._lt.matrix_layout_create
         b = (shape.depth, shape.columns) if shape.flip_b else (shape.columns, shape.depth)
         a = (shape.rows, shape.depth) if shape.flip_a else (shape.depth, shape.rows)
         return (
-            create(precision.factors, *b, shape.ld_b),
-            create(precision.factors, *a, shape.ld_a),
-            create(precision.result, shape.columns, shape.rows, shape.ld),
+            create(factors, *b, shape.ld_b),
+            create(factors, *a, shape.ld_a),
+            create(shape.result, shape.columns, shape.rows, shape.ld),
         )
 
     def _description(self, shape: Shape, at: Addresses, precision: Precision) -> int:
@@ -301,7 +308,7 @@ class CublasLt:
             values[names.TRANSB] = 1
         if at.beside:
             values[names.BIAS_POINTER] = at.beside
-            values[names.BIAS_DATA_TYPE] = precision.result
+            values[names.BIAS_DATA_TYPE] = shape.result
         if at.mask:
             values[names.EPILOGUE_AUX_POINTER] = at.mask
             values[names.EPILOGUE_AUX_LD] = -(-shape.columns // MASK_MULTIPLE) * MASK_MULTIPLE
@@ -407,7 +414,7 @@ class Cublas:
         arguments = (
             *(int(shape.flip_b), int(shape.flip_a), shape.columns, shape.rows, shape.depth, one),
             *(at.b, precision.factors, shape.ld_b, at.a, precision.factors, shape.ld_a),
-            *(nothing, at.out, precision.result, shape.ld, precision.compute, -1),
+            *(nothing, at.out, shape.result, shape.ld, precision.compute, -1),
         )
 
         def launch(stream: int) -> None:

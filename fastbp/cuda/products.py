@@ -9,6 +9,7 @@ shared memory in turn; the next ones are read while these are multiplied. Every 
 """
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from fastbp.activations import IDENTITY, Activation
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules, weights
 from fastbp.cuda.device import cuda, inlined, kernel
+from fastbp.cuda.layout import Layout
 from fastbp.cuda.precision import half, rounded
 from fastbp.cuda.rows import goes_on
 from fastbp.cuda.shapes import Shapes, Tile
@@ -159,9 +161,13 @@ def _passing(tile: Tile) -> Any:
 
 
 @functools.cache
-def forward(dtype: np.dtype, tile: Tile, precision: str, row: Activation | None) -> Any:
-    """Kernel: Z and H of A and the weights; without an activation (None) Z alone, in the place of H too."""
+def forward(dtype: np.dtype, tile: Tile, precision: str, row: Activation | None, beside: str = "float32") -> Any:
+    """Kernel: Z and H of A and the weights; without an activation (None) Z alone, in the place of H too.
+
+    beside : what biases are rounded to
+    """
     kind: Any = dtype.type
+    bias = rounded(beside)
     multiply = _multiply(dtype, tile, precision, True, True, False)
     rule, passing = rules.activation(IDENTITY if row is None else row, dtype), _passing(tile)
     high, wide, across, down = tile.high, tile.wide, tile.columns // tile.wide, tile.rows // tile.high
@@ -188,7 +194,7 @@ def forward(dtype: np.dtype, tile: Tile, precision: str, row: Activation | None)
             b, o = m0 + ty + e // wide * down, n0 + tx + e % wide * across
             if b < m and o < n:
                 if t[op + lo.HAS_BIAS] != 0:
-                    z += params[w + k * ldw + o]
+                    z += bias(params[w + k * ldw + o])
                 work[z0 + b * ldz + o] = z
                 if activated:
                     work[h0 + b * ldh + o] = rule(z, p)
@@ -330,10 +336,14 @@ class Tiles:
     ----------
     bound : the step
     precision : what factors are rounded to (see ``precision``), in float32 by default
+    stored : stored(layout, op) tells whether the biases of a layer are rounded like that, too: where a library writes
+        its outputs so (``wide.stored``); None where it writes none
     """
 
-    def __init__(self, bound: "Bound", precision: str = "float32") -> None:
-        self._bound, self.precision = bound, precision
+    def __init__(
+        self, bound: "Bound", precision: str = "float32", stored: Callable[[Layout, int], bool] | None = None
+    ) -> None:
+        self._bound, self.precision, self._stored = bound, precision, stored
 
     def first(self) -> list[Launch]:
         """See `Products`."""
@@ -353,7 +363,8 @@ class Tiles:
         bound, layer = self._bound, self._bound.layout.layers[op]
         tile = bound.shapes.tile(bound.dtype.itemsize, (bound.layout.batch, layer.fan_out))
         plain = layer.activation is IDENTITY or not bound.layout.fused[op]
-        made = forward(bound.dtype, tile, self.precision, None if plain else layer.activation)
+        beside = self.precision if self._stored is not None and self._stored(bound.layout, op) else "float32"
+        made = forward(bound.dtype, tile, self.precision, None if plain else layer.activation, beside)
         grid = self._grid(tile, layer.fan_out)
         arguments = bound.table, bound.layout.field(op), bound.params, bound.work, bound.constants
         return [self._launch(made, tile, grid, *arguments)]

@@ -1,23 +1,26 @@
 """Products of wide layers by NVIDIA's library, with what follows fused into them where it can, else in our kernels.
 
 `Wide` gives the numbers of ``products.Tiles``, its plain twin, but for rounding: of float32, of TF32, or of factors in
-bfloat16, copies of which are made on the way. Narrow layers stay with the tiles.
+bfloat16. A matrix that is nothing but a factor of the library's products is bfloat16 where it stands: the product that
+makes it writes it so, with biases in bfloat16, or the kernel behind it does (`stored`); others are copied on the way.
+What the loss and the updates read is float32. Narrow layers stay with the tiles.
 """
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbp import program as pg
 from fastbp.activations import GELU_TANH, IDENTITY, RELU, Activation
-from fastbp.cuda import cublas, ops, products
+from fastbp.cuda import cublas, ops, products, rules
 from fastbp.cuda import layout as lo
 from fastbp.cuda.cublas import Addresses, Library, Shape, address_of, handle_of, mask_bytes
 from fastbp.cuda.device import cuda, kernel
 from fastbp.cuda.layout import Layout
+from fastbp.cuda.precision import half
 from fastbp.cuda.shapes import Shapes
 from fastbp.cuda.step import Launch
 from fastbp.operations import DENSE
@@ -80,6 +83,50 @@ def halve(dtype: np.dtype, shapes: Shapes) -> Any:
 
 
 @functools.cache
+def widen(dtype: np.dtype, shapes: Shapes) -> Any:
+    """Kernel: the float32 of a bfloat16 matrix (rows, ld), to where `halve` would take it from: who is to read it
+    turned out to be no product of the library's."""
+    lanes, groups = shapes.lanes, shapes.groups
+
+    def run(t, copy, ld, target, first, target_ld, rows, columns):
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        b = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes
+        if b < rows:
+            for c in range(cuda.threadIdx.x % lanes, columns, lanes):
+                target[first + b * target_ld + c] = np.uint32(copy[b * ld + c]) << np.uint32(16)
+
+    return kernel(run, threads=shapes.threads)
+
+
+@functools.cache
+def finish(dtype: np.dtype, shapes: Shapes, row: Activation, back: bool) -> Any:
+    """Kernel: H of Z as ``ops.activate``, and its bfloat16 copy (rows, ld); or, going back, dZ as ``ops.derive``, to
+    the copy alone."""
+    lanes, groups, to_half = shapes.lanes, shapes.groups, half()
+    rule = rules.derivative(row, dtype) if back else rules.activation(row, dtype)
+
+    def run(t, op, columns, work, constants, copy, ld):
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        b = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes
+        if b >= t[lo.ROWS]:
+            return
+        p = constants[t[op + lo.NUMBERS] + lo.PARAMETER]
+        z0, h0 = t[op + lo.Z] + b * t[op + lo.LDZ], t[op + lo.H] + b * t[op + lo.LDH]
+        d0 = t[op + lo.DZ] + b * t[op + lo.LDDZ]
+        for c in range(cuda.threadIdx.x % lanes + lanes * cuda.blockIdx.y, columns, lanes * cuda.gridDim.y):
+            if back:
+                value = rule(work[d0 + c], work[z0 + c], work[h0 + c], p)
+            else:
+                value = rule(work[z0 + c], p)
+                work[h0 + c] = value
+            copy[b * ld + c] = to_half(value)
+
+    return kernel(run, threads=shapes.threads)
+
+
+@functools.cache
 def add_bias(dtype: np.dtype, shapes: Shapes) -> Any:
     """Kernel: the biases are added to Z."""
 
@@ -126,7 +173,7 @@ def chooser(precision: str) -> Callable[["Bound"], products.Products]:
     """
 
     def make(bound: "Bound") -> products.Products:
-        if any(is_wide(bound, op) for op, layer in enumerate(bound.layout.layers) if layer.operation is DENSE):
+        if any(is_wide(bound.layout, op) for op in range(len(bound.layout.layers))):
             library = cublas.library()
             if library is not None:
                 return Wide(bound, library, precision)
@@ -135,11 +182,24 @@ def chooser(precision: str) -> Callable[["Bound"], products.Products]:
     return make
 
 
-def is_wide(bound: "Bound", op: int, least: int = LEAST_WORK, width: int = LEAST_WIDTH) -> bool:
-    """Whether the library multiplies for a layer."""
-    layer = bound.layout.layers[op]
-    work = bound.layout.batch * layer.fan_in * layer.fan_out
-    return work >= least and min(layer.fan_in, layer.fan_out) >= width
+def is_wide(layout: Layout, op: int, least: int = LEAST_WORK, width: int = LEAST_WIDTH) -> bool:
+    """Whether an op is a product that the library is for."""
+    layer = layout.layers[op]
+    work = layout.batch * layer.fan_in * layer.fan_out
+    return layer.operation is DENSE and work >= least and min(layer.fan_in, layer.fan_out) >= width
+
+
+def stored(layout: Layout, op: int, least: int = LEAST_WORK, width: int = LEAST_WIDTH) -> bool:
+    """Whether the outputs of an op are written as bfloat16 alone, where that is what factors are rounded to.
+
+    They are nothing but factors of the library's products, and the product that makes them does all that makes them.
+    """
+    readers = [k for k, source in enumerate(layout.sources) if op in (source, layout.skips[k])]
+    return (
+        bool(readers)
+        and layout.layers[op].activation in (IDENTITY, RELU)
+        and all(is_wide(layout, k, least, width) for k in (op, *readers))
+    )
 
 
 class Wide(products.Tiles):
@@ -161,6 +221,7 @@ class Wide(products.Tiles):
         self._library, self._least, self._width = library, least, width
         self._halves: dict[tuple[str, int], tuple[Any, int]] = {}
         self._halved: set[tuple[str, int]] = set()
+        self._alone: set[int] = set()
         self._masks: dict[int, Any] = {}
         self._gradient: Any = None
         self._bits: dict[str, Any] = {}
@@ -168,7 +229,7 @@ class Wide(products.Tiles):
         self._beginning: dict[int, Launch] = {}
 
     def _wide(self, op: int) -> bool:
-        return is_wide(self._bound, op, self._least, self._width)
+        return is_wide(self._bound.layout, op, self._least, self._width)
 
     # -------------------------------------------------- operands
 
@@ -186,39 +247,64 @@ class Wide(products.Tiles):
 
         Each copy is made once a step, by whoever comes first.
         """
-        bound = self._bound
-        source = bound.work if buffer == "work" else bound.params
+        source = self._bound.work if buffer == "work" else self._bound.params
         if self.precision != "bfloat16":
             return self._at(source, place), ld
-        key = buffer, place
-        if key not in self._halves:
-            half_ld = round_up(columns, HALF_MULTIPLE)
-            self._halves[key] = cuda.device_array(rows * half_ld, np.uint16), half_ld
-        copy, half_ld = self._halves[key]
-        if key not in self._halved:
-            self._halved.add(key)
+        copy, half_ld = self._copy(buffer, place, rows, columns)
+        if (buffer, place) not in self._halved:
+            self._halved.add((buffer, place))
             found.append(self._halve(copy, half_ld, buffer, place, ld, rows, columns))
         return address_of(copy), half_ld
 
-    def _halve(self, copy: Any, half_ld: int, buffer: str, place: int, ld: int, rows: int, columns: int) -> Launch:
-        """What makes a bfloat16 copy of a matrix."""
+    def _copy(self, buffer: str, place: int, rows: int, columns: int) -> tuple[Any, int]:
+        """Room for the bfloat16 copy of a matrix, and the distance of its rows."""
+        if (buffer, place) not in self._halves:
+            half_ld = round_up(columns, HALF_MULTIPLE)
+            self._halves[buffer, place] = cuda.device_array(rows * half_ld, np.uint16), half_ld
+        return self._halves[buffer, place]
+
+    def _halve(
+        self, copy: Any, half_ld: int, buffer: str, place: int, ld: int, rows: int, columns: int, back: bool = False
+    ) -> Launch:
+        """What makes a bfloat16 copy of a matrix, or, `back`, the matrix of its copy."""
         bound = self._bound
         source = bound.work if buffer == "work" else bound.params
-        made, grid = halve(bound.dtype, bound.shapes), (-(-rows // bound.shapes.groups),)
+        made, grid = (widen if back else halve)(bound.dtype, bound.shapes), (-(-rows // bound.shapes.groups),)
         bits = self._bits.setdefault(buffer, source.view(np.uint32))
         arguments = bound.table, copy, half_ld, bits, place, ld, rows, columns
         return Launch(made, grid, bound.shapes.threads, arguments)
 
+    def _written(self, place: int, alone: bool = True) -> None:
+        """The copy of a matrix of activations or gradients is made, and, `alone`, the matrix isn't."""
+        self._halved.add(("work", place))
+        if alone:
+            self._alone.add(place)
+
+    def _readable(self, op: int, *fields: tuple[int, int, int]) -> list[Launch]:
+        """What makes matrices of which there is only the copy, for kernels that aren't the library's: each is (field of
+        its place, of its distance, columns)."""
+        found = []
+        for *fields_of, columns in fields:
+            place, ld = self._field(op, *fields_of)
+            if place in self._alone:
+                self._alone.remove(place)
+                copy, half_ld = self._halves["work", place]
+                batch = self._bound.layout.batch
+                found.append(self._halve(copy, half_ld, "work", place, ld, batch, columns, back=True))
+        return found
+
     def _weights(self, found: list[Launch], op: int) -> tuple[int, int]:
+        """Address and distance of the weights; in bfloat16 the biases are the row behind them."""
         (w, ldw), layer = self._field(op, lo.W, lo.LDW), self._bound.layout.layers[op]
+        rows = layer.fan_in + layer.bias
         if not self._mirrored(op):
-            return self._factor(found, "params", w, ldw, layer.fan_in, layer.fan_out)
+            return self._factor(found, "params", w, ldw, rows, layer.fan_out)
         if self._mirror is None:
             numbers = self._bound.layout.program.parameter_bytes // self._bound.dtype.itemsize
             self._mirror = cuda.to_device(np.zeros(numbers, np.uint16))
         if op not in self._beginning:
-            copy = self._mirror[w : w + layer.fan_in * ldw]
-            self._beginning[op] = self._halve(copy, ldw, "params", w, ldw, layer.fan_in, layer.fan_out)
+            copy = self._mirror[w : w + rows * ldw]
+            self._beginning[op] = self._halve(copy, ldw, "params", w, ldw, rows, layer.fan_out)
         return self._at(self._mirror, w), ldw
 
     def _mirrored(self, op: int) -> bool:
@@ -243,11 +329,10 @@ class Wide(products.Tiles):
 
     def _bind(self, shape: Shape, at: Addresses, *epilogues: str) -> tuple[Any, str]:
         """The product with the first of the epilogues that the library knows, and which it is; (None, "") without."""
-        for epilogue in (*epilogues, ""):
+        for epilogue in epilogues:
             beside = at.beside if "bias" in epilogue or epilogue == "sums" else 0
             mask = at.mask if "mask" in epilogue or epilogue == "relu back" else 0
-            chosen = Shape(**{**shape.__dict__, "epilogue": epilogue})
-            launch = self._library.bind(chosen, at._replace(beside=beside, mask=mask))
+            launch = self._library.bind(replace(shape, epilogue=epilogue), at._replace(beside=beside, mask=mask))
             if launch is not None:
                 return product(launch), epilogue
         return None, ""
@@ -266,6 +351,7 @@ class Wide(products.Tiles):
         bound, layout = self._bound, self._bound.layout
         if op == self._first():
             self._halved.clear()
+            self._alone.clear()
         if not self._wide(op):
             return super().forward(op)
         layer, found = layout.layers[op], list[Launch]()
@@ -281,32 +367,52 @@ class Wide(products.Tiles):
             if op not in self._masks:
                 self._masks[op] = cuda.device_array(mask_bytes(layout.batch, layer.fan_out), np.uint8)
             mask = address_of(self._masks[op])
+        if self.precision == "bfloat16" and stored(layout, op, self._least, self._width):
+            copy, half_ld = self._copy("work", h, layout.batch, layer.fan_out)
+            half_bias = b + 2 * layer.fan_in * ld_b if layer.bias else 0
+            rounding = replace(shape, ld=half_ld, half=True)
+            launch, _ = self._bind(rounding, Addresses(address_of(copy), a, b, half_bias, mask), wanted[0])
+            if launch is not None:
+                self._written(h)
+                return [*found, launch]
         launch, got = self._bind(shape, Addresses(self._at(bound.work, z), a, b, beside, mask), *wanted)
         if "mask" not in got:
             self._masks.pop(op, None)
         if launch is None:
-            return found + super().forward(op)
+            return found + self._readable(op, (lo.A, lo.LDA, layer.fan_in)) + super().forward(op)
         found.append(launch)
         if layer.bias and "bias" not in got:
             found.append(self._by_rows(add_bias(bound.dtype, bound.shapes), op, layer.fan_out, bound.params))
         if row is not IDENTITY and row.name not in got:
-            made = ops.activate(bound.dtype, bound.shapes, row)
-            found.append(self._by_rows(made, op, layer.fan_out, bound.constants))
+            if self.precision == "bfloat16" and any(self._wide(reader) for reader in layout.users[op]):
+                found.append(self._finish(op, row, h, back=False))
+            else:
+                made = ops.activate(bound.dtype, bound.shapes, row)
+                found.append(self._by_rows(made, op, layer.fan_out, bound.constants))
         return found
+
+    def _finish(self, op: int, row: Activation, place: int, back: bool) -> Launch:
+        """The activation of an op, or, `back`, its derivative, with the bfloat16 copy of what it makes."""
+        bound, columns = self._bound, self._bound.layout.layers[op].fan_out
+        copy, half_ld = self._copy("work", place, bound.layout.batch, columns)
+        self._written(place, alone=back)
+        made, grid = finish(bound.dtype, bound.shapes, row, back), bound.shapes.grid(bound.layout.batch, columns)
+        arguments = bound.table, Layout.field(op), columns, bound.work, bound.constants, copy, half_ld
+        return Launch(made, grid, bound.shapes.threads, arguments)
 
     def _first(self) -> int:
         """The step's first product."""
         return next(op for op, layer in enumerate(self._bound.layout.layers) if layer.operation is DENSE)
 
     def _epilogues(self, op: int, row: Activation, in_place: bool) -> list[str]:
-        """What may be fused into a layer's product, best first; an activation only where Z isn't kept."""
+        """What may be fused into a layer's product, best first, all of it; an activation only where Z isn't kept."""
         bias = ["bias"] if self._bound.layout.layers[op].bias else []
         wanted = [bias]
         if in_place and row in (RELU, GELU_TANH):
             wanted.insert(0, [row.name, *bias])
             if row is RELU and self._goes_back_to(op):
                 wanted.insert(0, [row.name, *bias, "mask"])
-        return [", ".join(parts) for parts in wanted if parts]
+        return [*(", ".join(parts) for parts in wanted if parts), ""]
 
     def _goes_back_to(self, op: int) -> bool:
         """Whether a wide product's dA is the dZ of `op`."""
@@ -326,28 +432,41 @@ class Wide(products.Tiles):
         da, ldda = self._field(op, lo.DA, lo.LDDA)
         a, ld_a = self._matrix(found, op, lo.DZ, lo.LDDZ, layer.fan_out)
         b, ld_b = self._weights(found, op)
-        shape = Shape(layout.batch, layer.fan_in, layer.fan_out, ldda, ld_a, ld_b, flip_b=True)
-        shape = Shape(**{**shape.__dict__, "precision": self.precision})
+        sizes = layout.batch, layer.fan_in, layer.fan_out
+        shape = Shape(*sizes, ldda, ld_a, ld_b, flip_b=True, precision=self.precision)
         masked = before in self._masks
         mask = address_of(self._masks[before]) if masked else 0
-        wanted = ["relu back"] if masked else []
+        wanted = ["relu back", ""] if masked else [""]
+        halved = self.precision == "bfloat16" and before >= 0 and self._wide(before)
+        if halved and (masked or row is IDENTITY):
+            copy, half_ld = self._copy("work", da, layout.batch, layer.fan_in)
+            rounding = replace(shape, ld=half_ld, half=True)
+            launch, _ = self._bind(rounding, Addresses(address_of(copy), a, b, 0, mask), wanted[0])
+            if launch is not None:
+                self._written(da)
+                return [*found, launch]
         launch, got = self._bind(shape, Addresses(self._at(bound.work, da), a, b, 0, mask), *wanted)
+        if row is not IDENTITY and got != "relu back":
+            found += self._readable(before, (lo.H, lo.LDH, layer.fan_in))
         if launch is None:
-            return found + super().input_gradient(op)
+            return found + self._readable(op, (lo.DZ, lo.LDDZ, layer.fan_out)) + super().input_gradient(op)
         found.append(launch)
         if row is not IDENTITY and got != "relu back":
-            made = ops.derive(bound.dtype, bound.shapes, row)
-            found.append(self._by_rows(made, before, layer.fan_in, bound.constants))
+            if halved:
+                found.append(self._finish(before, row, da, back=True))
+            else:
+                made = ops.derive(bound.dtype, bound.shapes, row)
+                found.append(self._by_rows(made, before, layer.fan_in, bound.constants))
         return found
 
     def weight_gradients(self, ops: list[int], fused: bool) -> list[Launch]:
         """See ``products.Products``."""
-        bound, layers = self._bound, self._bound.layout.layers
-        wide, found = list[int](), list[Launch]()
+        bound, wide, found = self._bound, list[int](), list[Launch]()
         for op in ops:
-            if layers[op].operation is DENSE and self._wide(op) and (launches := self._weight_gradient(op)):
-                wide.append(op)
-                found += launches
+            if self._wide(op):
+                launches = self._weight_gradient(op)
+                found += launches or self._factors_of(op)
+                wide += [op] if launches else []
         found += super().weight_gradients([op for op in ops if op not in wide], fused)
         element, mirrored = bound.element if fused else products.write, [op for op in wide if op in self._beginning]
         for some in (mirrored, [op for op in wide if op not in mirrored]):
@@ -361,6 +480,11 @@ class Wide(products.Tiles):
             found += [self._beginning[op] for op in ops if op in self._beginning and op not in wide]
         return found
 
+    def _factors_of(self, op: int) -> list[Launch]:
+        """What makes the factors of a weight gradient for the tiles."""
+        layer = self._bound.layout.layers[op]
+        return self._readable(op, (lo.A, lo.LDA, layer.fan_in), (lo.DZ, lo.LDDZ, layer.fan_out))
+
     def _weight_gradient(self, op: int) -> list[Launch]:
         """A' dZ, and the sums of dZ, in the places of the op's weights among the library's gradients; [] without it."""
         if self._gradient is None:
@@ -373,13 +497,14 @@ class Wide(products.Tiles):
         b, ld_b = self._matrix(found, op, lo.DZ, lo.LDDZ, layer.fan_out)
         shape = Shape(layer.fan_in, layer.fan_out, layout.batch, ldw, ld_a, ld_b, True, precision=self.precision)
         beside = self._at(self._gradient, w + layer.fan_in * ldw) if layer.bias else 0
-        wanted = ["sums"] if layer.bias else []
+        wanted = ["sums", ""] if layer.bias else [""]
         launch, got = self._bind(shape, Addresses(self._at(self._gradient, w), a, b, beside), *wanted)
         if launch is None:
             self._halved = halved
             return []
         found.append(launch)
         if layer.bias and not got:
+            found += self._readable(op, (lo.DZ, lo.LDDZ, layer.fan_out))
             made, sizes = sum_rows(bound.dtype, bound.shapes), bound.shapes
             arguments = bound.table, Layout.field(op), bound.work, self._gradient
             grid = (-(-layer.fan_out // sizes.lanes),)
