@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def as_frame(x: Any, name: str = "x") -> Frame:
     Returns
     -------
     Frame
-        Booleans are numbers; categories and text are text; what is missing is NaN or None.
+        Booleans and decimals are numbers; categories and text are text; what is missing is NaN or None.
 
     Raises
     ------
@@ -179,6 +180,12 @@ def _column(column: Any, label: str) -> Array:
     values = np.asarray(column.to_pylist(), object) if from_arrow(column) and _is_text(column) else np.asarray(column)
     if values.ndim != 1:
         raise ValueError(f"{label} has shape {values.shape}; wanted one value a row")
+    if _is_category(column):
+        text = np.empty(len(values), object)
+        text[:] = [
+            None if gap else written(v) for v, gap in zip(values.tolist(), _missing(column, values), strict=True)
+        ]
+        return text
     if values.dtype.kind in "fiub":
         return values
     if values.dtype.kind not in "OUST":
@@ -191,7 +198,7 @@ def _column(column: Any, label: str) -> Array:
         text[:] = None
         text[~gaps] = [str(cell) for cell in cells]
         return text
-    odd = next((cell for cell in cells if not isinstance(cell, (bool, int, float, np.number, np.bool_))), None)
+    odd = next((cell for cell in cells if not isinstance(cell, (bool, int, float, Decimal, np.number, np.bool_))), None)
     if odd is not None:
         raise TypeError(
             f"{label} holds {odd!r} ({type(odd).__name__}); wanted numbers or text throughout: convert the column, or "
@@ -200,6 +207,16 @@ def _column(column: Any, label: str) -> Array:
     numbers = np.full(len(values), np.nan)
     numbers[~gaps] = cells.astype(np.float64)
     return numbers
+
+
+def written(value: Any) -> str:
+    """A category's name: numbers as people write them."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _is_category(column: Any) -> bool:
+    """Whether a column of pandas or pyarrow holds categories, whatever they are."""
+    return str(getattr(column, "dtype", "")) == "category" or (from_arrow(column) and "dictionary" in str(column.type))
 
 
 def _is_text(column: Any) -> bool:

@@ -153,7 +153,7 @@ class Preparation:
 
     def inputs(self, x: Frame | NDArray[Any], dtype: DTypeLike, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
         """The table, or the given rows of it, as inputs of the network, (N, I) of `dtype`."""
-        return self.encoder.transform(x, dtype, rows=rows)
+        return np.asarray(self.encoder.transform(x, dtype, rows=rows))  # whatever scikit-learn's settings say
 
     def targets(self, y: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
         """Give class numbers as they are, other targets standardised as (N,) of `dtype`."""

@@ -2,16 +2,18 @@
 
 import difflib
 import math
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastbp._csv import is_number
 from fastbp._spelling import answers
-from fastbp.frames import Frame, as_frame
+from fastbp.frames import Frame, as_frame, written
 
 Array = NDArray[Any]
 
@@ -128,6 +130,7 @@ class TabularEncoder:
     """
 
     columns_: list[Column]
+    _output: str | None = None
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(
@@ -179,8 +182,26 @@ class TabularEncoder:
         """`feature_names_out_` as an array; `input_features` aren't looked at."""
         return np.array(self.feature_names_out_, object)
 
+    def set_output(self, *, transform: str | None = None) -> "TabularEncoder":
+        """What `transform` returns: "default" (an array), "pandas" or "polars"; None changes nothing.
+
+        As in scikit-learn, whose ``set_config(transform_output=...)`` holds where this isn't called.
+        """
+        if transform not in (None, "default", *_FRAMES):
+            raise ValueError(f'set_output: transform must be "default", "pandas" or "polars", got {transform!r}')
+        self._output = transform or self._output
+        return self
+
+    def _shown(self, out: Array, x: Any) -> Any:
+        """The result as what it was asked to be."""
+        sklearn = sys.modules.get("sklearn")
+        kind = self._output or ("default" if sklearn is None else sklearn.get_config()["transform_output"])
+        return _FRAMES[kind](out, self.feature_names_out_, x) if kind in _FRAMES else out
+
     def __sklearn_clone__(self) -> "TabularEncoder":
-        return TabularEncoder(**self.get_params())
+        made = TabularEncoder(**self.get_params())
+        made._output = self._output
+        return made
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "columns_")
@@ -263,24 +284,24 @@ class TabularEncoder:
         other = len(counts) > len(names) or (self.codes and self.unknown == "ignore")
         return CategoryColumn(frame.names[j], names, other, missing, self.codes)
 
-    def fit_transform(self, x: Any, y: Any = None) -> Array:
+    def fit_transform(self, x: Any, y: Any = None) -> Any:
         """`fit`, then `transform` of the same table."""
         return self.fit(x).transform(x)
 
     # -------------------------------------------------- using
 
     def problems(self, x: Any) -> list[Problem]:
-        """The cells that `transform` refuses: unseen categories, values missing where none was, infinite numbers."""
+        """The cells that `transform` refuses: unseen categories, missing values where none was, text among numbers."""
         frame, columns = self._arranged(x), self._fitted()
         found = []
         for column, values in zip(columns, frame.columns, strict=True):
             if isinstance(column, CategoryColumn):
                 found += _category_problems(column, _texts(values), self.unknown)
             else:
-                found += _number_problems(column, np.asarray(values, np.float64), self.unknown)
+                found += _number_problems(column, values, self.unknown)
         return sorted(found)
 
-    def transform(self, x: Any, dtype: DTypeLike = np.float32, *, rows: NDArray[np.intp] | None = None) -> Array:
+    def transform(self, x: Any, dtype: DTypeLike = np.float32, *, rows: NDArray[np.intp] | None = None) -> Any:
         """The table as inputs of a network.
 
         Parameters
@@ -291,7 +312,7 @@ class TabularEncoder:
 
         Returns
         -------
-        ndarray (rows, len(feature_names_out_))
+        ndarray (rows, len(feature_names_out_)), or what `set_output` says
 
         Raises
         ------
@@ -302,13 +323,17 @@ class TabularEncoder:
         out = np.empty((count, len(self.feature_names_out_)), dtype)
         numbers = [(j, at) for j, at in self._places() if isinstance(columns[j], NumberColumn)]
         if numbers:
-            self._write_numbers(frame, numbers, rows, out)
+            try:
+                self._write_numbers(frame, numbers, rows, out)
+            except ValueError:
+                self._refuse(frame, rows)
+                raise
         for j, at in self._places():
             column = columns[j]
             if isinstance(column, CategoryColumn):
                 values = frame.columns[j] if rows is None else frame.columns[j][rows]
                 self._write_categories(column, _texts(values), out[:, at : at + len(column.names_out)])
-        return out
+        return self._shown(out, x)
 
     def _places(self) -> Iterator[tuple[int, int]]:
         """Each column's number, and its first place in the result."""
@@ -333,7 +358,7 @@ class TabularEncoder:
             if not plain:
                 gaps = np.isnan(part)
                 if np.isinf(part).any() or (self.unknown == "error" and gaps[:, [not c.missing for c in chosen]].any()):
-                    self._refuse(frame, rows)
+                    raise ValueError("numbers that training didn't see")
                 values[gaps] = 0.0
             with np.errstate(over="ignore"):
                 out[at, places] = values
@@ -356,10 +381,9 @@ class TabularEncoder:
         out[known, found[known]] = 1.0
 
     def _refuse(self, frame: Frame, rows: NDArray[np.intp] | None) -> None:
-        """Fail with the first cell that is no number to be had."""
-        problems = self.problems(frame if rows is None else frame[rows])
-        row, name, text = problems[0]
-        raise ValueError(f"row {row}, column {name!r}: {text}")
+        """Fail with the first cell that is no number to be had, if there is one."""
+        for row, name, text in self.problems(frame if rows is None else frame[rows]):
+            raise ValueError(f"row {row}, column {name!r}: {text}") from None
 
     def _arranged(self, x: Any) -> Frame:
         """The table's columns in the order of `fit`."""
@@ -416,6 +440,21 @@ class TabularEncoder:
         return cls.from_dict(content)
 
 
+def _pandas(out: Array, names: list[str], x: Any) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame(out, columns=names, index=getattr(x, "index", None), copy=False)
+
+
+def _polars(out: Array, names: list[str], x: Any) -> Any:
+    import polars as pl
+
+    return pl.DataFrame(out, schema=names, orient="row")
+
+
+_FRAMES: dict[str, Callable[[Array, list[str], Any], Any]] = {"pandas": _pandas, "polars": _polars}
+
+
 def _column(content: dict[str, Any]) -> Column:
     kind = content.pop("kind", None)
     if kind == "category":
@@ -437,9 +476,7 @@ def _texts(values: Iterable[Any]) -> list[str | None]:
 
 
 def _text(value: Any) -> str | None:
-    if value is None or value != value:
-        return None
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return None if value is None or value != value else written(value)
 
 
 def _category_problems(column: CategoryColumn, values: list[str | None], unknown: str) -> list[Problem]:
@@ -456,7 +493,13 @@ def _category_problems(column: CategoryColumn, values: list[str | None], unknown
     return found
 
 
-def _number_problems(column: NumberColumn, values: NDArray[np.float64], unknown: str) -> list[Problem]:
+def _number_problems(column: NumberColumn, cells: Array, unknown: str) -> list[Problem]:
+    try:
+        values = np.asarray(cells, np.float64)
+    except ValueError:
+        text = "is text, and was a number in training: correct it"
+        odd = [row for row, cell in enumerate(cells) if isinstance(cell, str) and not is_number(cell)]
+        return [Problem(row, column.name, f"{cells[row]!r} {text}") for row in odd]
     if np.isfinite(values.sum()):
         return []
     found = [Problem(int(row), column.name, "is infinite: correct it") for row in np.flatnonzero(np.isinf(values))]

@@ -3,6 +3,7 @@
 import pickle
 import tracemalloc
 import warnings
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,22 @@ def test_mixed_frames(make: Any) -> None:
     assert frame.columns[1].tolist() == ["x", None, "y"]
     np.testing.assert_array_equal(frame.columns[2].astype(float), [1, 0, np.nan])
     assert frame[np.array([2, 0])].columns[1].tolist() == ["y", "x"]
+
+
+def test_categories_that_are_numbers_are_text() -> None:
+    for values, names in (([3, 1, 3], ["3", "1", "3"]), ([1.0, 2.5, 1.0], ["1", "2.5", "1"])):
+        assert as_frame(pd.DataFrame({"t": pd.Categorical(values)})).columns[0].tolist() == names
+        assert as_frame(pa.table({"t": pa.array(values).dictionary_encode()})).columns[0].tolist() == names
+    assert as_frame(pd.DataFrame({"t": pd.Categorical([1, None])})).columns[0].tolist() == ["1", None]
+    names = fb.TabularEncoder().fit(pd.DataFrame({"t": pd.Categorical([3, 1])})).feature_names_out_
+    assert names == ["t=1", "t=3"]
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pandas", "polars", "arrow"])
+def test_decimals_are_numbers(make: Any) -> None:
+    table = make({"price": [Decimal("1.25"), None, Decimal("7")]})
+    np.testing.assert_array_equal(as_frame(table).columns[0], [1.25, np.nan, 7.0])
+    np.testing.assert_array_equal(as_matrix(make({"price": [Decimal("1.25")]}), np.float32), [[1.25]])
 
 
 def test_categories_are_text() -> None:

@@ -6,13 +6,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import fastbp as fb
 from fastbp.estimators import MLPClassifier
@@ -173,6 +177,43 @@ def test_a_step_of_a_pipeline() -> None:
     assert copy.get_params() == search.best_estimator_[0].get_params() and repr(copy) == "TabularEncoder()"
     with pytest.raises(NotFittedError):
         clone(steps).predict(frame)
+
+
+def test_results_are_frames_where_they_are_asked_for() -> None:
+    wanted = fb.TabularEncoder().fit_transform(TABLE)
+    table = TABLE.set_axis([7, 5, 3, 1])
+    encoder = clone(fb.TabularEncoder().set_output(transform="pandas"))
+    found = encoder.fit_transform(table)
+    assert list(found) == NAMES and list(found.index) == [7, 5, 3, 1]
+    np.testing.assert_array_equal(found, wanted)
+    assert encoder.set_output().set_output(transform="polars").transform(TABLE).columns == NAMES
+    assert isinstance(encoder.set_output(transform="default").transform(TABLE), np.ndarray)
+    with config_context(transform_output="pandas"):
+        steps = make_pipeline(fb.TabularEncoder(), StandardScaler())
+        assert [name.split("__")[-1] for name in steps.fit_transform(TABLE)] == NAMES
+        assert isinstance(encoder.transform(TABLE), np.ndarray)  # its own word goes before
+    assert (
+        list(
+            make_pipeline(fb.TabularEncoder(), StandardScaler())
+            .set_output(transform="pandas")
+            .fit(TABLE)
+            .transform(TABLE)
+        )
+        == NAMES
+    )
+    with pytest.raises(ValueError, match='must be "default", "pandas" or "polars"'):
+        encoder.set_output(transform="numpy")
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pandas", "polars", "arrow"])
+def test_text_where_numbers_were_is_named(make: Any) -> None:
+    encoder = fb.TabularEncoder().fit(make({"size": [1.0, 3.0], "town": ["x", "y"]}))
+    odd = make({"size": ["2", "two", "3"], "town": ["x", "z", "y"]})
+    text = "'two' is text, and was a number in training: correct it"
+    assert ("size", text) in [(problem.column, problem.text) for problem in encoder.problems(odd)]
+    with pytest.raises(ValueError, match=f"row 1, column 'size': {text}"):
+        encoder.transform(odd)
+    np.testing.assert_array_equal(encoder.transform(make({"size": ["2"], "town": ["x"]})), [[0, 1, 0]])
 
 
 def test_wrong_parameters_leave_the_old_ones() -> None:
