@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastbp import program as pg
+from fastbp import sides
 from fastbp.activations import IDENTITY, RELU
 from fastbp.graph import GIVEN, LATE, SPLIT, Graph
 from fastbp.operations import DENSE, FORK
@@ -71,6 +72,8 @@ class Plan(Graph):
     halves : whether that is the sum of two halves of the rows (see ``cpu.halves``)
     apart : offset of the two sums, where threads make them before that phase, else None
     turn : rows of a half that go through, panel by panel, before the next take their place; 0: all at once
+    borders : of each op but the last, the neuron before which it is cut (see ``sides``); empty where it isn't
+    sides : what two threads have of their own then, else None
     """
 
     def __init__(
@@ -113,13 +116,23 @@ class Plan(Graph):
         self.scale = self._take(self.panels * self._row)
         self.counts = self._take(self.panels * self._row * 2)
         self.target, self.target_panel = self._reserve(self.layers[-1].fan_out)
-        self.halves = backward and self._by_halves()
+        self.borders: list[int] = []
+        if backward and self.slabs == 1 and self._plain_products:
+            self.borders = sides.borders(self.layers, tiles, self.slab, self.panels)
+        for op, layer, border in zip(self.table[1:], self.layers[1:], self.borders, strict=False):
+            op[pg.BORDER] = border
+            op[[pg.PART, pg.PART_PANEL]] = self._reserve(layer.fan_out)
+        self.halves = backward and not self.borders and self._by_halves()
         self.turn = TURN_ROWS if self.halves and few_weights else 0
         self.table[self.learning, pg.SUMMED] = self.halves
         self.table[:, pg.FEW] = [self._few(layer) for layer in self.layers]
         self.table[:, pg.SINGLE] = self._plain_products
         self.apart: int | None = None
         self.phases, self.tasks = self._schedule(threads)
+        self.sides: sides.Sides | None = None
+        phases = self.weights_phase + 1 == len(self.phases)
+        if self.borders and threads == 2 and phases and self.lowest and self.update != GIVEN:
+            self.sides = sides.lay_out(self, self._take)
 
     def _reserve(self, rows: int) -> tuple[int, int]:
         """(offset, distance of panels) of a buffer with `rows` rows in each panel."""
@@ -309,11 +322,11 @@ class Plan(Graph):
                 if code != pg.SUM and op not in bound and (k0 < k1 or self.layers[op].whole_batch):
                     runs[op, j0, j1] = runs.get((op, j0, j1), (k0, k1))[0], k1
             for (op, j0, j1), (k0, k1) in reversed(runs.items()):  # what was summed last is still in cache
-                after += [(pg.APPLY, op, k0, k1, j0 + a, j0 + b) for a, b in _blocks(j1 - j0, PANELS_OF_RUN)]
+                after += [(pg.APPLY, op, k0, k1, j0 + a, j0 + b) for a, b in pg.blocks(j1 - j0, PANELS_OF_RUN)]
         whole = [
             (pg.APPLY, index, 0, self.layers[index].steps, j0, j1)
             for index in bound
-            for j0, j1 in _blocks(program.panels(self.layers[index].neurons), 2 if program.half else 1)
+            for j0, j1 in pg.blocks(program.panels(self.layers[index].neurons), 2 if program.half else 1)
         ]
         return (after if self.update in (LATE, SPLIT, GIVEN) else []) + whole
 
@@ -324,18 +337,18 @@ class Plan(Graph):
             (pg.WEIGHTS, index, k0, k1, j0, j1)
             for index in self.learning
             for layer in [self.layers[index]]
-            for j0, j1 in _blocks(program.panels(layer.neurons), pg.PANELS_OF_TILE)
+            for j0, j1 in pg.blocks(program.panels(layer.neurons), pg.PANELS_OF_TILE)
             for k0, k1 in self._inputs(layer, rows)
         ]
 
     def _inputs(self, layer: LayerSpec, rows: int) -> list[tuple[int, int]]:
         """Runs of a panel's rows that are summed together."""
         if layer.operation is DENSE:
-            return _blocks(layer.steps, rows, sliver=self.program.tiles.lanes // 2)
+            return pg.blocks(layer.steps, rows, sliver=self.program.tiles.lanes // 2)
         if layer.matrix is None:
             return [(0, layer.learned)]
         panels = min(self.program.panels(layer.neurons), pg.PANELS_OF_TILE)
-        return _blocks(layer.learned, pg.TABLE_ROWS // panels // pg.ROWS_OF_TILE * pg.ROWS_OF_TILE)
+        return pg.blocks(layer.learned, pg.TABLE_ROWS // panels // pg.ROWS_OF_TILE * pg.ROWS_OF_TILE)
 
     def _owned_tiles(self, threads: int) -> list[tuple[int, ...]]:
         """Tasks of the weights phase of a thin step, thread by thread: the neurons whose sums it made going forward."""
@@ -346,7 +359,7 @@ class Plan(Graph):
             for index in self.learning
             for layer in [self.layers[index]]
             for first, last in [_part(program.panels(layer.neurons), thread, threads)]
-            for j0, j1 in _blocks(last - first, pg.PANELS_OF_TILE)
+            for j0, j1 in pg.blocks(last - first, pg.PANELS_OF_TILE)
             for k0, k1 in self._inputs(layer, pg.ROWS_OF_TILE)
         ]
 
@@ -354,7 +367,7 @@ class Plan(Graph):
         """Tasks that sum over the batch, by neurons."""
         neurons, width = self.layers[index].fan_out, self.program.tiles.width
         per_task = pg.round_up(-(-neurons // (2 * threads)), width) if threads > 1 else neurons
-        return [(kind, index, 0, self.panels, o0, o1) for o0, o1 in _blocks(neurons, per_task)]
+        return [(kind, index, 0, self.panels, o0, o1) for o0, o1 in pg.blocks(neurons, per_task)]
 
     def _cut_by_rows(self, threads: int) -> list[list[tuple[int, ...]]]:
         """All layers over blocks of rows; a layer that needs sums over the batch cuts them in two, both ways."""
@@ -384,7 +397,7 @@ class Plan(Graph):
     def _cut_by_layers(self, threads: int) -> list[list[tuple[int, ...]]]:
         """(row block x neuron block) tasks, a phase for each product of each layer: for few rows and many cores."""
         tiles = self.program.tiles
-        rows = list(_blocks(self.panels, PANELS_PER_TASK))
+        rows = list(pg.blocks(self.panels, PANELS_PER_TASK))
 
         def pieces(layer: LayerSpec, neurons: int) -> list[tuple[int, int]]:
             if layer.operation.whole_rows:
@@ -393,7 +406,7 @@ class Plan(Graph):
                 parts = [_part(self.program.panels(neurons), thread, threads) for thread in range(threads)]
                 return [(j0 * tiles.width, min(neurons, j1 * tiles.width)) for j0, j1 in parts if j0 < j1]
             per_task = max(1, -(-neurons * len(rows) // (4 * threads * tiles.width)))
-            return list(_blocks(neurons, min(per_task * tiles.width, pg.NEURON_BLOCK // tiles.width * tiles.width)))
+            return list(pg.blocks(neurons, min(per_task * tiles.width, pg.NEURON_BLOCK // tiles.width * tiles.width)))
 
         def by_neurons(kind: int, index: int, neurons: int) -> None:
             blocks = pieces(self.layers[index], neurons)
@@ -416,9 +429,9 @@ class Plan(Graph):
                 phases.append([(pg.INPUT_GRADIENT, 0, p, p + 1, 0, 0) for p in range(self.panels)])
         return phases
 
-    def bind(self, workspace: int, parameters: int, copies: int = 0) -> np.ndarray:
-        """The table with absolute addresses."""
-        table = self.table.copy()
+    def bind(self, workspace: int, parameters: int, copies: int = 0, table: np.ndarray | None = None) -> np.ndarray:
+        """The table, or another one of these ops, with absolute addresses."""
+        table = (self.table if table is None else table).copy()
         table[:, pg.W] += parameters
         for column, used in (
             (pg.A, pg.A_PANEL),
@@ -432,6 +445,7 @@ class Plan(Graph):
             (pg.DZ_PAIRS, pg.DZ_PAIRS_PANEL),
             (pg.SKIP, pg.SKIP_PANEL),
             (pg.STATE, pg.STATE_PANEL),
+            (pg.PART, pg.PART_PANEL),
         ):
             table[table[:, used] != 0, column] += workspace
         if self.program.half:
@@ -440,18 +454,6 @@ class Plan(Graph):
             table[table[:, pg.WB_BLOCK] != 0, pg.WB] += copies
             table[0, pg.WB] = 0
         return table
-
-
-def _blocks(n: int, block: int, sliver: int = 0) -> list[tuple[int, int]]:
-    """0..n in runs of `block`; a rest of at most `sliver` joins the run before it."""
-    runs, start = [], 0
-    while start < n:
-        end = min(n, start + block)
-        if n - end <= sliver:
-            end = n
-        runs.append((start, end))
-        start = end
-    return runs
 
 
 def _part(n: int, thread: int, threads: int) -> tuple[int, int]:

@@ -94,8 +94,18 @@ from fastbp.operations import DENSE, Operation
     SUMMED,  # 1: its gradient is summed by halves of the rows (see ``cpu.halves``)
     FEW,  # neurons of the last panel where their gradient is summed along the samples, 0 where it isn't
     SINGLE,  # 1: tiles of one vector go through a panel whose rows fill no more
-) = range(69)
-OP_COLUMNS = 69
+    BORDER,  # inputs before this one are summed apart from the others (see ``cpu.sides``), 0: all in one sum
+    PART,  # where the second sum goes; on a side, that of its own inputs
+    PART_PANEL,
+    PART_OTHER,  # of a side's row: distance to the other side's sum,
+    FIRST_IN,  # its inputs, neurons and tasks
+    END_IN,
+    FIRST_OUT,
+    END_OUT,
+    FIRST_TASK,
+    END_TASK,
+) = range(79)
+OP_COLUMNS = 79
 
 # ---- columns of a run: what one launch of the workers needs to know
 (
@@ -179,8 +189,11 @@ OP_COLUMNS = 69
     TURN,  # rows of a half that go through, panel by panel, before the next take their place; 0: each has its own
     BEFORE_STEP,  # int64 and (SUM_COUNT) float64: a step's number in the run plus 1, and the sums before it; 0: no step
     # is left once its sums are added
-) = range(79)
-RUN_COLUMNS = 79
+    SIDES,  # the two runs of a step that is cut by neurons (see ``cpu.sides``), 0: it goes by phases
+    SIDE_TASKS,  # of such a run, its tasks
+    LOWEST,  # the first op that is gone back through
+) = range(82)
+RUN_COLUMNS = 82
 
 # ---- columns of NOW: what an op's rule may ask about the slab of rows that it works on
 (
@@ -357,6 +370,18 @@ def row_blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
     step = max(1, PIECE // columns)
     for first in range(0, rows, step):
         yield first, min(step, rows - first)
+
+
+def blocks(n: int, block: int, sliver: int = 0) -> list[tuple[int, int]]:
+    """0..n in runs of `block`; a rest of at most `sliver` joins the run before it."""
+    runs, start = [], 0
+    while start < n:
+        end = min(n, start + block)
+        if n - end <= sliver:
+            end = n
+        runs.append((start, end))
+        start = end
+    return runs
 
 
 def round_up(n: int, multiple: int) -> int:

@@ -112,8 +112,19 @@ def buffers(plan: Plan) -> Iterator[tuple[int, int]]:
             per_panel = plan.panels * program.tiles.samples * program.tiles.width * size
             assert op[pg.T_PANEL] >= per_panel
             spans.add((op[pg.T], op[pg.T] + op[pg.T_PANEL] * program.panels(layer.fan_out)))
+        panels(op[pg.PART], op[pg.PART_PANEL], layer.fan_out)
     if plan.apart is not None:
         spans.add((plan.apart, plan.apart + 2 * program.parameter_bytes))
+    if plan.sides is not None:
+        for op, layer in zip(plan.sides.tables[1], program.layers, strict=True):
+            panels(op[pg.PART], op[pg.PART_PANEL], layer.fan_out)
+            spans.add((op[pg.T], op[pg.T] + op[pg.T_PANEL] * program.panels(layer.fan_out)))
+        first = plan.sides.tables[1, 0]
+        panels(first[pg.A], first[pg.A_PANEL], program.layers[0].steps)
+        index, scale, counts, target = plan.sides.run[1]
+        spans |= {(index, index + 8 * program.tiles.samples * plan.panels), (scale, scale + row * plan.panels)}
+        spans.add((counts, counts + 2 * row * plan.panels))
+        panels(target, plan.target_panel, program.layers[-1].fan_out)
     yield from sorted(spans)
 
 
@@ -181,6 +192,16 @@ def check_tasks(plan: Plan, threads: int, backward: bool, inputs: bool) -> set[i
     assert kinds >= ({pg.SUM, pg.WEIGHTS} if backward else {pg.SUM})
     if backward:
         assert {op for kind, op in seen if kind == pg.WEIGHTS} == set(range(len(program.layers)))
+    if plan.sides is not None:
+        covered = {
+            i: np.zeros((layer.steps, program.panels(layer.fan_out)), int) for i, layer in enumerate(program.layers)
+        }
+        for kind, op, k0, k1, j0, j1 in plan.sides.tasks:
+            assert kind == pg.WEIGHTS
+            assert k1 - k0 <= pg.ROWS_OF_TILE + program.tiles.lanes
+            assert j1 - j0 <= pg.PANELS_OF_TILE
+            covered[op][k0:k1, j0:j1] += 1
+        assert all((area == 1).all() for area in covered.values())
     if kinds & {pg.ROWS, pg.HALF}:
         assert kinds in ({pg.ROWS, pg.SUM, pg.WEIGHTS}, {pg.ROWS, pg.SUM}, {pg.HALF, pg.SUM, pg.WEIGHTS})
         assert (pg.HALF in kinds) == (plan.apart is not None)

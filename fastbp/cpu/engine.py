@@ -20,6 +20,7 @@ from fastbp.constraints import Constraint
 from fastbp.cpu import bfloat16, binding, operations, rules, serving, sparse, tallies, terms, thin, worker
 from fastbp.cpu.launch import LAUNCHERS, in_background
 from fastbp.cpu.runs import Chain, Prepared, start_chain
+from fastbp.cpu.sides import LINES, Sides
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.together import Beside
 from fastbp.cpu.watch import Watch
@@ -90,6 +91,7 @@ class _Bound:
     metrics: np.ndarray
     run: np.ndarray
     penalties: np.ndarray | None
+    sides: Sides | None
     entries: tuple[np.ndarray, ...]
     kept: tuple[np.ndarray | None, ...]
 
@@ -402,7 +404,7 @@ class Engine:
         run[pg.PARTIAL], run[pg.SUM_COUNT], run[pg.THREADS] = partial.ctypes.data, partial.shape[1], threads
         run[pg.SCRATCH], run[pg.SCRATCH_WORKER] = scratch.ctypes.data, tile
         run[pg.STOP], run[pg.YIELD] = self.stop_flag.ctypes.data, yield_address()
-        run[pg.BACKWARD], run[pg.WEIGHTS_PHASE] = plan.backward, plan.weights_phase
+        run[pg.BACKWARD], run[pg.WEIGHTS_PHASE], run[pg.LOWEST] = plan.backward, plan.weights_phase, plan.lowest
         if plan.apart is not None:
             run[pg.APART] = base + plan.apart - self._buffer.ctypes.data
             run[pg.APART_NEXT] = program.parameter_bytes
@@ -418,8 +420,11 @@ class Engine:
         squares = None
         if plan.update in (LATE, GIVEN):
             squares = binding.squares(plan, run, table)
+        sides = None
+        if plan.sides is not None and not is_sparse:
+            sides = Sides(plan, base, self._buffer.ctypes.data)
         kept = table, partial, constants, numbers, now, numbers_of, scratch, squares, picks, *entries
-        return _Bound(plan, self._buffer, workspace, table, metrics, run, penalties, entries[:1], kept)
+        return _Bound(plan, self._buffer, workspace, table, metrics, run, penalties, sides, entries[:1], kept)
 
     # -------------------------------------------------- running
 
@@ -521,6 +526,8 @@ class Engine:
         status, before = np.zeros(1 + threads, np.int64), np.zeros(1 + columns)
         slabs = -(-batch // bound.plan.slab)
         cells = 1 + steps * slabs * len(bound.plan.phases) * threads if threads > 1 else 1
+        if bound.sides is not None:
+            cells = LINES
         sync = aligned(pg.LINE * cells)
         size = self.dtype.itemsize
         coefficients = np.zeros((steps, 0), self.dtype)
@@ -571,6 +578,8 @@ class Engine:
         run[pg.UNFIT] = 0 if asked.unfit is None or bound.entries else asked.unfit.ctypes.data
         left = asked.backward and given is None and (optimizer is None or slabs > 1 or update in (LATE, SPLIT))
         run[pg.BEFORE_STEP] = before.ctypes.data if left else 0
+        if bound.sides is not None:
+            bound.sides.follow(bound.table, run)
         used = bound, asked, gradient, coefficients, sync, extra
         return Prepared(run, threads, work, sums, status, before, bound.plan, used)
 

@@ -58,13 +58,18 @@ def forward(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int, now: int) ->
     size = row_bytes(kind)
     if at(op, pg.FORWARD_RULE):
         call_rule(at(op, pg.FORWARD_RULE), op, p0, p1, o0, o1, now)
-    else:
-        forward_product(kind, op, p0, p1, o0, o1, at(now, pg.NOW_COUNT))
-    if at(op, pg.ACTIVATE):
+    elif at(op, pg.BORDER):
+        count, border = at(now, pg.NOW_COUNT), at(op, pg.BORDER)
+        part, part_panel = at(op, pg.PART), at(op, pg.PART_PANEL)
+        forward_product(kind, op, p0, p1, o0, o1, count, 0, border, at(op, pg.Z), at(op, pg.Z_PANEL), 0)
+        forward_product(kind, op, p0, p1, o0, o1, count, border, at(op, pg.STEPS_IN), part, part_panel, 0)
         for p in range(p0, p1):
             z = at(op, pg.Z) + p * at(op, pg.Z_PANEL) + o0 * size
-            h = at(op, pg.H) + p * at(op, pg.H_PANEL) + o0 * size
-            call_rule(at(op, pg.ACTIVATE), h, z, 2 * (o1 - o0), at(op, pg.PARAMETER), 0, 0)
+            add_parts(kind, z, z, part + p * part_panel + o0 * size, 2 * (o1 - o0), at(op, pg.MODE))
+    else:
+        count, steps, mode = at(now, pg.NOW_COUNT), at(op, pg.STEPS_IN), at(op, pg.MODE)
+        forward_product(kind, op, p0, p1, o0, o1, count, 0, steps, at(op, pg.Z), at(op, pg.Z_PANEL), mode)
+    activate(kind, op, p0, p1, o0, o1)
     if at(op, pg.PACK_NEXT):
         call_rule(at(op, pg.PACK_NEXT), op + at(op, pg.PACK_TO), p0, p1, o0, o1, 0)
         if at(op, pg.PACK_TO_TOO):
@@ -72,15 +77,51 @@ def forward(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int, now: int) ->
 
 
 @helper
-def forward_product(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int, count: int) -> None:
-    """Z of neurons o0:o1 from A, rectified where the op says so."""
+def activate(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
+    """H of neurons o0:o1 from Z, where that isn't the product's part."""
+    size = row_bytes(kind)
+    if at(op, pg.ACTIVATE):
+        for p in range(p0, p1):
+            z = at(op, pg.Z) + p * at(op, pg.Z_PANEL) + o0 * size
+            h = at(op, pg.H) + p * at(op, pg.H_PANEL) + o0 * size
+            call_rule(at(op, pg.ACTIVATE), h, z, 2 * (o1 - o0), at(op, pg.PARAMETER), 0, 0)
+
+
+@helper
+def add_parts(kind: Any, total: int, one: int, two: int, vectors: int, rectify: int) -> None:
+    """So many vectors of two sums as one, rectified where that is asked."""
+    z, first, second = column(kind, total, 1), column(kind, one, 1), column(kind, two, 1)
+    zero = spread(kind, 0.0)
+    for i in range(vectors):
+        value = first[i] + second[i]
+        if rectify:
+            value = where(value < zero, zero, value)
+        z[i] = value
+
+
+@helper
+def forward_product(
+    kind: Any,
+    op: int,
+    p0: int,
+    p1: int,
+    o0: int,
+    o1: int,
+    count: int,
+    k_first: int,
+    k_end: int,
+    target: int,
+    target_panel: int,
+    rectify: int,
+) -> None:
+    """Sums over the inputs k_first:k_end for neurons o0:o1, put where panels of Z stand or what is like them."""
     size = row_bytes(kind)
     step = item_bytes(kind)
     width = panel_width(kind)
-    steps = at(op, pg.STEPS_IN)
+    steps = k_end - k_first
     blocks = (steps + pg.K_BLOCK - 1) // pg.K_BLOCK
     length = (steps + blocks - 1) // blocks
-    w, w_panel = at(op, pg.W), at(op, pg.W_PANEL)
+    w, w_panel = at(op, pg.W) + k_first * width * step, at(op, pg.W_PANEL)
     neurons = pg.NEURON_BLOCK // width * width
     tall = most_rows(kind)
     border = w_panel - width * step  # between a panel's last row of a step and the next panel's first
@@ -92,13 +133,13 @@ def forward_product(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int, coun
         n1 = min(o1, n0 + neurons)
         for k0 in range(0, steps, length):
             k = min(length, steps - k0)
-            mode = at(op, pg.MODE) if k0 + k == steps else 0
+            mode = rectify if k0 + k == steps else 0
             ahead = k * width * step
             if k0 + k == steps:
                 ahead = neurons // width * w_panel - k0 * width * step
             for p in range(p0, p1):
-                v = at(op, pg.A) + p * at(op, pg.A_PANEL) + k0 * size
-                z = at(op, pg.Z) + p * at(op, pg.Z_PANEL)
+                v = at(op, pg.A) + p * at(op, pg.A_PANEL) + (k_first + k0) * size
+                z = target + p * target_panel
                 vectors = vectors_of(kind, op, count, p)
                 o = n0
                 while o < n1:

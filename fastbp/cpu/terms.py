@@ -45,6 +45,7 @@ from fastbp.cpu.tile import prefetch_to_read, prefetch_to_write, transpose_squar
 from fastbp.operations import DENSE
 from fastbp.plan import PANELS_PER_TASK, Plan
 from fastbp.program import LayerSpec, Program
+from fastbp.sides import borders
 
 KIND: Any = np.float32
 ROW, VECTOR = 128, 64  # bytes of a row of a panel of activations, and of a vector
@@ -504,16 +505,18 @@ def rule(name: str) -> Kernel:
     return Kernel(RULES[name], SIGNATURE, seconds=1.2)
 
 
-def _ways(layers: Sequence[LayerSpec], panels: int, thin: int, backward: bool) -> tuple[list[bool], list[bool]]:
+def _ways(
+    layers: Sequence[LayerSpec], panels: int, thin: int, backward: bool, cut: bool
+) -> tuple[list[bool], list[bool]]:
     """Which layers' products go by terms, of the rows and of the gradient: it follows from shapes alone.
 
     A prediction's must not depend on the batch, for a row is to have the same bits in any: large layers always go by
-    terms, others never. In training packing pays from a few panels of rows on.
+    terms, others never. In training packing pays from a few panels of rows on, but not where a step is cut by neurons.
     """
     rows, gradient = [], []
     for layer in layers:
         large = layer.fan_in * layer.fan_out >= LARGE
-        fits = layer.operation is DENSE and min(layer.fan_in, layer.fan_out) >= LEAST
+        fits = layer.operation is DENSE and min(layer.fan_in, layer.fan_out) >= LEAST and not cut
         if backward:
             rows.append(fits and not thin and (large or panels >= LEAST_PANELS))
             gradient.append(fits and not thin and panels > 1)
@@ -528,7 +531,9 @@ def rule_names(program: Program, batch: int, backward: bool) -> list[str]:
     if not _usable(program):
         return []
     panels = -(-batch // program.tiles.samples)
-    rows, gradient = _ways(program.layers, panels, program.thin_rows(batch), backward)
+    slab = pg.round_up(batch, program.tiles.samples)
+    cut = backward and len(borders(program.layers, program.tiles, slab, panels)) > 0
+    rows, gradient = _ways(program.layers, panels, program.thin_rows(batch), backward, cut)
     needed = {"forward": any(rows), "backward": backward and any(rows), "task": any(gradient)}
     return [name for name, wanted in needed.items() if wanted]
 
@@ -539,7 +544,7 @@ def _usable(program: Program) -> bool:
 
 def room(plan: Plan) -> int:
     """Bytes that a worker needs to pack terms."""
-    rows, gradient = _ways(plan.layers, plan.panels, plan.thin, plan.backward)
+    rows, gradient = _ways(plan.layers, plan.panels, plan.thin, plan.backward, len(plan.borders) > 0)
     if not _usable(plan.program) or not any(rows + gradient):
         return 0
     steps = [0]
@@ -552,7 +557,8 @@ def room(plan: Plan) -> int:
 
 def bind(table: np.ndarray, plan: Plan, scratch: int) -> None:
     """Put the rules' addresses into the rows of a table of ops; scratch: distance to a worker's room for terms."""
-    rows, gradient = (np.array(ways) for ways in _ways(plan.layers, plan.panels, plan.thin, plan.backward))
+    ways = _ways(plan.layers, plan.panels, plan.thin, plan.backward, len(plan.borders) > 0)
+    rows, gradient = (np.array(each) for each in ways)
     dense = table[:, pg.SPARSE] == 0
     table[:, pg.TERMS] = scratch
     table[rows & dense, pg.FORWARD_RULE] = rule("forward").address() if rows.any() else 0

@@ -11,47 +11,21 @@ from fastbp import program as pg
 from fastbp._jit import helper
 from fastbp._vector import (
     call_rule,
-    call_yield,
     fetch_add,
     flush_denormals,
     lanes,
     load_acquire,
     load_int,
     load_number,
-    pause,
     restore_denormals,
     store_int,
     store_number,
     ticks,
 )
-from fastbp.cpu import halves, penalty, rows, updates, weights
+from fastbp.cpu import halves, penalty, rows, sides, steps, updates, weights
 from fastbp.cpu.rows import at
 
 SIGNATURE = types.int64(types.int64, types.int64)
-SPINS = 2000
-
-
-@helper
-def _loss_of_slab(run: int, panels: int) -> float:
-    value = 0.0
-    for p in range(panels):
-        value += load_number(np.float64, at(run, pg.PARTIAL) + 8 * p * at(run, pg.SUM_COUNT))
-    return value
-
-
-@helper
-def _add_sums(run: int, epoch: int, panels: int, batch_rows: int) -> None:
-    """Add the slab's loss and metrics to the epoch's: the loss weighted by rows where it is their mean."""
-    columns = at(run, pg.SUM_COUNT)
-    first_epoch = at(run, pg.FIRST_STEP) // at(run, pg.STEPS_PER_EPOCH)
-    sums = at(run, pg.SUMS) + 8 * columns * (epoch - first_epoch)
-    for m in range(columns):
-        value = 0.0
-        for p in range(panels):
-            value += load_number(np.float64, at(run, pg.PARTIAL) + 8 * (p * columns + m))
-        if m == 0 and at(run, pg.MEAN_ROWS):
-            value *= batch_rows
-        store_number(np.float64, sums + 8 * m, load_number(np.float64, sums + 8 * m) + value)
 
 
 @helper
@@ -77,28 +51,6 @@ def _loose(run: int, slab_stage: int, place: int) -> bool:
     if slab_stage & weights.LAST == 0:
         return True
     return at(run, pg.UPDATE) == 0 and (slab_stage & weights.DUE != 0 or at(run, pg.LATE) == 0)
-
-
-@helper
-def _wait(run: int, done: int, need: int) -> bool:
-    """Until `need` tasks are finished: spin briefly, then let others run. False where the run was abandoned."""
-    spins = 0
-    while load_acquire(done) < need:
-        pause()
-        spins += 1
-        if spins > SPINS:
-            if load_acquire(at(run, pg.STATUS)) == pg.STOPPED:
-                return False
-            call_yield(at(run, pg.YIELD))
-    return True
-
-
-@helper
-def _book(place: int, since: int) -> int:
-    """Add the ticks since `since` to the counter at `place`, and return the time."""
-    now = ticks()
-    store_int(place, load_int(place) + now - since)
-    return now
 
 
 @helper
@@ -199,14 +151,14 @@ def _share(kind: Any, run: int, me: int) -> int:
                 final = phase == weights_phase
                 bounds = at(run, pg.PHASES) + 8 * (2 + threads) * phase
                 first_task = at(run, pg.TASKS) + 8 * pg.TASK_COLUMNS * load_int(bounds)
-                if threads > 1 and not _wait(run, done, need):
+                if threads > 1 and not steps.wait(run, done, need):
                     return s
                 if profile and threads > 1:
-                    clock = _book(profile, clock)
+                    clock = steps.book(profile, clock)
                 if final and at(run, pg.BACKWARD):
                     if load_int(at(run, pg.STATUS)) == pg.OVERFLOWN:
                         return s
-                    if not math.isfinite(_loss_of_slab(run, panels)):
+                    if not math.isfinite(steps.loss_of_slab(run, panels)):
                         store_int(at(run, pg.STATUS), pg.DIVERGED)
                         return s
                 if phase > weights_phase:
@@ -237,7 +189,7 @@ def _share(kind: Any, run: int, me: int) -> int:
                                         penalty.measure_all(kind, run)
                                 if slab0 == 0 and at(run, pg.BEFORE_STEP):
                                     _keep_sums(run, epoch, s)
-                                _add_sums(run, epoch, panels, batch_rows)
+                                steps.add_sums(run, epoch, panels, batch_rows)
                             else:
                                 _sum_weights(kind, run, task, count, stage, h, scratch)
                         elif phase > weights_phase:
@@ -256,10 +208,10 @@ def _share(kind: Any, run: int, me: int) -> int:
                         fetch_add(done, mine)  # once a run of tasks: each time the line comes from another core
                         mine = 0
                 if profile:
-                    clock = _book(profile + 8 * (1 + phase), clock)
+                    clock = steps.book(profile + 8 * (1 + phase), clock)
                 counters += pg.LINE * threads
     if threads > 1 and me == 0 and at(run, pg.PENALTIES):
-        _wait(run, done, need)
+        steps.wait(run, done, need)
     return at(run, pg.STEPS)
 
 
@@ -268,7 +220,7 @@ def make(kind: Any) -> Callable[[int, int], int]:
 
     def worker(run: int, me: int) -> int:
         mode = flush_denormals()
-        finished = _share(kind, run, me)
+        finished = sides.share(kind, run, me) if at(run, pg.SIDES) else _share(kind, run, me)
         if me == 0 and finished and at(run, pg.PENALTIES):
             kept = at(run, pg.BEFORE_STEP)
             if kept == 0 or load_int(kept) != finished + 1:
