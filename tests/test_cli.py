@@ -778,6 +778,21 @@ def test_predictions_keep_a_column_that_training_did_not_know(run, flower_model)
     assert code == 2 and "there is no column 'place' to keep beside the predictions" in err
 
 
+def test_a_document_about_predictions_that_are_saved(run, house_model):
+    wanted = json.loads(run("predict", house_model, "houses.csv", "--json")[1])["columns"]
+    code, out, _ = run("predict", house_model, "houses.csv", "--json", "--out", "p.parquet")
+    document = json.loads(out)
+    assert (code, document["out"], document["rows"]) == (0, "p.parquet", 80) and "columns" not in document
+    assert pd.read_parquet("p.parquet").to_dict("list") == wanted
+
+
+def test_a_target_that_is_called_probability(run):
+    Path("t.csv").write_text(flowers().replace("flower\n", "probability\n", 1))
+    assert run("train", "t.csv", "--epochs", 60, "--out", "m.fastbp", "--quiet")[0] == 0
+    lines = run("predict", "m.fastbp", "t.csv")[1].splitlines()
+    assert lines[0] == "probability,probability of probability" and lines[1].startswith("rose,")
+
+
 def test_predictions_in_every_format(run, house_model):
     lines = run("predict", house_model, "houses.csv")[1].splitlines()
     for name in ("p.csv", "p.npy", "p.parquet"):
@@ -809,6 +824,19 @@ def test_a_page_about_the_training(run, content):
     importance = page.partition("Permutation importance")[2]
     if content is prices:
         assert importance.index("<td>age</td>") < importance.index("<td>same</td>")
+
+
+def test_the_page_says_what_search_and_folds_found(run):
+    Path("t.csv").write_text(flowers())
+    code, _, err = run("train", "t.csv", "--epochs", 2, "--search", 3, "--folds", 2, "--report", "s.html", "--quiet")
+    assert code == 0, err
+    text = re.sub(r"<[^>]+>", " ", Path("s.html").read_text(encoding="utf-8"))
+    assert re.search(r"Search\s+the best of 3 networks, by their mean accuracy over the folds", text)
+    assert "hidden  activation  batch size  weight decay  learning rate  mean accuracy" in re.sub(r"\s{2,}", "  ", text)
+    assert "Folds" not in text
+    assert run("train", "t.csv", "--epochs", 2, "--folds", 3, "--report", "f.html", "--quiet")[0] == 0
+    text = re.sub(r"<[^>]+>", " ", Path("f.html").read_text(encoding="utf-8"))
+    assert re.search(r"Folds\s+each scored by the network of the others\s+fold\s+accuracy\s+1\s+[\d.]+\s+2 ", text)
 
 
 def test_a_number_taken_for_classes_is_said(run):

@@ -44,20 +44,19 @@ def predict(args: argparse.Namespace) -> int:
     kept = {} if data.ids is None or not named else {named: list(data.ids)}
     columns: dict[str, list[Any]] = {**kept, table.target: answers.tolist()}
     if table.classes is not None:
-        columns = {
-            **kept,
-            table.target: [table.classes[i] for i in answers],
-            "probability": [float(f"{p:.6g}") for p in outputs.max(axis=1)],
-        }
-    if args.json:
-        say.document(command="predict", model=args.model, data=data.name, target=table.target, columns=columns)
-        return 0
-    if args.out is None:
+        columns[table.target] = [table.classes[i] for i in answers]
+        sure = f"probability of {table.target}" if "probability" in columns else "probability"
+        columns[sure] = [float(f"{p:.6g}") for p in outputs.max(axis=1)]
+    about = {"command": "predict", "model": args.model, "data": data.name, "target": table.target}
+    if args.out is not None:
+        with replacing(args.out) as part:
+            _WRITERS[Path(args.out).suffix](columns, part)
+        say("predicted", f"{len(answers)} rows of {data.name}; saved {args.out}")
+        say.document(**about, rows=len(answers), out=args.out)
+    elif args.json:
+        say.document(**about, columns=columns)
+    else:
         _lines(columns, sys.stdout)
-        return 0
-    with replacing(args.out) as part:
-        _WRITERS[Path(args.out).suffix](columns, part)
-    say("predicted", f"{len(answers)} rows of {data.name}; saved {args.out}")
     return 0
 
 

@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 IMPORTANCE_ROWS, REPEATS, BINS = 2000, 3, 10
 """Rows that the permutation importance is of, and how often each column is shuffled; bins of the calibration."""
-MOST_COLUMNS, MOST_CLASSES = 60, 40
+MOST_COLUMNS, MOST_CLASSES, MOST_TRIALS = 60, 40, 20
 """Larger tables are cut."""
 
 _STYLE = """
@@ -52,6 +52,7 @@ def page(model: "Model", table: Preparation, report: dict[str, Any], x: Array, y
         _paragraph(score_text(table.score(outputs, y), "")),
         _section("Data", _data(table, report) + _target(table, y, judged)),
         _section("Network", model._repr_html_()),
+        *_trials(table, report),
         _section("Curves", _picture(_curves(model), "loss and metrics by epoch")),
     ]
     if table.classes is not None:
@@ -128,6 +129,33 @@ def _target(table: Preparation, y: Array, judged: str) -> str:
     shown = ", ".join(f"{table.classes[k]} {counts[k] / len(y):.1%}" for k in order)
     rest = " ..." if len(counts) > len(order) else ""
     return _paragraph(f"The target {table.target}: {len(counts)} classes, {shown}{rest}, in the {judged}.")
+
+
+def _trials(table: Preparation, report: dict[str, Any]) -> list[str]:
+    """What ``--search`` and ``--folds`` found, where they were asked for."""
+    name = "R2" if table.classes is None else "accuracy"
+    found = []
+    if searched := report.get("search"):
+        ranked = sorted(searched, key=lambda one: -np.inf if one["score"] is None else one["score"], reverse=True)
+        options = [option for option in searched[0] if option != "score"]
+        rows = [
+            [_shown(one[option]) for option in options] + [_shown(one["score"], "diverged")]
+            for one in ranked[:MOST_TRIALS]
+        ]
+        head = [option.replace("_", " ") for option in options] + [f"mean {name}"]
+        said = f"the best of {len(searched)} networks, by their mean {name} over the folds; the first was trained"
+        found.append(_section("Search", _table(head, rows, said)))
+    if folds := report.get("folds"):
+        rows = [[str(number), _shown(score, "diverged")] for number, score in enumerate(folds, 1)]
+        found.append(_section("Folds", _table(["fold", name], rows, "each scored by the network of the others")))
+    return found
+
+
+def _shown(value: Any, nothing: str = "default") -> str:
+    """A setting or a score; lists as on the command line."""
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    return nothing if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _curves(model: "Model") -> Any:
