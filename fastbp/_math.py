@@ -12,7 +12,19 @@ from numba.core import types
 from numba.extending import overload, register_jitable
 
 from fastbp._jit import OPTIONS
-from fastbp._vector import Vec, exponent, fma, mantissa, maximum, minimum, power_of_two, where
+from fastbp._vector import (
+    Vec,
+    copysign,
+    exponent,
+    fma,
+    mantissa,
+    maximum,
+    minimum,
+    power_of_two,
+    quotient,
+    rounding,
+    where,
+)
 
 formula = register_jitable(**{k: v for k, v in OPTIONS.items() if k != "nogil"})
 """Decorator: a plain function of numbers or vectors that kernels may call."""
@@ -20,6 +32,9 @@ formula = register_jitable(**{k: v for k, v in OPTIONS.items() if k != "nogil"})
 # 1/n! for expm1(r) = r + r^2 (1/2! + r/3! + ...), |r| <= ln(2)/2: the first term left out is below half an ulp.
 _EXP32 = tuple(1.0 / math.factorial(n) for n in range(7, 1, -1))
 _EXP64 = tuple(1.0 / math.factorial(n) for n in range(13, 1, -1))
+# 2^(n-1)/n! for (e^2r - 1)/2 = r + r^2 (2/2! + 4r/3! + ...), |r| <= ln(2)/4
+_TANH32 = tuple(2.0 ** (n - 1) / math.factorial(n) for n in range(7, 1, -1))
+_TANH64 = tuple(2.0 ** (n - 1) / math.factorial(n) for n in range(13, 1, -1))
 # 2/(2n+1) for log(m) = 2 atanh(s), s = (m - 1)/(m + 1), s^2 <= 0.0295.
 _LOG32 = tuple(2.0 / (2 * n + 1) for n in range(4, 0, -1))
 _LOG64 = tuple(2.0 / (2 * n + 1) for n in range(11, 0, -1))
@@ -29,7 +44,7 @@ _SIN64 = tuple((-1.0) ** n / math.factorial(2 * n + 1) for n in range(11, -1, -1
 # pi in three parts, whose products with small whole numbers are exact (Cody and Waite 1980; Moshier's Cephes, times 4).
 _PI32 = (3.140625, 9.67502593994140625e-4, 1.509957990978376432e-7)
 _PI64 = (3.14159250259399414064, 1.509957883172319266944e-7, 1.07806057163162381058e-14)
-LOG2E = 1.4426950408889634
+LOG2E, LN2 = 1.4426950408889634, 0.6931471805599453
 # ln 2 in two parts; the high one has few bits, so that n * high is exact.
 _LN2_32 = (0.693359375, -2.12194440054690583e-4)
 _LN2_64 = (0.693147180369123816490, 1.90821492927058770002e-10)
@@ -98,8 +113,8 @@ def log1p(x: Any) -> Any:
 
 @formula
 def _horner(coefficients: Any, x: Any) -> Any:
-    value = x * 0.0 + coefficients[0]
-    for c in coefficients[1:]:
+    value = fma(coefficients[0], x, coefficients[1])
+    for c in coefficients[2:]:
         value = fma(value, x, c)
     return value
 
@@ -113,13 +128,13 @@ def _reduced(x: Any) -> Any:
 @overload(_reduced)
 def _reduced_vec(x: Any) -> Any:
     single = x.dtype == types.float32
-    rounding = _ROUND32 if single else _ROUND64
+    shift = rounding(x.dtype)
     ln2_high, ln2_low = _LN2_32 if single else _LN2_64
     series = _EXP32 if single else _EXP64
 
     def impl(x: Any) -> Any:
-        shifted = fma(x, LOG2E, rounding)
-        n = shifted - rounding
+        shifted = fma(x, LOG2E, shift)
+        n = shifted - shift
         r = fma(n, -ln2_low, fma(n, -ln2_high, x))
         return power_of_two(shifted), fma(r * r, _horner(series, r), r)
 
@@ -185,12 +200,30 @@ def _log1p(x: Any) -> Any:
     return impl
 
 
-@formula
 def tanh(x: Any) -> Any:
-    """Hyperbolic tangent, from expm1(-2|x|)."""
-    t = expm1(abs(x) * -2.0)
-    y = -t / (t + 2.0)
-    return where(x < 0.0, -y, y)
+    """Hyperbolic tangent."""
+    return np.tanh(x)
+
+
+@overload(tanh)
+def _tanh(x: Any) -> Any:
+    if not isinstance(x, Vec):
+        return None
+    single = x.dtype == types.float32
+    low, shift, series = -10.0 if single else -20.0, rounding(x.dtype), _TANH32 if single else _TANH64
+
+    def impl(x: Any) -> Any:
+        # tanh|x| = (1 - e) / (1 + e), both halved, of e = e^(-2|x|) = 2^n (1 + 2p) with -|x| = n ln(2)/2 + r
+        y = maximum(-abs(x), low)
+        shifted = fma(y, 2.0 * LOG2E, shift)
+        n = shifted - shift
+        r = fma(n, -0.5 * LN2, y)
+        p = fma(r * r, _horner(series, r), r)
+        scale = power_of_two(shifted)
+        rest = fma(-scale, p, fma(scale, -0.5, 0.5))
+        return copysign(quotient(rest, 1.0 - rest), x)
+
+    return impl
 
 
 @formula

@@ -297,19 +297,25 @@ _operation(quotient, 2, _same, _emit_quotient)
 # ---------------------------------------------------------------- bits of a float: what exp and log are made of
 
 
-def _bits(vec: Vec) -> tuple[ir.VectorType, int, int, int]:
-    """(integer vector type, fraction bits, exponent bias, word bits)."""
+def _bits(vec: Vec) -> tuple[ir.VectorType, int]:
+    """(integer vector type, fraction bits)."""
     wide = vec.dtype == types.float64
-    return ir.VectorType(I64 if wide else I32, vec.lanes), 52 if wide else 23, 1023 if wide else 127, 64 if wide else 32
+    return ir.VectorType(I64 if wide else I32, vec.lanes), 52 if wide else 23
 
 
 def _constant(kind: ir.VectorType, value: Any) -> ir.Constant:
     return ir.Constant(kind, [value] * kind.count)
 
 
+def rounding(dtype: types.Type) -> float:
+    """A number whose sum with another rounds it to an integer, whose power of two then is in the sum's low bits."""
+    return 1.5 * 2.0**52 + 1023.0 if dtype == types.float64 else 1.5 * 2.0**23 + 127.0
+
+
 def power_of_two(shifted: Any) -> Any:
-    """2**n, where ``shifted`` is n + 1.5 * 2**(fraction bits): the sum that rounds n to an integer in its low bits."""
-    return np.ldexp(shifted.dtype.type(1), (shifted - (1.5 * 2.0 ** np.finfo(shifted.dtype).nmant)).astype(int))
+    """2**n, where ``shifted`` is n + `rounding`."""
+    word, fraction = (np.int64, 52) if shifted.dtype == np.float64 else (np.int32, 23)
+    return (shifted.view(word) << fraction).view(shifted.dtype)
 
 
 def exponent(x: Any) -> Any:
@@ -323,14 +329,13 @@ def mantissa(x: Any) -> Any:
 
 
 def _emit_power_of_two(builder: ir.IRBuilder, vec: Vec, t: ir.Value) -> ir.Value:
-    kind, fraction, bias, _ = _bits(vec)
-    n = builder.add(builder.bitcast(t, kind), _constant(kind, bias))
-    return builder.bitcast(builder.shl(n, _constant(kind, fraction)), t.type)
+    kind, fraction = _bits(vec)
+    return builder.bitcast(builder.shl(builder.bitcast(t, kind), _constant(kind, fraction)), t.type)
 
 
 def _split(builder: ir.IRBuilder, vec: Vec, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     """(exponent, mantissa bits) as integer vectors, split at sqrt(1/2)."""
-    kind, fraction, _, _ = _bits(vec)
+    kind, fraction = _bits(vec)
     root_half = int(
         np.float64(np.sqrt(0.5)).view(np.int64) if fraction == 52 else np.float32(np.sqrt(0.5)).view(np.int32)
     )

@@ -47,6 +47,13 @@ def test_every_hidden_activation_with_every_loss(hidden: str, loss: str, dtype: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", range(1, 8))
+def test_few_inputs_and_outputs(width: int, dtype: str) -> None:
+    """Of a few columns rows are gathered together, and a few inputs' gradients have tiles of their own."""
+    check(make([width, 50, width, 20, width], dtype=dtype), "mean_squared_error", 75, 20 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("output", "loss"),
     [

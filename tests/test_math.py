@@ -96,6 +96,16 @@ def test_exp_at_the_ends(dtype: type) -> None:
     np.testing.assert_array_equal(evaluate(_math.exp, z), np.array([0, 0, np.inf, np.inf, 1], dtype))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tanh_is_odd_and_ends_at_one(dtype: type) -> None:
+    z = np.concatenate([grid(0.0, 30.0, dtype), np.array([0.0, 1e30, np.finfo(dtype).max, np.inf], dtype)])
+    found, mirrored = evaluate(_math.tanh, z), evaluate(_math.tanh, -z)
+    assert found.max() == 1
+    np.testing.assert_array_equal(found[z > 20], 1)
+    np.testing.assert_array_equal(mirrored, -found)
+    np.testing.assert_array_equal(np.signbit(mirrored), ~np.signbit(found))
+
+
 @pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "tanh", "sin", "cos", "logistic"])
 def test_numpy_arrays_take_the_same_functions(name: str) -> None:
     z = np.linspace(0.1, 2.0, 20)

@@ -14,6 +14,23 @@ ROUNDS = 4
 
 
 @intrinsic
+def rows_in_order(typingctx: Any, kind: Any, target: Any, first: Any, last: Any) -> Any:
+    """The panel's row numbers ``min(first + b, last)`` (int64) at an aligned address."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        _, target, first, last = args
+        count = 2 * lanes_of(int(kind.instance_type.bitwidth // 8))
+        vector = ir.VectorType(I64, count)
+        places = builder.add(splat(builder, first, count), ir.Constant(vector, list(range(count))))
+        most = splat(builder, last, count)
+        rows = builder.select(builder.icmp_signed("<", places, most), places, most)
+        builder.store(rows, pointer(builder, target, vector)).align = 8
+        return context.get_dummy_value()
+
+    return types.void(kind, *[types.int64] * 3), emit
+
+
+@intrinsic
 def shuffled_rows(typingctx: Any, kind: Any, target: Any, first: Any, last: Any, n: Any, bits: Any, key: Any) -> Any:
     """The panel's row numbers ``shuffled(min(first + b, last), n, bits, key)`` (int64) at an aligned address.
 

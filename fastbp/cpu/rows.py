@@ -24,7 +24,7 @@ from fastbp._vector import (
     where,
 )
 from fastbp.counters import mix, shuffled
-from fastbp.cpu.order import MOST_BITS, shuffled_rows
+from fastbp.cpu.order import MOST_BITS, rows_in_order, shuffled_rows
 from fastbp.cpu.tile import (
     GROUP,
     gather_square,
@@ -251,16 +251,16 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
     for p in range(p0, p1):
         index = at(run, pg.INDEX) + p * 2 * n * 8
         scale = at(run, pg.SCALE) + p * size
-        together = at(run, pg.SHUFFLE) and bits <= MOST_BITS
-        if together:
+        if at(run, pg.SHUFFLE) and bits <= MOST_BITS:
             shuffled_rows(kind, index, first + p * 2 * n, first + count - 1, total_rows, bits, key)
-        for b in range(2 * n):
-            row = load_int(index + 8 * b) if together else first + min(p * 2 * n + b, count - 1)
-            if at(run, pg.SHUFFLE) and not together:
-                row = shuffled(row, total_rows, bits, key)
-            if subset:
-                row = load_int(subset + 8 * row)
-            store_int(index + 8 * b, row)
+        else:
+            rows_in_order(kind, index, first + p * 2 * n, first + count - 1)
+            if at(run, pg.SHUFFLE):
+                for b in range(2 * n):
+                    store_int(index + 8 * b, shuffled(load_int(index + 8 * b), total_rows, bits, key))
+        if subset:
+            for b in range(2 * n):
+                store_int(index + 8 * b, load_int(subset + 8 * load_int(index + 8 * b)))
         weights = column(kind, scale, 1)
         for half in range(2):
             weights[half] = where(first_lanes(kind, count - (2 * p + half) * n), spread(kind, share), spread(kind, 0.0))

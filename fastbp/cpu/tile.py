@@ -76,10 +76,10 @@ def row_counts(most: int) -> tuple[int, ...]:
 def gradient_heights(g: Geometry, vectors: int) -> tuple[int, ...]:
     """Heights of the gradient tiles of so many vectors: up to as many sums as in the widest tile, or a row more.
 
-    A tile of one row waits for each of its sums; with the odd ones only fewer than nine inputs and a bias need it.
+    A tile of one row waits for each of its sums; with the odd ones none but a single row needs it.
     """
     even = row_counts(min(12, g.gradient_rows * g.gradient_vectors // vectors))
-    return (*(n + 1 for n in even if n >= 8 and vector_registers() > 16), *even)
+    return (*(n + 1 for n in even if n in (12, 8, 4, 2) and vector_registers() > 16), *even)
 
 
 def _shape(kind: Any, choose: Callable[[Geometry], int]) -> Any:
@@ -120,7 +120,7 @@ def gradient_sums(typingctx, kind):
 
 @intrinsic
 def has_odd_tiles(typingctx, kind):
-    """Whether there are tiles of 9 and 13 rows whose lanes are neurons."""
+    """Whether there are tiles of odd numbers of rows whose lanes are neurons."""
     return _shape(kind, lambda g: int(9 in gradient_heights(g, g.gradient_vectors)))
 
 
@@ -148,8 +148,10 @@ def tile_height(n: int, most: int) -> int:
 def gradient_height(kind: Any, n: int, vectors: int) -> int:
     """Rows of the next tile of so many vectors whose lanes are neurons, where n rows are left: the odd ones first."""
     tall = min(12, gradient_sums(kind) // vectors)
-    if n % 2 and n > 8 and has_odd_tiles(kind):
-        return 13 if n > 12 and tall > 8 else 9
+    if n % 2 and n > 1 and has_odd_tiles(kind):
+        if n > 8:
+            return 13 if n > 12 and tall > 8 else 9
+        return 5 if n == 5 else 3
     return tile_height(n, tall)
 
 
@@ -480,13 +482,13 @@ def tile_dots(typingctx, kind, key, a, dz, c, n, accumulate, a_panel, dz_panel):
 
 
 def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
-    """The square of vectors transposed in log2(lanes) rounds of shuffles."""
-    n = len(rows)
+    """The square of vectors transposed in log2 rounds of shuffles; squares side by side where vectors are longer."""
+    n = rows[0].type.count
     mask_type = ir.VectorType(ir.IntType(32), n)
-    s = n // 2
+    s = len(rows) // 2
     while s:
-        following: list[Any] = [None] * n
-        for i in (i for i in range(n) if not i & s):
+        following: list[Any] = [None] * len(rows)
+        for i in (i for i in range(len(rows)) if not i & s):
             low = [n + lane - s if lane & s else lane for lane in range(n)]
             high = [n + lane if lane & s else lane + s for lane in range(n)]
             following[i] = builder.shuffle_vector(rows[i], rows[i + s], ir.Constant(mask_type, low))
@@ -538,28 +540,55 @@ def _masked(builder: ir.IRBuilder, vector: ir.VectorType, count: ir.Value) -> ir
     return builder.bitcast(builder.trunc(bits, ir.IntType(lanes)), ir.VectorType(ir.IntType(1), lanes))
 
 
+FEW_COLUMNS = 4
+
+
+def _joined(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """Vectors one after the other in one; there are 1, 2, 4 ..."""
+    while len(parts) > 1:
+        mask = ir.Constant(ir.VectorType(I32, 2 * parts[0].type.count), list(range(2 * parts[0].type.count)))
+        parts = [builder.shuffle_vector(a, b, mask) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
 @intrinsic
 def gather_square(typingctx, kind, table, table_row, indices, count, target, target_row):
-    """`count` <= lanes columns of the rows ``indices[0:lanes]`` of a table, transposed to the target; zeros beyond."""
+    """`count` <= lanes columns of the rows ``indices[0:lanes]`` of a table, transposed to the target; zeros beyond.
+
+    Few columns are put into vectors before they are transposed: what is beyond `FEW_COLUMNS` stays as it is then.
+    """
+
+    def masked_load(builder, vector, mask, size):
+        kind = [vector.as_pointer(), I32, mask.type, vector]
+        masked = external(builder, f"llvm.masked.load.{suffix(vector)}.p0", vector, kind)
+        align, zero = ir.Constant(I32, size), ir.Constant(vector, [0.0] * vector.count)
+        return lambda place: builder.call(masked, [pointer(builder, place, vector), align, mask, zero])
 
     def body(builder, table, table_row, indices, count, target, target_row, *, vector, lanes, size):
-        i1 = ir.VectorType(ir.IntType(1), lanes)
-        kind = [vector.as_pointer(), ir.IntType(32), i1, vector]
-        masked = external(builder, f"llvm.masked.load.{suffix(vector)}.p0", vector, kind)
-        mask, zero = _masked(builder, vector, count), ir.Constant(vector, [0.0] * lanes)
+        def write(rows: list[ir.Value]) -> None:
+            for i, value in enumerate(_transposed(builder, rows)):
+                store(builder, value, builder.add(target, builder.mul(target_row, _const(i))), align=vector_bytes())
+
         at = []
         for i in range(lanes):
             index = load(builder, indices, I64, 8 * i, align=8)
             at.append(builder.add(table, builder.mul(index, table_row)))
-        whole, part = builder.function.append_basic_block("whole"), builder.function.append_basic_block("part")
-        done = builder.function.append_basic_block("done")
+        whole, part, done = (builder.function.append_basic_block(name) for name in ("whole", "part", "done"))
+        if lanes > FEW_COLUMNS:
+            few, many = (builder.function.append_basic_block(name) for name in ("few", "many"))
+            builder.cbranch(builder.icmp_signed("<=", count, _const(FEW_COLUMNS)), few, many)
+            builder.position_at_end(few)
+            short = ir.VectorType(vector.element, FEW_COLUMNS)
+            read = masked_load(builder, short, _masked(builder, short, count), size)
+            write([_joined(builder, [read(p) for p in at[i::FEW_COLUMNS]]) for i in range(FEW_COLUMNS)])
+            builder.ret_void()
+            builder.position_at_end(many)
         builder.cbranch(builder.icmp_signed("==", count, _const(lanes)), whole, part)
         builder.position_at_end(whole)
         wholes = [load(builder, p, vector, align=size) for p in at]
         builder.branch(done)
         builder.position_at_end(part)
-        align = ir.Constant(ir.IntType(32), size)
-        parts = [builder.call(masked, [pointer(builder, p, vector), align, mask, zero]) for p in at]
+        parts = list(map(masked_load(builder, vector, _masked(builder, vector, count), size), at))
         builder.branch(done)
         builder.position_at_end(done)
         rows = []
@@ -568,8 +597,7 @@ def gather_square(typingctx, kind, table, table_row, indices, count, target, tar
             phi.add_incoming(full_row, whole)
             phi.add_incoming(part_row, part)
             rows.append(phi)
-        for i, value in enumerate(_transposed(builder, rows)):
-            store(builder, value, builder.add(target, builder.mul(target_row, _const(i))), align=vector_bytes())
+        write(rows)
 
     return _square(kind, "gather", 6, body)
 
