@@ -24,9 +24,9 @@ THREADS = 8
 def test_right_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several launches; the later ones are replayed as graphs."""
     monkeypatch.setattr(narrow, "MOST_WORK", 0)
-    model = make([5, 3], output="tanh", device="cuda")
+    model = make([260, 3], output="tanh", device="cuda")
     model.compile(fb.SGD(0.05), "mse")
-    x, y = inputs(90, 5), targets("mean_squared_error", 90, 3)
+    x, y = inputs(90, 260), targets("mean_squared_error", 90, 3)  # so many inputs are summed by two blocks
     began = [weights.astype(np.float64) for weights in model.get_weights()]
     wanted, losses = reference.train(
         began, ["tanh"], "mean_squared_error", reference.SGD(0.05), x.astype(np.float32), y, batch_size=2, epochs=2

@@ -93,6 +93,8 @@ def steps() -> Iterator[list[Launch]]:
     yield launches([fb.Dense(9)], error, fb.SGD(), [], batch=20_000, sparse=True)  # sums in parts
     parts = [fb.BatchNormalization(), fb.LayerNormalization(), fb.Dense(40, "sigmoid", kernel_constraint="max_norm")]
     yield launches(parts, error, fb.SGD(), [TALLIES["targets"]], batch=20_000)
+    cut = [fb.Dense(256, "tanh"), fb.Dense(256, "relu"), fb.Dense(9)]  # sums of products in parts
+    yield launches(cut, error, fb.Adam(), [], width=784)
     for precision in ("tf32", "bfloat16"):
         yield launches([fb.Dense(9, "gelu"), fb.Dense(1)], error, fb.Adam(), [], precision=precision)
     yield launches([fb.Dense(9, "gelu"), fb.Dense(1)], error, fb.Adam(), [], dtype="float64")
@@ -102,6 +104,8 @@ def others() -> Iterator[Launch]:
     """Kernels that belong to no step, or to steps that are written for a network."""
     numbers, whole = np.zeros(8, np.float32), np.zeros(8, np.int64)
     yield Launch(weights.finite(numbers.dtype, DEVICE), (1,), DEVICE.flat, (numbers, 8, whole))
+    closing = whole, numbers, np.zeros(8), np.zeros(8), numbers, whole
+    yield Launch(rows.close(numbers.dtype, DEVICE, True), (1,), DEVICE.single, closing)
     yield Launch(slices.add_up(numbers.dtype, DEVICE), (1,), DEVICE.flat, (whole, numbers, numbers, 2, 4))
 
 
@@ -123,7 +127,9 @@ def main(capabilities: list[tuple[int, int]]) -> None:
         codes = device.compile_ptx(kernel, signature, capabilities, launch.block)
         for (major, minor), code in zip(capabilities, codes, strict=True):
             assert f".target sm_{major}{minor}" in code
-            held = [part for part in ("local", "f64", "atom", "call") if re.search(rf"\.{part}\b|\b{part}\.", code)]
+            held = [part for part in ("local", "f64", "call") if re.search(rf"\.{part}\b|\b{part}\.", code)]
+            atomics = re.findall(r"\b(?:atom|red)\.\S+", code)
+            held += {"ticket" if re.search(r"\.add\.u64$", one) else "atomic" for one in atomics}
             print(f"{major}.{minor}", name, "double" if doubles else "single", *held)
 
 

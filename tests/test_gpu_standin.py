@@ -39,8 +39,9 @@ def test_launches_and_graphs_run(tmp_path: Path) -> None:
     code, said = stand_in("right", "--calls", str(tmp_path / "calls"))
     assert code == 0 and "3 passed" in said, said
     calls = (tmp_path / "calls").read_text()
-    for kernel in ("gather", "forward", "output", "close", "weight_gradients"):
+    for kernel in ("gather", "forward", "output", "weight_gradients"):
         assert re.search(rf"^launch \w*{kernel}\w*: grid .* into a capturing stream$", calls, re.MULTILINE), kernel
+    assert re.search(r"^launch \w*forward\w*: grid 1 2 1,", calls, re.MULTILINE)  # a sum in two parts
     assert re.search(r"^graph of [1-9]\d* launches into the legacy stream$", calls, re.MULTILINE)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastbp import operations
 from fastbp.activations import IDENTITY
 from fastbp.constraints import Constraint
-from fastbp.cuda import device, normalization, ops, products, rows, rules, weights
+from fastbp.cuda import device, normalization, ops, products, rows, rules, tickets, weights
 from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda
 from fastbp.cuda.layout import Layout
@@ -239,27 +239,44 @@ class Bound:
         finish = row if loss is None or not fused or tallies else None
         derive = row if layout.backward and not fused else None
         coupled = row.coupled or (loss is not None and (loss.coupled or loss.targets == "labels"))
-        own = self.table, self.work, self.constants
+        yield from self._penalty()
+        own = self.table, self.work, self.constants, self.zeros(1, np.int64), *self._summed
+        kind = dtype, sizes, finish, loss, derive, tallies, layout.backward
         if coupled or layout.layers[-1].fan_out < sizes.lanes // 2:
-            made = rows.output(dtype, sizes, finish, loss, derive, tallies)
-            yield self._flat(made, layout.batch, *own)
+            made, grid = rows.output(*kind), (-(-layout.batch // sizes.flat),)
+            yield Launch(made, grid, sizes.flat, own, 16 * sizes.flat)
         else:
-            made = rows.wide_output(dtype, sizes, finish, loss, derive, tallies)
-            yield Launch(made, self._row_grid, sizes.threads, own, sizes.threads * dtype.itemsize)
-        yield from self.closing(data)
+            yield Launch(rows.wide_output(*kind), self._row_grid[:1], sizes.threads, own, 16 * sizes.threads)
+        if not tickets.available():
+            yield self._close()
+        yield from self._tallied(data)
 
     def closing(self, data: Data) -> Iterator[Launch]:
         """The sums of a batch, of its rows' losses, outputs and targets; it counts the step."""
-        layout, dtype, sizes, tallies = self.layout, self.dtype, self.shapes, self.objective.tallies
+        yield from self._penalty()
+        yield self._close()
+        yield from self._tallied(data)
+
+    def _close(self) -> Launch:
+        made, block = rows.close(self.dtype, self.shapes, self.layout.backward), self.shapes.single
+        return Launch(made, (1,), block, (self.table, self.work, *self._summed), 16 * block)
+
+    def _penalty(self) -> Iterator[Launch]:
         if len(self._penalties):
             arguments = self.upload(self._penalties.ravel()), self.params, self.constants, self._penalty_values
-            made = weights.penalties(dtype, sizes)
-            yield Launch(made, (len(self._penalties),), sizes.single, (self.table, *arguments), 8 * sizes.single)
-        states = np.array([layout.rows[op, lo.STATE] for op in layout.active], np.int64)
+            made, block = weights.penalties(self.dtype, self.shapes), self.shapes.single
+            yield Launch(made, (len(self._penalties),), block, (self.table, *arguments), 8 * block)
+
+    @property
+    def _summed(self) -> tuple[Any, ...]:
+        """What closing a step takes beside the workspace."""
+        states = np.array([self.layout.rows[op, lo.STATE] for op in self.layout.active], np.int64)
         place = cuda.to_device(np.append(states, 0))[: len(states)]
-        summed = self.sums, self._penalty_values, self.coefficients, place
-        made = rows.close(dtype, sizes, layout.backward)
-        yield Launch(made, (1,), sizes.single, (self.table, self.work, *summed), 16 * sizes.single)
+        return self.sums, self._penalty_values, self.coefficients, place
+
+    def _tallied(self, data: Data) -> Iterator[Launch]:
+        """The tallies of a step that is closed."""
+        layout, dtype, sizes, tallies = self.layout, self.dtype, self.shapes, self.objective.tallies
         column, keeping = 1, iter(data.kept)
         for m, tally in enumerate(tallies):
             labels, count = data.targets == rows.LABELS, tally.sums(layout.layers[-1].fan_out)

@@ -5,7 +5,8 @@ products (see the engine's ``products``) give the same numbers but for rounding.
 
 A block computes a tile of the result, its threads small tiles of it in registers: thread (ty, tx) the rows ty, ty + TY,
 ... and columns tx, tx + TX, ..., so that neighbours read and write neighbours. Operands go through two buffers of
-shared memory in turn; the next ones are read while these are multiplied. Every sum runs over its terms in order.
+shared memory in turn; the next ones are read while these are multiplied. Every sum runs over its terms in order, or,
+where too few tiles would busy a GPU, in parts that several blocks sum; the last of these adds them up in order.
 """
 
 import functools
@@ -17,7 +18,7 @@ import numpy as np
 from fastbp import program as pg
 from fastbp.activations import IDENTITY, Activation
 from fastbp.cuda import layout as lo
-from fastbp.cuda import rules, weights
+from fastbp.cuda import rules, tickets, weights
 from fastbp.cuda.device import cuda, inlined, kernel
 from fastbp.cuda.layout import Layout
 from fastbp.cuda.precision import half, rounded
@@ -161,9 +162,42 @@ def _passing(tile: Tile) -> Any:
 
 
 @functools.cache
-def forward(dtype: np.dtype, tile: Tile, precision: str, row: Activation | None, beside: str = "float32") -> Any:
+def _joined(tile: Tile, cut: bool) -> Any:
+    """What a block does between the sums and what follows them: f(sums, share, partial, drawn, place, part, parts).
+
+    It gives whether the block goes on, with whole sums in its registers: all do where sums aren't `cut` into parts.
+    partial (tiles * parts * rows * columns,), drawn (tiles,) int64: tickets; place : the tile's number
+    """
+    count, threads, is_last = tile.high * tile.wide, tile.threads, tickets.is_last_in(globals())
+
+    def whole(sums, share, partial, drawn, place, part, parts):
+        cuda.syncthreads()
+        return True
+
+    def joined(sums, share, partial, drawn, place, part, parts):
+        apart = count * threads
+        first = place * parts * apart + cuda.threadIdx.x
+        for e in range(count):
+            partial[first + part * apart + e * threads] = sums[e]
+        if not is_last(drawn, place, parts, share):
+            return False
+        for e in range(count):
+            sums[e] = partial[first + e * threads]
+        for other in range(1, parts):
+            for e in range(count):
+                sums[e] += partial[first + other * apart + e * threads]
+        return True
+
+    return inlined(joined if cut else whole)
+
+
+@functools.cache
+def forward(
+    dtype: np.dtype, tile: Tile, precision: str, row: Activation | None, cut: bool, beside: str = "float32"
+) -> Any:
     """Kernel: Z and H of A and the weights; without an activation (None) Z alone, in the place of H too.
 
+    cut : whether sums are cut into `parts` of `terms` terms, which share the grid's second axis with the tiles' columns
     beside : what biases are rounded to
     """
     kind: Any = dtype.type
@@ -172,23 +206,26 @@ def forward(dtype: np.dtype, tile: Tile, precision: str, row: Activation | None,
     rule, passing = rules.activation(IDENTITY if row is None else row, dtype), _passing(tile)
     high, wide, across, down = tile.high, tile.wide, tile.columns // tile.wide, tile.rows // tile.high
     count, tile_rows, tile_columns = high * wide, tile.rows, tile.columns
-    activated = row is not None
+    activated, joined = row is not None, _joined(tile, cut)
 
-    def run(t, op, params, work, constants):
+    def run(t, op, params, work, constants, terms, parts, partial, drawn):
         share = cuda.shared.array(0, dtype)
         if t[lo.STATUS] != pg.RUNNING:
             return
         sums = cuda.local.array(count, dtype)
         for i in range(count):
             sums[i] = kind(0)
-        m0, n0 = cuda.blockIdx.x * tile_rows, cuda.blockIdx.y * tile_columns
+        part, across_n = cuda.blockIdx.y % parts, cuda.blockIdx.y // parts
+        m0, n0, k0 = cuda.blockIdx.x * tile_rows, across_n * tile_columns, part * terms
         m, n, k = t[lo.ROWS], t[op + lo.OUT], t[op + lo.IN]
-        w, ldw = t[op + lo.W], t[op + lo.LDW]
-        multiply(sums, share, work, t[op + lo.A], t[op + lo.LDA], 1, params, w, ldw, 1, m0, n0, m, n, k)
+        w, ldw, lda = t[op + lo.W], t[op + lo.LDW], t[op + lo.LDA]
+        a, b, some = t[op + lo.A] + k0, w + k0 * ldw, min(terms, k - k0)
+        multiply(sums, share, work, a, lda, 1, params, b, ldw, 1, m0, n0, m, n, some)
+        if not joined(sums, share, partial, drawn, across_n * cuda.gridDim.x + cuda.blockIdx.x, part, parts):
+            return
         tx, ty = cuda.threadIdx.x % across, cuda.threadIdx.x // across
         z0, h0, ldz, ldh = t[op + lo.Z], t[op + lo.H], t[op + lo.LDZ], t[op + lo.LDH]
         p = constants[t[op + lo.NUMBERS] + lo.PARAMETER]
-        cuda.syncthreads()
         for e in range(count):
             z = passing(sums, share, e)
             b, o = m0 + ty + e // wide * down, n0 + tx + e % wide * across
@@ -203,29 +240,34 @@ def forward(dtype: np.dtype, tile: Tile, precision: str, row: Activation | None,
 
 
 @functools.cache
-def input_gradient(dtype: np.dtype, tile: Tile, precision: str, row: Activation | None) -> Any:
-    """Kernel: dA of dZ and the weights, times the derivative of the activation of the op `before` (None: as it is)."""
+def input_gradient(dtype: np.dtype, tile: Tile, precision: str, row: Activation | None, cut: bool) -> Any:
+    """Kernel: dA of dZ and the weights, times the derivative of the activation of the op `before` (None: as it is).
+
+    cut : see `forward`
+    """
     kind: Any = dtype.type
     multiply = _multiply(dtype, tile, precision, True, False, False)
     rule, passing = rules.derivative(IDENTITY if row is None else row, dtype), _passing(tile)
     high, wide, across, down = tile.high, tile.wide, tile.columns // tile.wide, tile.rows // tile.high
     count, tile_rows, tile_columns = high * wide, tile.rows, tile.columns
-    derived = row is not None
+    derived, joined = row is not None, _joined(tile, cut)
 
-    def run(t, op, before, params, work, constants):
+    def run(t, op, before, params, work, constants, terms, parts, partial, drawn):
         share = cuda.shared.array(0, dtype)
         if t[lo.STATUS] != pg.RUNNING:
             return
         sums = cuda.local.array(count, dtype)
         for i in range(count):
             sums[i] = kind(0)
-        m0, n0 = cuda.blockIdx.x * tile_rows, cuda.blockIdx.y * tile_columns
-        m, n, k = t[lo.ROWS], t[op + lo.IN], t[op + lo.OUT]
-        w, ldw = t[op + lo.W], t[op + lo.LDW]
-        multiply(sums, share, work, t[op + lo.DZ], t[op + lo.LDDZ], 1, params, w, 1, ldw, m0, n0, m, n, k)
+        part, across_n = cuda.blockIdx.y % parts, cuda.blockIdx.y // parts
+        m0, n0, k0 = cuda.blockIdx.x * tile_rows, across_n * tile_columns, part * terms
+        m, n, some = t[lo.ROWS], t[op + lo.IN], min(terms, t[op + lo.OUT] - k0)
+        dz, lddz, w, ldw = t[op + lo.DZ] + k0, t[op + lo.LDDZ], t[op + lo.W] + k0, t[op + lo.LDW]
+        multiply(sums, share, work, dz, lddz, 1, params, w, 1, ldw, m0, n0, m, n, some)
+        if not joined(sums, share, partial, drawn, across_n * cuda.gridDim.x + cuda.blockIdx.x, part, parts):
+            return
         tx, ty = cuda.threadIdx.x % across, cuda.threadIdx.x // across
         da, ldda = t[op + lo.DA], t[op + lo.LDDA]
-        cuda.syncthreads()
         for e in range(count):
             d = passing(sums, share, e)
             b, c = m0 + ty + e // wide * down, n0 + tx + e % wide * across
@@ -358,16 +400,31 @@ class Tiles:
         fewer than 3 million rows may need."""
         return -(-self._bound.layout.batch // tile.rows), -(-columns // tile.columns)
 
+    def _cut(self, tile: Tile, columns: int, depth: int) -> tuple[bool, tuple[int, int], tuple[Any, ...]]:
+        """Whether sums of so many terms are cut into parts, the grid, and what a kernel takes for the parts.
+
+        A prediction's are whole: what comes of a row is the same bits in a batch of any size.
+        """
+        bound, (down, across) = self._bound, self._grid(tile, columns)
+        turns, tiles = -(-depth // tile.depth), down * across
+        parts = max(1, min(bound.shapes.busy // tiles, turns // bound.shapes.turns))
+        terms = -(-turns // parts) * tile.depth
+        parts = -(-depth // terms)
+        if parts == 1 or not bound.layout.backward or not tickets.available():
+            return False, (down, across), (depth, 1, bound.work, bound.table)
+        partial = bound.zeros(tiles * parts * tile.rows * tile.columns)
+        return True, (down, across * parts), (terms, parts, partial, bound.zeros(tiles, np.int64))
+
     def forward(self, op: int) -> list[Launch]:
         """See `Products`."""
         bound, layer = self._bound, self._bound.layout.layers[op]
         tile = bound.shapes.tile(bound.dtype.itemsize, (bound.layout.batch, layer.fan_out))
         plain = layer.activation is IDENTITY or not bound.layout.fused[op]
         beside = self.precision if self._stored is not None and self._stored(bound.layout, op) else "float32"
-        made = forward(bound.dtype, tile, self.precision, None if plain else layer.activation, beside)
-        grid = self._grid(tile, layer.fan_out)
+        cut, grid, parts = self._cut(tile, layer.fan_out, layer.fan_in)
+        made = forward(bound.dtype, tile, self.precision, None if plain else layer.activation, cut, beside)
         arguments = bound.table, bound.layout.field(op), bound.params, bound.work, bound.constants
-        return [self._launch(made, tile, grid, *arguments)]
+        return [self._launch(made, tile, grid, *arguments, *parts)]
 
     def input_gradient(self, op: int) -> list[Launch]:
         """See `Products`."""
@@ -375,10 +432,10 @@ class Tiles:
         layer, before = layout.layers[op], layout.befores[op]
         tile = bound.shapes.tile(bound.dtype.itemsize, (layout.batch, layer.fan_in))
         row = layout.layers[before].activation if before >= 0 else IDENTITY
-        made = input_gradient(bound.dtype, tile, self.precision, None if row is IDENTITY else row)
-        grid = self._grid(tile, layer.fan_in)
-        fields = layout.field(op), layout.field(max(before, 0))
-        return [self._launch(made, tile, grid, bound.table, *fields, bound.params, bound.work, bound.constants)]
+        cut, grid, parts = self._cut(tile, layer.fan_in, layer.fan_out)
+        made = input_gradient(bound.dtype, tile, self.precision, None if row is IDENTITY else row, cut)
+        arguments = layout.field(op), layout.field(max(before, 0)), bound.params, bound.work, bound.constants
+        return [self._launch(made, tile, grid, bound.table, *arguments, *parts)]
 
     def weight_gradients(self, ops: list[int], fused: bool) -> list[Launch]:
         """See `Products`."""

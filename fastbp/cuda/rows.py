@@ -13,7 +13,7 @@ import numpy as np
 from fastbp import program as pg
 from fastbp.activations import IDENTITY, Activation
 from fastbp.cuda import layout as lo
-from fastbp.cuda import rules
+from fastbp.cuda import rules, tickets
 from fastbp.cuda.device import cuda, inlined, kernel
 from fastbp.cuda.shapes import Shapes
 from fastbp.losses import Loss
@@ -203,117 +203,10 @@ def marking(tallies: tuple[Tally, ...], dtype: np.dtype, labels: bool) -> Any:
 
 
 @functools.cache
-def output(
-    dtype: np.dtype,
-    shapes: Shapes,
-    finish: Activation | None,
-    loss: Loss | None,
-    derive: Activation | None,
-    tallies: tuple[Tally, ...],
-) -> Any:
-    """Kernel: of each batch row the last activation, the loss and dZ, and what its tallies mark; a thread a row.
+def _closed(threads: int, backward: bool) -> Any:
+    """What `close` does, by a block of so many threads: f(t, work, share, sums, penalties, scales, states)."""
 
-    finish : the last op's activation, where someone wants its outputs
-    derive : the same where the loss gives dL/dh and someone goes back
-    """
-    finished, back = _finish(finish, dtype), _finish_back(derive, dtype)
-    scored = loss is not None
-    labelled = loss is not None and loss.targets == "labels"
-    fused = loss is not None and loss.fused_with is not None
-    rule: Any = None if loss is None else rules.loss(loss, dtype)
-    marked = marking(tallies, dtype, labelled)
-
-    def run(t, work, constants):
-        b = cuda.grid(1)
-        if t[lo.STATUS] != pg.RUNNING or b >= t[lo.ROWS]:
-            return
-        op, n = t[lo.LAST], t[lo.OUTPUTS]
-        z0, h0 = t[op + lo.Z] + b * t[op + lo.LDZ], t[op + lo.H] + b * t[op + lo.LDH]
-        z, h = work[z0 : z0 + n], work[h0 : h0 + n]
-        p = constants[t[op + lo.NUMBERS]]
-        finished(h, z, n, p)
-        if scored:
-            d0, y0 = t[op + lo.DZ] + b * t[op + lo.LDDZ], t[lo.TARGET] + b * t[lo.TARGET_LD]
-            dz = work[d0 : d0 + n]
-            numbers = constants[t[lo.OPS] * lo.CONSTANTS :]
-            if labelled:
-                y = np.int64(work[y0])
-            else:
-                y = work[y0 : y0 + n]
-            if fused:
-                value = rule(dz, z, y, n, work[t[lo.SCALE] + b], numbers)
-            else:
-                value = rule(dz, h, y, n, work[t[lo.SCALE] + b], numbers)
-            work[t[lo.VALUE] + b] = value
-            back(dz, z, h, n, p)
-            marked(work, t[lo.MARKS] + b, t[lo.ROWS], h, y, n, numbers)
-
-    return kernel(run, threads=shapes.flat)
-
-
-@functools.cache
-def wide_output(
-    dtype: np.dtype,
-    shapes: Shapes,
-    finish: Activation | None,
-    loss: Loss | None,
-    derive: Activation | None,
-    tallies: tuple[Tally, ...],
-) -> Any:
-    """Kernel: what `output` does, where no output asks for the others; `lanes` threads a row."""
-    finished, back = _finish(finish, dtype), _finish_back(derive, dtype)
-    scored, fused = loss is not None, loss is not None and loss.fused_with is not None
-    rule: Any = None if loss is None else rules.loss(loss, dtype)
-    marked = marking(tallies, dtype, False)
-    lanes, groups, kind = shapes.lanes, shapes.groups, dtype.type
-
-    def run(t, work, constants):
-        share = cuda.shared.array(0, dtype)
-        if t[lo.STATUS] != pg.RUNNING:
-            return
-        lane, first = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes * lanes
-        b, op, n = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes, t[lo.LAST], t[lo.OUTPUTS]
-        z0, h0 = t[op + lo.Z] + b * t[op + lo.LDZ], t[op + lo.H] + b * t[op + lo.LDH]
-        d0, y0 = t[op + lo.DZ] + b * t[op + lo.LDDZ], t[lo.TARGET] + b * t[lo.TARGET_LD]
-        p, numbers, value = constants[t[op + lo.NUMBERS]], constants[t[lo.OPS] * lo.CONSTANTS :], kind(0)
-        if b < t[lo.ROWS]:
-            for c in range(lane, n, lanes):
-                z, h = work[z0 + c : z0 + c + 1], work[h0 + c : h0 + c + 1]
-                finished(h, z, 1, p)
-                if scored:
-                    dz, y = work[d0 + c : d0 + c + 1], work[y0 + c : y0 + c + 1]
-                    if fused:
-                        value += rule(dz, z, y, 1, work[t[lo.SCALE] + b], numbers)
-                    else:
-                        value += rule(dz, h, y, 1, work[t[lo.SCALE] + b], numbers)
-                    back(dz, z, h, 1, p)
-        if scored:
-            share[first + lane] = value
-            cuda.syncthreads()
-            if lane == 0 and b < t[lo.ROWS]:
-                for other in range(1, lanes):
-                    value += share[first + other]
-                work[t[lo.VALUE] + b] = value
-                marked(work, t[lo.MARKS] + b, t[lo.ROWS], work[h0 : h0 + n], work[y0 : y0 + n], n, numbers)
-
-    return kernel(run, threads=shapes.threads)
-
-
-@functools.cache
-def close(dtype: np.dtype, shapes: Shapes, backward: bool) -> Any:
-    """Kernel of one block: adds the batch's loss and penalties to the epoch's, and counts the step.
-
-    Where the loss isn't finite and something is to be trained, the step isn't counted, and all that follows returns.
-    sums (epochs, SUMS) float64, penalties (blocks,) float64, scales: the steps' coefficients, the last of a step's
-    multiplies the penalties
-    """
-    threads = shapes.single
-    double = np.dtype(np.float64)
-
-    def run(t, work, sums, penalties, scales, states):
-        share = cuda.shared.array(0, double)
-        if t[lo.STATUS] != pg.RUNNING:
-            return
+    def closed(t, work, share, sums, penalties, scales, states):
         i = cuda.threadIdx.x
         s, rows = t[lo.STEP], t[lo.ROWS]
         count = rows_of(t, s)
@@ -348,7 +241,160 @@ def close(dtype: np.dtype, shapes: Shapes, backward: bool) -> Any:
                 sums[epoch_of(t, s) * t[lo.SUMS]] += total
                 t[lo.STEP] = s + 1
 
+    return inlined(closed)
+
+
+def _left(t: Any, work: Any, share: Any, drawn: Any, sums: Any, penalties: Any, scales: Any, states: Any) -> None:
+    pass
+
+
+@functools.cache
+def _ending(threads: int, backward: bool) -> Any:
+    """What blocks of so many threads end with, of which the last closes the step; nothing where they draw no tickets.
+
+    f(t, work, share, drawn, sums, penalties, scales, states), drawn (1,) int64: the tickets
+    """
+    if not tickets.available():
+        return inlined(_left)
+    is_last, closed = tickets.is_last_in(globals()), _closed(threads, backward)
+
+    def ending(t, work, share, drawn, sums, penalties, scales, states):
+        if is_last(drawn, 0, cuda.gridDim.x, share):
+            closed(t, work, share, sums, penalties, scales, states)
+
+    return inlined(ending)
+
+
+@functools.cache
+def close(dtype: np.dtype, shapes: Shapes, backward: bool) -> Any:
+    """Kernel of one block: adds the batch's loss and penalties to the epoch's, and counts the step.
+
+    Where the loss isn't finite and something is to be trained, the step isn't counted, and all that follows returns.
+    sums (epochs, SUMS) float64, penalties (blocks,) float64, scales: the steps' coefficients, the last of a step's
+    multiplies the penalties; states: where ops have put what each row adds to the loss
+    """
+    threads, double = shapes.single, np.dtype(np.float64)
+    closed = _closed(threads, backward)
+
+    def run(t, work, sums, penalties, scales, states):
+        share = cuda.shared.array(0, double)
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        closed(t, work, share, sums, penalties, scales, states)
+
     return kernel(run, threads=threads)
+
+
+@functools.cache
+def output(
+    dtype: np.dtype,
+    shapes: Shapes,
+    finish: Activation | None,
+    loss: Loss | None,
+    derive: Activation | None,
+    tallies: tuple[Tally, ...],
+    backward: bool,
+) -> Any:
+    """Kernel: of each batch row the last activation, the loss and dZ, and what its tallies mark; a thread a row.
+
+    The last block closes the step, as `close` does; drawn (1,) int64: tickets
+    finish : the last op's activation, where someone wants its outputs
+    derive : the same where the loss gives dL/dh and someone goes back
+    """
+    finished, back = _finish(finish, dtype), _finish_back(derive, dtype)
+    scored = loss is not None
+    labelled = loss is not None and loss.targets == "labels"
+    fused = loss is not None and loss.fused_with is not None
+    rule: Any = None if loss is None else rules.loss(loss, dtype)
+    marked = marking(tallies, dtype, labelled)
+    ending, double = _ending(shapes.flat, backward), np.dtype(np.float64)
+
+    def row(t, work, constants, b):
+        op, n = t[lo.LAST], t[lo.OUTPUTS]
+        z0, h0 = t[op + lo.Z] + b * t[op + lo.LDZ], t[op + lo.H] + b * t[op + lo.LDH]
+        z, h = work[z0 : z0 + n], work[h0 : h0 + n]
+        p = constants[t[op + lo.NUMBERS]]
+        finished(h, z, n, p)
+        if scored:
+            d0, y0 = t[op + lo.DZ] + b * t[op + lo.LDDZ], t[lo.TARGET] + b * t[lo.TARGET_LD]
+            dz = work[d0 : d0 + n]
+            numbers = constants[t[lo.OPS] * lo.CONSTANTS :]
+            if labelled:
+                y = np.int64(work[y0])
+            else:
+                y = work[y0 : y0 + n]
+            if fused:
+                value = rule(dz, z, y, n, work[t[lo.SCALE] + b], numbers)
+            else:
+                value = rule(dz, h, y, n, work[t[lo.SCALE] + b], numbers)
+            work[t[lo.VALUE] + b] = value
+            back(dz, z, h, n, p)
+            marked(work, t[lo.MARKS] + b, t[lo.ROWS], h, y, n, numbers)
+
+    each = inlined(row)
+
+    def run(t, work, constants, drawn, sums, penalties, scales, states):
+        share = cuda.shared.array(0, double)
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        b = cuda.grid(1)
+        if b < t[lo.ROWS]:
+            each(t, work, constants, b)
+        ending(t, work, share, drawn, sums, penalties, scales, states)
+
+    return kernel(run, threads=shapes.flat)
+
+
+@functools.cache
+def wide_output(
+    dtype: np.dtype,
+    shapes: Shapes,
+    finish: Activation | None,
+    loss: Loss | None,
+    derive: Activation | None,
+    tallies: tuple[Tally, ...],
+    backward: bool,
+) -> Any:
+    """Kernel: what `output` does, where no output asks for the others; `lanes` threads a row."""
+    finished, back = _finish(finish, dtype), _finish_back(derive, dtype)
+    scored, fused = loss is not None, loss is not None and loss.fused_with is not None
+    rule: Any = None if loss is None else rules.loss(loss, dtype)
+    marked = marking(tallies, dtype, False)
+    lanes, groups, kind = shapes.lanes, shapes.groups, dtype.type
+    ending, double = _ending(shapes.threads, backward), np.dtype(np.float64)
+
+    def run(t, work, constants, drawn, sums, penalties, scales, states):
+        share = cuda.shared.array(0, dtype)
+        room = cuda.shared.array(0, double)
+        if t[lo.STATUS] != pg.RUNNING:
+            return
+        lane, first = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes * lanes
+        b, op, n = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes, t[lo.LAST], t[lo.OUTPUTS]
+        z0, h0 = t[op + lo.Z] + b * t[op + lo.LDZ], t[op + lo.H] + b * t[op + lo.LDH]
+        d0, y0 = t[op + lo.DZ] + b * t[op + lo.LDDZ], t[lo.TARGET] + b * t[lo.TARGET_LD]
+        p, numbers, value = constants[t[op + lo.NUMBERS]], constants[t[lo.OPS] * lo.CONSTANTS :], kind(0)
+        if b < t[lo.ROWS]:
+            for c in range(lane, n, lanes):
+                z, h = work[z0 + c : z0 + c + 1], work[h0 + c : h0 + c + 1]
+                finished(h, z, 1, p)
+                if scored:
+                    dz, y = work[d0 + c : d0 + c + 1], work[y0 + c : y0 + c + 1]
+                    if fused:
+                        value += rule(dz, z, y, 1, work[t[lo.SCALE] + b], numbers)
+                    else:
+                        value += rule(dz, h, y, 1, work[t[lo.SCALE] + b], numbers)
+                    back(dz, z, h, 1, p)
+        if scored:
+            share[first + lane] = value
+            cuda.syncthreads()
+            if lane == 0 and b < t[lo.ROWS]:
+                for other in range(1, lanes):
+                    value += share[first + other]
+                work[t[lo.VALUE] + b] = value
+                marked(work, t[lo.MARKS] + b, t[lo.ROWS], work[h0 : h0 + n], work[y0 : y0 + n], n, numbers)
+        ending(t, work, room, drawn, sums, penalties, scales, states)
+
+    return kernel(run, threads=shapes.threads)
 
 
 @functools.cache

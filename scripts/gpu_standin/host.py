@@ -17,6 +17,8 @@ DROPPED = re.compile(r"^(?:!|target (?:triple|datalayout)).*$", re.MULTILINE)
 ATTACHED = re.compile(r", ![a-z]+ !\d+")
 REGISTER = re.compile(r'@"?llvm\.nvvm\.read\.ptx\.sreg\.(\w+)\.([xyz])"?')
 BARRIER = re.compile(r'@"?llvm\.nvvm\.(?:barrier0|barrier\.cta\.sync\.aligned\.all)"?')
+FENCE = re.compile(r'(?:call|(declare)) void @"?llvm\.nvvm\.membar\.gl"?\(\)')
+"""Blocks run one after the other: that what they write stays in order is all that is asked of a fence."""
 SHARED_BYTES = re.compile(r'call i32 asm sideeffect "mov\.u32 \$0, %dynamic_smem_size;", "=r"\(\)')
 SHARED = re.compile(r'^(@"[^"]+") = external addrspace\(3\) global \[0 x .*\n?', re.MULTILINE)
 """The declaration of dynamic shared memory."""
@@ -77,6 +79,7 @@ def for_host(text: str) -> str:
         text += "\ndeclare i32 @standin_shared_bytes()\n"
     text = REGISTER.sub(r"@standin_\1_\2", text)
     text = BARRIER.sub("@standin_barrier", text)
+    text = FENCE.sub(lambda found: "" if found[1] else "fence seq_cst", text)
     return shared_memory(text)
 
 
