@@ -234,7 +234,9 @@ class TabularEncoder:
 
     def _fitted(self) -> list[Column]:
         if not hasattr(self, "columns_"):
-            raise RuntimeError("the encoder isn't fitted; call fit(table) first")
+            exceptions = sys.modules.get("sklearn.exceptions")
+            kind = RuntimeError if exceptions is None else exceptions.NotFittedError
+            raise kind("the encoder isn't fitted; call fit(table) first")
         return self.columns_
 
     # -------------------------------------------------- learning

@@ -110,7 +110,7 @@ def test_options_and_order_are_checked() -> None:
         fb.TabularEncoder(0)
     with pytest.raises(ValueError, match='"error" or "ignore"'):
         fb.TabularEncoder(unknown="drop")
-    with pytest.raises(RuntimeError, match="isn't fitted"):
+    with pytest.raises(NotFittedError, match="isn't fitted"):
         fb.TabularEncoder().transform(TABLE)
     encoder = fb.TabularEncoder().fit(TABLE)
     with pytest.raises(ValueError, match=r"lacks 1 of 4 columns, first 'age' \(is it 'agee'\?\)"):
