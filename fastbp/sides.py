@@ -30,11 +30,11 @@ LEAST_WORK = 1.5e6
 """Floating-point operations of a step: below that it runs on one thread."""
 WIDE, PANELS = 128, 3
 """Products as large go another way in any case (see ``cpu.terms``)."""
-PASSED, MOVED = 0.5, 1.15
+PASSED, MOVED = 0.5, 1.3
 """Numbers a weight, at most: sums that pass to the other side, and these with half of the inputs, gathered twice.
 
 What is saved goes with the weights, half of which would pass each way. At 0.62 passed 10-(3 x 96)-2 was 7 % slower at
-64 rows; at 1.0 to 1.1 moved most networks of two layers were 8 to 12 % faster, 784-32-10 and 300-100-2 as fast, at 3.5
+64 rows; at 1.0 to 1.25 moved most networks of two layers were 8 to 13 % faster, 784-32-10 and 300-100-2 as fast, at 3.9
 and 4.1 they were 33 and 15 % slower."""
 OWN = (
     *(pg.A, pg.T, pg.PART, pg.PART_OTHER),
