@@ -17,7 +17,7 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp.operations import DENSE
-from fastbp.program import LayerSpec, Tiles
+from fastbp.program import LayerSpec, Program, Tiles
 
 if TYPE_CHECKING:
     from fastbp.plan import Plan
@@ -26,7 +26,7 @@ MOST = 0.6
 """The larger side's part of a layer's neurons, at most."""
 WEIGHTS = 1 << 15
 """Most weights: a side's half of them stays in the first cache levels, and large products go another way."""
-LEAST_WORK = 1.5e6
+LEAST_WORK = 0.6e6
 """Floating-point operations of a step: below that it runs on one thread."""
 WIDE, PANELS = 128, 3
 """Products as large go another way in any case (see ``cpu.terms``)."""
@@ -67,6 +67,14 @@ def borders(layers: Sequence[LayerSpec], tiles: Tiles, batch: int, panels: int) 
         if max(border, layer.fan_out - border) > MOST * layer.fan_out:
             return []
     return found
+
+
+def cut(program: Program, batch: int) -> bool:
+    """Whether training steps over `batch` rows are cut so."""
+    slab = pg.round_up(batch, program.tiles.samples)
+    if program.half or program.thin_rows(batch):
+        return False
+    return bool(borders(program.layers, program.tiles, slab, slab // program.tiles.samples))
 
 
 @dataclass(frozen=True)

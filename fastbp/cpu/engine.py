@@ -31,6 +31,7 @@ from fastbp.optimizers import COLUMNS, Optimizer
 from fastbp.plan import Plan, lay_out
 from fastbp.program import LayerSpec, Program, aligned
 from fastbp.request import Request
+from fastbp.sides import cut
 from fastbp.sparse import SparseRows
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ class Engine:
     # -------------------------------------------------- binding
 
     def serial(self, batch: int) -> bool:
-        """Whether steps over `batch` rows run on one thread."""
+        """Whether steps over `batch` rows run on one thread, but for those that two cut by neurons."""
         work = 6 * min(batch, 1 << 20) * self.program.parameter_count
         if self.program.thin_rows(batch):  # reading the weights is the work
             work = THIN_WORK * self.program.parameter_count
@@ -322,6 +323,7 @@ class Engine:
         batch: int,
         objective: Objective,
         backward: bool,
+        alone: bool,
         input_gradient: bool,
         update: str,
         is_sparse: bool,
@@ -329,13 +331,16 @@ class Engine:
         upto: tuple[LayerSpec, ...] | None = None,
     ) -> _Bound:
         program = self.program if upto is None else Program(upto, self.dtype, self.program.tiles, self.program.half)
-        threads = 1 if self.serial(batch) else self.threads
+        by_sides = backward and self.threads == 2 and cut(program, batch)
+        threads = 1 if alone or (self.serial(batch) and not by_sides) else self.threads
         samples = program.tiles.samples
         rows = program.thin_rows(batch) or -(-batch // samples) * samples
         key = (rows, threads, objective, backward, input_gradient, update, is_sparse, noise, upto)
         if key not in self._bound:
             step: dict[str, Any] = {"input_gradient": input_gradient, "noise": noise, "update": update}
             plan = lay_out(program, rows, threads, backward=backward, **step)
+            if threads > 1 and self.serial(batch) and (plan.sides is None or is_sparse):
+                threads, plan = 1, lay_out(program, rows, 1, backward=backward, **step)
             most = most_workspaces((1 + self._moments) * self.program.parameter_bytes)
             while len(self._bound) >= 4 or (self._bound and plan.nbytes + self._workspaces() > most):
                 self._bound.pop(next(iter(self._bound)))
@@ -461,8 +466,8 @@ class Engine:
         with self.lock:
             if self.settle is not None:
                 self.settle()
-            prepared = self.prepare(x, y, **options)
             chain = None
+            prepared = self.prepare(x, y, alone=held is not None or ending is not None, **options)
             if held is not None or ending is not None:
                 chain = self._chain(prepared, held, options["objective"], ending)
             watch = self.watch.launch(prepared.run, prepared.plan) if self.watch else contextlib.nullcontext()
@@ -497,9 +502,17 @@ class Engine:
                 self._server = serving.Server(self, worker_kernel(self.dtype).address())
 
     def prepare(
-        self, x: np.ndarray | SparseRows, y: np.ndarray | None = None, *, batch: int, **options: Any
+        self,
+        x: np.ndarray | SparseRows,
+        y: np.ndarray | None = None,
+        *,
+        batch: int,
+        alone: bool = False,
+        **options: Any,
     ) -> Prepared:
         """The arguments of a run of steps over batches of rows: of what a `Request` takes.
+
+        alone : whether by one thread in any case
 
         Whoever isn't alone with the engine holds its lock until the run is over.
         """
@@ -507,12 +520,12 @@ class Engine:
         optimizer, batch, steps, given, rows = asked.optimizer, asked.batch, asked.length, asked.given, asked.rows
         update = ""
         if optimizer is not None:
-            alone = batch if optimizer.group == 1 else 0
-            update = update_mode(self.program, optimizer.late, alone, asked.is_sparse)
+            whole = batch if optimizer.group == 1 else 0
+            update = update_mode(self.program, optimizer.late, whole, asked.is_sparse)
             update = GIVEN if given is not None else update
         input_gradient = asked.backward and asked.result is not None
         wanted = input_gradient, update, asked.is_sparse, asked.noise is not None, asked.upto
-        bound = self._bind(batch, asked.objective, asked.backward, *wanted)
+        bound = self._bind(batch, asked.objective, asked.backward, alone, *wanted)
         self.refresh_copies(bound.table)
         run, columns = bound.run, int(bound.run[pg.SUM_COUNT])
         threads = int(run[pg.THREADS])

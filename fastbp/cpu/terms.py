@@ -45,7 +45,7 @@ from fastbp.cpu.tile import prefetch_to_read, prefetch_to_write, transpose_squar
 from fastbp.operations import DENSE
 from fastbp.plan import PANELS_PER_TASK, Plan
 from fastbp.program import LayerSpec, Program
-from fastbp.sides import borders
+from fastbp.sides import cut
 
 KIND: Any = np.float32
 ROW, VECTOR = 128, 64  # bytes of a row of a panel of activations, and of a vector
@@ -506,7 +506,7 @@ def rule(name: str) -> Kernel:
 
 
 def _ways(
-    layers: Sequence[LayerSpec], panels: int, thin: int, backward: bool, cut: bool
+    layers: Sequence[LayerSpec], panels: int, thin: int, backward: bool, by_sides: bool
 ) -> tuple[list[bool], list[bool]]:
     """Which layers' products go by terms, of the rows and of the gradient: it follows from shapes alone.
 
@@ -516,7 +516,7 @@ def _ways(
     rows, gradient = [], []
     for layer in layers:
         large = layer.fan_in * layer.fan_out >= LARGE
-        fits = layer.operation is DENSE and min(layer.fan_in, layer.fan_out) >= LEAST and not cut
+        fits = layer.operation is DENSE and min(layer.fan_in, layer.fan_out) >= LEAST and not by_sides
         if backward:
             rows.append(fits and not thin and (large or panels >= LEAST_PANELS))
             gradient.append(fits and not thin and panels > 1)
@@ -531,9 +531,8 @@ def rule_names(program: Program, batch: int, backward: bool) -> list[str]:
     if not _usable(program):
         return []
     panels = -(-batch // program.tiles.samples)
-    slab = pg.round_up(batch, program.tiles.samples)
-    cut = backward and len(borders(program.layers, program.tiles, slab, panels)) > 0
-    rows, gradient = _ways(program.layers, panels, program.thin_rows(batch), backward, cut)
+    by_sides = backward and cut(program, batch)
+    rows, gradient = _ways(program.layers, panels, program.thin_rows(batch), backward, by_sides)
     needed = {"forward": any(rows), "backward": backward and any(rows), "task": any(gradient)}
     return [name for name, wanted in needed.items() if wanted]
 
