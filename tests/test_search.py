@@ -10,11 +10,12 @@ from scipy.stats import loguniform
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_regression
 from sklearn.exceptions import FitFailedWarning
-from sklearn.model_selection import GridSearchCV, GroupKFold, RandomizedSearchCV
+from sklearn.model_selection import GridSearchCV, GroupKFold, ParameterGrid, RandomizedSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from fastbp.cpu.together import Line
 from fastbp.estimators import MLPClassifier, MLPRegressor, MLPSearchCV
 
 pytestmark = [
@@ -71,6 +72,112 @@ def test_several_scores_groups_weights_and_a_pipeline() -> None:
 def test_any_number_of_threads_finds_the_same(jobs: int) -> None:
     wanted = MLPSearchCV(MLPClassifier(**SMALL), GRID, n_jobs=3).fit(X, Y)
     same(wanted, MLPSearchCV(MLPClassifier(**SMALL), GRID, n_jobs=jobs).fit(X, Y))
+
+
+class Seen:
+    """A score that keeps what it sees of the fitted estimators."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[Any]] = {}
+
+    def __call__(self, estimator: Any, x: Any, y: Any) -> float:
+        curve = [estimator.loss_curve_, estimator.n_iter_, estimator.t_, estimator.best_loss_]
+        self.found[repr((estimator, x.sum()))] = [
+            *estimator.coefs_,
+            *estimator.intercepts_,
+            estimator._optimizer.updates,
+            *curve,
+        ]
+        return float(estimator.score(x, y))
+
+
+def booked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The engines whose runs are put in line from now on."""
+    engines: list[Any] = []
+    add: Any = Line.add
+
+    def counting(self: Line, engine: Any, request: Any, token: Any) -> bool:
+        engines.append(engine)
+        return bool(add(self, engine, request, token))
+
+    monkeypatch.setattr(Line, "add", counting)
+    return engines
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"hidden_layer_sizes": [(4,), (9, 3)], "alpha": [1e-4, 1.0], "learning_rate_init": [1e-3, 1e-1]},
+        {"solver": ["sgd"], "learning_rate": ["adaptive", "invscaling"], "tol": [0.1], "n_iter_no_change": [2]},
+        {"dropout": [0.2], "batch_norm": [True, False], "dtype": ["float32", "float64"]},
+        {"loss": ["focal", "log_loss"], "shuffle": [True, False], "batch_size": ["auto", 7]},
+    ],
+    ids=["sizes", "rates", "layers", "rows"],
+)
+def test_fits_in_line_are_those_of_the_estimator_alone(grid: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engines, theirs, ours = booked(monkeypatch), Seen(), Seen()
+    settings: dict[str, Any] = {**SMALL, "max_iter": 40}
+    same(
+        GridSearchCV(MLPClassifier(**settings), grid, scoring=theirs).fit(X, Y),
+        MLPSearchCV(MLPClassifier(**settings), grid, scoring=ours, n_jobs=2).fit(X, Y),
+    )
+    assert ours.found.keys() == theirs.found.keys()
+    for name, wanted in theirs.found.items():
+        for a, b in zip(wanted, ours.found[name], strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert len(set(engines)) == 5 * len(ParameterGrid(grid))
+
+
+def test_what_cannot_stand_in_line_is_fitted_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = booked(monkeypatch)
+    grid = {"solver": ["adam", "lbfgs"], "early_stopping": [True, False], "alpha": [1e-4, 1e-2]}
+    same(
+        GridSearchCV(MLPRegressor(**SMALL), grid).fit(XR, YR),
+        MLPSearchCV(MLPRegressor(**SMALL), grid, n_jobs=2).fit(XR, YR),
+    )
+    assert len(set(engines)) == 2 * 5
+    MLPSearchCV(MLPClassifier(**SMALL), GRID, n_jobs=2).fit(X, Y, sample_weight=1.0 + Y)
+    for other in (
+        {"random_state": None},
+        {"class_weight": "balanced"},
+        {"threads": 3},
+        {"max_iter": 10**7, "tol": 1.0},
+    ):
+        MLPSearchCV(MLPClassifier(**{**SMALL, **other}), {"alpha": [1.0]}, n_jobs=2).fit(X, Y)
+    assert len(set(engines)) == 2 * 5
+
+
+def test_a_fit_in_line_may_fail() -> None:
+    search = MLPSearchCV(
+        MLPRegressor(hidden_layer_sizes=(4,), **SMALL), {"learning_rate_init": [1e-3, 1e200]}, n_jobs=2
+    )
+    with pytest.warns(FitFailedWarning, match="non-finite parameter"), pytest.warns(UserWarning, match="non-finite"):
+        search.fit(XR, YR)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True]
+    with pytest.raises(ValueError, match="non-finite parameter"):
+        clone(search).set_params(error_score="raise").fit(XR, YR)
+    with pytest.raises(ValueError, match="'alpha' parameter of MLPRegressor must be a float in the range"):
+        MLPSearchCV(
+            MLPRegressor(hidden_layer_sizes=(4,), **SMALL), {"alpha": [-1.0]}, n_jobs=2, error_score="raise"
+        ).fit(XR, YR)
+
+
+def test_an_interrupt_in_a_score_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines, left = booked(monkeypatch), 3
+
+    def interrupted(estimator: Any, x: Any, y: Any) -> float:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return float(estimator.score(x, y))
+
+    with pytest.raises(KeyboardInterrupt):
+        MLPSearchCV(MLPClassifier(**SMALL), GRID, n_jobs=2, scoring=interrupted).fit(X, Y)
+    assert left == 0 and len(set(engines)) < 40
+    for engine in engines:
+        assert engine.settle is None and engine.lock.acquire(timeout=1)
+        engine.lock.release()
 
 
 def test_a_candidate_that_fails_is_scored_as_asked() -> None:

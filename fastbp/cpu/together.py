@@ -28,7 +28,7 @@ PATIENCE = 6000
 """Looks at an empty line, the first `SPINS` of them without letting others run, before a thread sleeps: some 2 ms."""
 NAP = 1e-3
 """Seconds between looks at a line that stays empty."""
-KEPT = 16
+KEPT = 64
 KEPT_BYTES = 16 << 20
 """Most bindings that wait for the next network like theirs, and bytes of their workspaces."""
 PUBLISHED, CLAIMED, CLOSED, DONE, PLACES = range(0, 5 * pg.LINE, pg.LINE)
@@ -62,10 +62,10 @@ class Beside:
         return replace(bound, buffer=buffer)
 
     def take_back(self, engine: "Engine") -> None:
-        """Let others use what this engine was bound by, which is through: not what holds sums of its own, or copies."""
+        """Let others use what this engine was bound by, which is through: not what holds rows of its own, or copies."""
         for key in self._used.pop(engine, ()):
             bound = engine._bound.pop(key, None)
-            if bound is None or bound.entries or bound.penalties is not None or engine.program.half:
+            if bound is None or bound.entries or engine.program.half:
                 continue
             if bound.metrics[:, pg.TALLY_ROW].any():
                 continue
@@ -166,6 +166,10 @@ class Line:
     Parameters
     ----------
     threads : that serve or help; more than so many runs may wait
+
+    Attributes
+    ----------
+    beside : what the engines share
     """
 
     def __init__(self, threads: int) -> None:
@@ -176,7 +180,7 @@ class Line:
         self._address, self._places, self._ahead = self._memory.ctypes.data, places, 2 * threads
         self._waiting: dict[int, _Waiting] = {}
         self._next, self._ticket = 0, -1
-        self._beside = Beside()
+        self.beside = Beside()
         self._add, self._serve = counter_kernel().call, serve_kernel().call
         self._clock = clock().call
         self._begun = time.perf_counter(), self._clock()
@@ -206,9 +210,10 @@ class Line:
         if not engine.lock.acquire(blocking=self.empty):
             return False
         try:
-            options = {name: value for name, value in request.items() if name != "held"}
-            engine.beside, engine.stop_flag[0] = self._beside, 0
-            chain = engine._chain(engine.prepare(**options), request["held"], request["objective"])
+            options = {name: value for name, value in request.items() if name not in ("held", "ending")}
+            engine.beside, engine.stop_flag[0] = self.beside, 0
+            around = request["held"], request["objective"], request.get("ending")
+            chain = engine._chain(engine.prepare(**options), *around)
         except BaseException:
             engine.lock.release()
             raise
@@ -249,7 +254,7 @@ class Line:
 
     def through(self, engine: "Engine") -> None:
         """An engine won't come again: others may use what was made for it."""
-        self._beside.take_back(engine)
+        self.beside.take_back(engine)
 
     def help(self) -> None:
         """Run one of those that wait, if one does."""

@@ -1,6 +1,8 @@
 """Floor 5: what the classifier and the regressor share: from data as users hold it to a fit, and predictions."""
 
 from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastbp.data import as_matrix
 from fastbp.devices import checked
-from fastbp.estimators.course import Course
+from fastbp.estimators.course import Course, Trainings
 from fastbp.estimators.network import Network, Samples, crowd
 from fastbp.estimators.parameters import CLIPS, STOCHASTIC
 from fastbp.estimators.shape import hidden_rows, sizes_of
@@ -23,6 +25,9 @@ from fastbp.model import Model
 from fastbp.schedules import Schedule
 
 Array = NDArray[Any]
+
+Encoded = Callable[["BasePerceptron"], tuple[Any, Array, Array | None]]
+"""What `BasePerceptron._encoded` returns, and is to leave in the estimator."""
 
 
 class BasePerceptron(Course):
@@ -58,15 +63,37 @@ class BasePerceptron(Course):
         y_val: Any = None,
         sample_weight_val: ArrayLike | None = None,
     ) -> Any:
+        course = self._course(X, y, sample_weight, incremental, (X_val, y_val, sample_weight_val))
+        with suppress(StopIteration):
+            training = next(course)
+            while True:
+                try:
+                    outcome = training.run()
+                except BaseException as error:
+                    training = course.throw(error)
+                else:
+                    training = course.send(outcome)
+        return self
+
+    def _course(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None,
+        incremental: bool,
+        validation: tuple[Any, Any, ArrayLike | None],
+        encoded: Encoded | None = None,
+    ) -> Trainings:
+        """The fit. `encoded`: stands in for `_encoded`, for an estimator that may share its checks with others."""
         sizes = sizes_of(self.hidden_layer_sizes)
         if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         checked(self.device, "float32")
         fresh = not self._has_weights or not (self.warm_start or incremental)
         watched = {"X": X, "y": y, "metadata": {} if sample_weight is None else {"sample_weight": sample_weight}}
-        X, y, of_classes = self._encoded(X, y, incremental, fresh)
+        X, y, of_classes = self._encoded(X, y, incremental, fresh) if encoded is None else encoded(self)
         given = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
-        held = self._given_held(X_val, y_val, sample_weight_val)
+        held = self._given_held(*validation)
         if self.solver == "lbfgs":
             self._refuse_for_lbfgs()
         if incremental and self.early_stopping:
@@ -92,13 +119,12 @@ class BasePerceptron(Course):
                 if self.solver == "lbfgs":
                     self._fit_lbfgs(network, data, watched)
                 else:
-                    self._fit_stochastic(network, data, train, held, incremental, random, watched)
+                    yield from self._fit_stochastic(network, data, train, held, incremental, random, watched)
         if not network.engine.finite():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
                 "preprocessed."
             )
-        return self
 
     def _refuse_for_lbfgs(self) -> None:
         """Refuse what scikit-learn's class hasn't and the search along lines can't heed."""

@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from fastbp.activations import Activation
 from fastbp.estimators.base import BasePerceptron
 from fastbp.estimators.heads import Heads
-from fastbp.estimators.labels import binarizer, distinct, numbers, several
+from fastbp.estimators.labels import binarizer, distinct, numbers, plain, several
 from fastbp.estimators.wording import described
 from fastbp.losses import LOSSES, Loss, SparseCategoricalCrossentropies
 from fastbp.schedules import Schedule
@@ -314,6 +314,11 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
         X, y, sample_weight : as for `fit`
         """
         if self._heads is None:
+            whole = (
+                sample_weight is None and isinstance(y, np.ndarray) and plain(y) and plain(np.asarray(self.classes_))
+            )
+            if whole and len(found := self.predict(X)) == len(y):
+                return float(np.average(y == found))  # what scikit-learn comes to after checks of both, some 0.5 ms
             return float(super().score(X, y, sample_weight))
         truth, found = np.asarray(y), self.predict(X)
         if truth.shape != found.shape:

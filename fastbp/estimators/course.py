@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, ClassVar
@@ -13,14 +13,14 @@ from sklearn.exceptions import ConvergenceWarning
 
 from fastbp._jit import default_threads
 from fastbp.estimators.lbfgs import minimise
-from fastbp.estimators.network import Network, Samples, crowd
+from fastbp.estimators.network import Network, Samples, Training, crowd
 from fastbp.estimators.parameters import CLIPS
 from fastbp.estimators.rates import AdamRates, Rates, SGDRates
 from fastbp.estimators.shuffles import Orders
 from fastbp.estimators.watching import Watchers
 from fastbp.estimators.weights import Weights
 from fastbp.losses import Loss
-from fastbp.objective import Ending, Objective
+from fastbp.objective import Ending, Objective, Outcome
 
 Array = NDArray[Any]
 
@@ -28,6 +28,9 @@ ORDER_NUMBERS = 1 << 20
 """Most row numbers, 8 bytes each, that the orders of a chunk of epochs take."""
 STEPS_AHEAD = 4096
 """Most steps of a run that may end early: their coefficients are computed beforehand, some 0.1 us each."""
+
+Trainings = Generator[Training, Outcome, None]
+"""A fit that stands still wherever something is to be trained, until it is given what came of that."""
 
 
 class Course(Weights, ABC):
@@ -103,7 +106,7 @@ class Course(Weights, ABC):
             return min(200, rows)
         if self.batch_size > rows:
             warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=4
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=5
             )
         return min(int(self.batch_size), rows)
 
@@ -116,7 +119,7 @@ class Course(Weights, ABC):
         incremental: bool,
         random: np.random.RandomState,
         watched: dict[str, Any],
-    ) -> None:
+    ) -> Trainings:
         rates, loss = self._rates(network, incremental), self._criterion()
         seed = int(random.randint(1 << 31)) if any(network.shape.dropout) else 0
         self._begin_curves()
@@ -145,7 +148,7 @@ class Course(Weights, ABC):
                     epochs = 1 if one_by_one else self._epochs_ahead(len(train))
                     order = rows.drawn(epochs)
                 rule = rates.rule(epochs, per_epoch, len(train), self.t_)
-                outcome = network.train(data, order, batch, rule, loss, rates.updates, seed, ending)
+                outcome = yield Training(network, data, order, batch, rule, loss, rates.updates, seed, ending)
                 if outcome.diverged:
                     engine.weights.fill(np.nan)
                     outcome.sums[outcome.steps // per_epoch :] = np.nan
@@ -165,7 +168,7 @@ class Course(Weights, ABC):
                         f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization "
                         "hasn't converged yet.",
                         ConvergenceWarning,
-                        stacklevel=5,
+                        stacklevel=6,
                     )
         if held is not None:
             self._lists_given = None
@@ -240,4 +243,4 @@ def _warned_interrupt() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        warnings.warn("Training interrupted by user.", stacklevel=6)
+        warnings.warn("Training interrupted by user.", stacklevel=7)

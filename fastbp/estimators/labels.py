@@ -16,7 +16,7 @@ TABLE = 1 << 16
 def binarizer(y: Array) -> LabelBinarizer:
     """The `LabelBinarizer` of checked targets, fitted: to whole numbers by one look at them instead of its five."""
     found = LabelBinarizer()
-    if not _plain(y):
+    if not plain(y):
         return found.fit(y)
     found.classes_ = distinct(y)
     found.y_type_ = "binary" if len(found.classes_) <= 2 else "multiclass"
@@ -33,7 +33,7 @@ def several(y: Array) -> bool:
 
 def distinct(y: Array) -> Array:
     """The labels in checked targets, sorted."""
-    if not _plain(y):
+    if not plain(y):
         return unique_labels(y)
     if y.dtype.kind == "b" or _span(y) >= TABLE:
         return np.unique(y)
@@ -52,7 +52,8 @@ def numbers(y: Array, classes: Array) -> Array:
     return table[y.astype(np.int64) - low]
 
 
-def _plain(y: Array) -> bool:
+def plain(y: Array) -> bool:
+    """Whether labels are one column of whole numbers."""
     return y.ndim == 1 and y.dtype.kind in "iub"
 
 

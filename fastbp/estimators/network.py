@@ -142,59 +142,10 @@ class Network:
                 compile_kernels(needed, shown or watched())
 
     def ends_itself(self, batch: int) -> bool:
-        """Whether `train` takes an `Ending`: steps over so many rows run on one thread of the CPU."""
+        """Whether a training takes an `Ending`: steps over so many rows run on one thread of the CPU."""
         return self.device == "cpu" and self.engine.serial(batch)
 
-    def train(
-        self,
-        data: Samples,
-        orders: Array,
-        batch: int,
-        rule: StepRule,
-        loss: Loss,
-        noise: int = 0,
-        seed: int = 0,
-        ending: Ending | None = None,
-    ) -> Outcome:
-        """Run epochs in batches of `batch` rows.
-
-        Parameters
-        ----------
-        data, loss : what to fit
-        orders : (E, M) numbers of the rows of each epoch
-        rule : of the steps, counted from the first
-        noise, seed : number of the first step and what else names the draws of dropout
-        ending : what may end it early, where `ends_itself` says so; all is one run then
-        """
-        weights, scales = self._shares(data, orders, batch)
-        step: dict[str, Any] = {"batch": batch, "objective": Objective(loss), "optimizer": rule, "seed": seed}
-        if ending is not None:
-            step["ending"] = ending
-        per_epoch = -(-orders.shape[1] // batch)
-        total, done, sums = per_epoch * len(orders), 0, np.zeros((len(orders), 1))
-        while done < total:
-            steps = min(total - done, self.engine.steps_per_run(batch))
-            first, last = done // per_epoch, (done + steps - 1) // per_epoch
-            outcome = self.engine.run(
-                data.x,
-                data.y,
-                rows=orders[first : last + 1],
-                weights=weights,
-                first_step=done,
-                steps=steps,
-                updates=done,
-                noise=noise + done,
-                penalty_scales=scales[done : done + steps],
-                carried=sums[first],
-                **step,
-            )
-            sums[first : last + 1] = outcome.sums
-            done += outcome.steps
-            if outcome.diverged or outcome.steps < steps or outcome.interrupt is not None:
-                return Outcome(done, outcome.diverged, sums, outcome.interrupt)
-        return Outcome(done, "", sums)
-
-    def _shares(self, data: Samples, orders: Array, batch: int) -> tuple[Array | None, Array]:
+    def shares(self, data: Samples, orders: Array, batch: int) -> tuple[Array | None, Array]:
         """(what each row counts in its batch's mean, over what the penalty is divided by in each step).
 
         The engine divides by a batch's rows, scikit-learn by the sum of their weights. Weighted epochs come one by one.
@@ -213,7 +164,7 @@ class Network:
     def loss_and_gradient(self, data: Samples, loss: Loss, gradient: Array) -> float:
         """Penalised mean loss over all rows; writes its gradient in the engine's order, float64."""
         count = len(data)
-        weights, scales = self._shares(data, np.arange(count)[None], count)
+        weights, scales = self.shares(data, np.arange(count)[None], count)
         part = aligned(self.engine.program.parameter_bytes).view(self.dtype)
         outcome = self.engine.run(
             data.x,
@@ -235,6 +186,75 @@ class Network:
         result = np.empty((x.shape[0], self.units[-1]), self.dtype)
         self.engine.run(self.staged(x), batch=PREDICTION_ROWS, result=result).completed()
         return result
+
+
+@dataclass(eq=False)
+class Training:
+    """Epochs that a fit wants to have trained in batches of `batch` rows.
+
+    Parameters
+    ----------
+    network : whose weights
+    data, loss : what to fit
+    orders : (E, M) numbers of the rows of each epoch
+    rule : of the steps, counted from the first
+    noise, seed : number of the first step and what else names the draws of dropout
+    ending : what may end it early, where `Network.ends_itself` says so; all is one run then
+    """
+
+    network: Network
+    data: Samples
+    orders: Array
+    batch: int
+    rule: StepRule
+    loss: Loss
+    noise: int = 0
+    seed: int = 0
+    ending: Ending | None = None
+
+    def __post_init__(self) -> None:
+        self._weights, self._scales = self.network.shares(self.data, self.orders, self.batch)
+        self._per_epoch = -(-self.orders.shape[1] // self.batch)
+        self._total, self._sums = self._per_epoch * len(self.orders), np.zeros((len(self.orders), 1))
+
+    def _request(self, done: int, steps: int) -> dict[str, Any]:
+        """What an engine takes for so many steps after those that are done."""
+        first, last = done // self._per_epoch, (done + steps - 1) // self._per_epoch
+        return {
+            "x": self.data.x,
+            "y": self.data.y,
+            "rows": self.orders[first : last + 1],
+            "weights": self._weights,
+            "batch": self.batch,
+            "objective": Objective(self.loss),
+            "optimizer": self.rule,
+            "seed": self.seed,
+            "first_step": done,
+            "steps": steps,
+            "updates": done,
+            "noise": self.noise + done,
+            "penalty_scales": self._scales[done : done + steps],
+            "carried": self._sums[first],
+        }
+
+    def booking(self) -> dict[str, Any]:
+        """The whole of it as a `Line` takes it, where it has an `Ending`."""
+        return {**self._request(0, self._total), "held": None, "ending": self.ending}
+
+    def run(self) -> Outcome:
+        """Do it now."""
+        engine = self.network.engine
+        ending: dict[str, Any] = {} if self.ending is None else {"ending": self.ending}
+        done = 0
+        while done < self._total:
+            steps = min(self._total - done, engine.steps_per_run(self.batch))
+            first = done // self._per_epoch
+            outcome = engine.run(**self._request(done, steps), **ending)
+            self._sums[first : first + len(outcome.sums)] = outcome.sums
+            done += outcome.steps
+            if outcome.diverged or outcome.steps < steps or outcome.interrupt is not None:
+                return Outcome(done, outcome.diverged, self._sums, outcome.interrupt)
+        return Outcome(done, "", self._sums)
 
 
 def type_of(coefs: Sequence[Any]) -> np.dtype[Any]:
@@ -279,14 +299,14 @@ class _Crowd:
         self._count, self._lock = 0, threading.Lock()
 
     @contextlib.contextmanager
-    def member(self) -> Iterator[None]:
+    def member(self, count: int = 1) -> Iterator[None]:
         with self._lock:
-            self._count += 1
+            self._count += count
         try:
             yield
         finally:
             with self._lock:
-                self._count -= 1
+                self._count -= count
 
     def share(self, threads: int) -> int:
         """A fair share of `threads`."""

@@ -35,6 +35,8 @@ class StepRule(Optimizer):
     rates_of_steps: Array
     columns: tuple[Any, ...]
 
+    __eq__, __hash__ = object.__eq__, object.__hash__  # `Optimizer` compares options, which don't tell rates apart
+
     def __post_init__(self) -> None:
         """Estimators check their parameters themselves."""
 

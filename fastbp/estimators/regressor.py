@@ -165,7 +165,7 @@ class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
             y = column_or_1d(y, warn=True)
         if self.loss == "poisson" and y.min() < 0:
             warnings.warn(
-                "loss='poisson' is of counts, and y has negative values: another loss suits them", stacklevel=5
+                "loss='poisson' is of counts, and y has negative values: another loss suits them", stacklevel=6
             )
         return y.reshape(len(y), -1)
 

@@ -11,6 +11,7 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils._param_validation import Interval
 
 from fastbp._jit import default_threads
+from fastbp.estimators.desk import Desk
 
 
 class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
@@ -18,7 +19,10 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
 
     Every fit of a candidate on a fold is the fit that the estimator would make alone, to the bit, and gives the scores
     that scikit-learn's search gives; but the fits run side by side on threads, each outside Python's lock, over one
-    copy of the data, without processes to start and to send data to. The last ones share the threads that are free.
+    copy of the data, without processes to start and to send data to. Short ones (by "sgd" or "adam" with a whole number
+    as `random_state`, without early stopping, callbacks, weights of rows or a pipeline around them) are prepared and
+    scored by one thread and trained by the others, fold by fold, whose rows are checked once. Of all others the last
+    ones share the threads that are free.
 
     Parameters
     ----------
@@ -78,6 +82,7 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
             estimator=estimator,
             scoring=scoring,
             n_jobs=n_jobs,
+            pre_dispatch="all",
             refit=refit,
             cv=cv,
             verbose=verbose,
@@ -85,8 +90,6 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
             return_train_score=return_train_score,
         )
         self.param_grid, self.n_iter, self.random_state = param_grid, n_iter, random_state
-
-    pre_dispatch = "2*n_jobs"
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> "MLPSearchCV":
         """Fit every candidate on every fold, then the best one on all rows.
@@ -102,7 +105,7 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
         self
         """
         jobs = default_threads() if self.n_jobs in (None, -1) else effective_n_jobs(self.n_jobs)
-        with parallel_config(backend="threading", n_jobs=jobs):
+        with parallel_config(backend=Desk(), n_jobs=jobs):
             return super().fit(X, y, **params)  # type: ignore[no-any-return]
 
     @property
