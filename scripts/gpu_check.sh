@@ -11,6 +11,9 @@
 #
 #   python scripts/gpu_packages.py --download gpu_wheels --python 3.12
 #
+# PARTS names what is to run of "tests small sanitizer ways race", for more time for each in several calls: what a call
+# doesn't run leaves its share to the others, the last of all, the race, what is left.
+#
 # Exit code: 0 all well, 1 something failed, 2 nothing could run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -28,10 +31,14 @@ fi
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 export FASTBP_CACHE_DIR=${FASTBP_CACHE_DIR:-$work/cache} # kernels are compiled once for all that follows
 unset NUMBA_ENABLE_CUDASIM
+# NVIDIA's compiler is looked for there only where a variable says so
+[ -z "${CUDA_HOME:-}${CUDA_PATH:-}" ] && [ -d /usr/local/cuda/nvvm ] && export CUDA_HOME=/usr/local/cuda
 table=$out/table.md
 failed=0
 
 say() { echo "$@" | tee -a "$table"; }
+
+wanted() { [[ " ${PARTS:-tests small sanitizer ways race} " == *" $1 "* ]]; }
 
 left() { echo $((whole - (SECONDS - begun))); }
 
@@ -123,15 +130,19 @@ say
 say "| part | verdict | |"
 say "|---|---|---|"
 
-if "$python" -c "import pytest" 2>/dev/null; then
+if ! wanted tests; then
+    :
+elif "$python" -c "import pytest" 2>/dev/null; then
     run_tests 210
 else
     say "| tests | not run | pytest is missing |"
 fi
 
-part small 75 "$python" scripts/gpu_small.py # compiles what the sanitizer then loads
+wanted small && part small 75 "$python" scripts/gpu_small.py # compiles what the sanitizer then loads
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -n 1)
-if [ -n "$sanitizer" ]; then
+if ! wanted sanitizer; then
+    :
+elif [ -n "$sanitizer" ]; then
     for tool in memcheck racecheck; do
         part "$tool" 45 "$sanitizer" --tool "$tool" --error-exitcode 9 "$python" scripts/gpu_small.py
     done
@@ -140,8 +151,8 @@ else
 fi
 cat "$out"/memcheck.txt "$out"/racecheck.txt >>"$out/small.txt" 2>/dev/null && rm "$out"/memcheck.txt "$out"/racecheck.txt
 
-part ways 70 "$python" bench/ways.py --networks tiny,tcnn,mnist,wide --dtype float32,tf32
-part race "$(left)" "$python" bench/rivals.py --device cuda --dtype float32,tf32,bfloat16 --optimizers adam \
+wanted ways && part ways 70 "$python" bench/ways.py --networks tiny,tcnn,mnist,wide --dtype float32,tf32
+wanted race && part race "$(left)" "$python" bench/rivals.py --device cuda --dtype float32,tf32,bfloat16 --optimizers adam \
     --seconds 1 --limit $(($(left) - 60)) --markdown --json "$out/race.json"
 say
 lines_of() { [ -f "$out/$1.txt" ] && grep -E "$2" "$out/$1.txt" | sort -u | sed 's/^/- /' | tee -a "$table"; }

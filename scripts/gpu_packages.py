@@ -94,11 +94,15 @@ def lacking(
 ) -> list[str]:
     """The names of packages that are missing or too old; of libraries only where something can look for them.
 
+    A compiler comes with its linker: an older one refuses the newer one's code.
+
     version : gives a package's version, "" without it
     """
     names = [name for name, least in wanted.items() if numbers(version(name)) < numbers(least)]
     looking = libraries if version("cuda-pathfinder") else {}
-    return names + [packages[cuda] for library, packages in looking.items() if not loads(library)]
+    missing = {library for library in looking if not loads(library)}
+    missing |= {"nvJitLink"} & looking.keys() if "nvvm" in missing else set()
+    return names + [packages[cuda] for library, packages in looking.items() if library in missing]
 
 
 def line() -> str:

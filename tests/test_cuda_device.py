@@ -86,6 +86,38 @@ def test_the_successor_serves_where_it_is_alone(monkeypatch: pytest.MonkeyPatch)
     assert not device.simulated.__wrapped__()
 
 
+def test_the_successor_compiles_the_kernels() -> None:
+    """One of each maker of kernels, for GPUs that aren't here."""
+    pytest.importorskip("numba_cuda_mlir", reason="numba-cuda-mlir isn't installed, numba-cuda serves")
+    code = """
+import os
+del os.environ["NUMBA_ENABLE_CUDASIM"]
+from types import SimpleNamespace
+import numpy as np
+from fastbp.cuda import device
+device.package = lambda: "numba_cuda_mlir"
+from fastbp.cuda import bound
+from launches import others, steps
+from numba_cuda_mlir import types
+
+bound.cuda, bound.device = SimpleNamespace(to_device=np.ascontiguousarray), SimpleNamespace(zeros=np.zeros)
+compiled = {}
+for launch in [*(launch for step in steps() for launch in step), *others()]:
+    name = f"{launch.kernel.py_func.__module__}.{launch.kernel.py_func.__qualname__}"
+    if name not in compiled:
+        signature = tuple(
+            getattr(types, each.dtype.name)[::1] if isinstance(each, np.ndarray)
+            else types.float64 if isinstance(each, float) else types.int64
+            for each in launch.arguments
+        )
+        compiled[name], later = device.compile_ptx(launch.kernel, signature, [(7, 5), (9, 0)], launch.block)
+        assert ".target sm_75" in compiled[name] and ".target sm_90" in later
+assert len(compiled) > 30
+print("compiled")
+"""
+    assert python(code).strip() == "compiled"
+
+
 def test_numbas_own_cuda_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba.cuda", SimpleNamespace(__file__="numba/cuda/__init__.py"))
     with pytest.raises(ImportError, match="reinstall numba-cuda"):

@@ -166,6 +166,13 @@ def test_the_check_on_a_gpu_leaves_its_table(small: int, tmp_path: Path) -> None
     assert ("FAILED | exit code 9" in table) == bool(small)
     asked = (tmp_path / "asked").read_text()
     assert "test_cuda_wide.py" in asked and "--part 1/" in asked
+    if small:
+        (tmp_path / "asked").unlink()
+        done = subprocess.run(command, env={**environment, "PARTS": "ways race"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        table = (out / "table.md").read_text()
+        assert "| ways | passed |" in table and "| race | passed |" in table
+        assert "| small |" not in table and "| tests |" not in table and "racecheck" not in table
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -212,6 +219,10 @@ def test_packages_wanted_are_those_of_the_project() -> None:
         ({"numpy": "2.1.0", "numba": "0.61.2"}, (), 13, ["numba"]),
         ({"numpy": "2.1.0", "numba": "0.62.0rc1", "cuda-pathfinder": "1.4"}, ("nvvm",), 12, ["nvidia-nvjitlink-cu12"]),
         ({"numpy": "1.26", "numba": "1.0", "cuda-pathfinder": "1.4"}, ("nvvm", "nvJitLink"), 13, []),
+        (
+            *({"numpy": "1.26", "numba": "1.0", "cuda-pathfinder": "1.4"}, ("nvJitLink",), 13),
+            ["nvidia-nvvm", "nvidia-nvjitlink"],
+        ),
     ],
 )
 def test_what_is_lacking(

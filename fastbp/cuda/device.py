@@ -197,7 +197,11 @@ def compile_ptx(
     what: tuple[Any, ...] = getattr(function, "py_func", function), tuple(signature)
     how: dict[str, Any] = {"device": False, "abi": "numba", "launch_bounds": bounds, **OPTIONS}
     if package() != "numba_cuda":
-        return [str(_module().compile_ptx(*what, cc=capability, **how)[0]) for capability in capabilities]
+        codes = []
+        for capability in capabilities:
+            with _known_as(capability):
+                codes.append(str(_module().compile_ptx(*what, cc=capability, **how)[0]))
+        return codes
     with _standing_for(capabilities[0]):
         compiler: Any = importlib.import_module("numba.cuda.compiler")
         library, _ = compiler._compile_pyfunc_with_fixup(*what, cc=capabilities[0], **how)
@@ -215,3 +219,14 @@ def _standing_for(capability: tuple[int, int]) -> Iterator[None]:
         yield
     finally:
         dispatcher.get_current_device = before
+
+
+@contextlib.contextmanager
+def _known_as(capability: tuple[int, int]) -> Iterator[None]:
+    """numba-cuda-mlir (0.6) asks the GPU at hand what it is, whatever it compiles for, and remembers that."""
+    tools: Any = importlib.import_module("numba_cuda_mlir.tools")
+    before, tools._cached_cc = tools._cached_cc, capability
+    try:
+        yield
+    finally:
+        tools._cached_cc = before
