@@ -333,6 +333,20 @@ def pack_weights_of(op: int, k0: int, k1: int, j0: int, j1: int) -> None:
                 column(KIND, target, 1)[0] = narrowed(one[k * per_panel], high)
 
 
+@helper
+def _ask_for_copies(op: int, k: int, rows: int, j: int, panels: int) -> None:
+    """Ask for the lines of WF and WB, to be written, of `rows` inputs from k on (a block's border) of some panels."""
+    vector, n, width = _vector_bytes(), lanes(KIND), panel_width(KIND)
+    for i in range(j, j + panels):
+        block = at(op, pg.WF) + i * at(op, pg.WF_PANEL) + k // (2 * n) * width * vector
+        for byte in range(0, width * vector, pg.LINE):
+            prefetch_to_write(block + byte)
+    if at(op, pg.WB):
+        for i in range(k, k + rows):
+            block = at(op, pg.WB) + i // n * at(op, pg.WB_BLOCK) + i % n * vector
+            prefetch_to_write(block + j * width // (2 * n) * n * vector)
+
+
 def pack_weights(op: int, k0: int, k1: int, j0: int, j1: int, _f: int) -> float:
     """`pack_weights_of` as a rule."""
     pack_weights_of(op, k0, k1, j0, j1)
@@ -358,6 +372,7 @@ def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
     moments = at(run, pg.MOMENTS)
     arrays = at(run, pg.ARRAYS) if due else 0
     amx = at(op, pg.AMX)
+    copied = amx and due and at(run, pg.UPDATE) and at(op, pg.CONSTRAIN) == 0
     panels = (count + 2 * n - 1) // (2 * n)
     most = SAMPLES // (2 * n)
     # one turn sums two panels of one vector each, or up to two vectors of one panel
@@ -381,6 +396,8 @@ def task(run: int, row: int, count: int, stage: int, h: int, g: int) -> float:
                         for i in range(used):
                             for byte in range(0, 8 * k_bytes, pg.LINE):
                                 prefetch_to_write(w + place + m * moments + i * w_panel + byte)
+                    if copied:
+                        _ask_for_copies(op, k0 + k, min(k1 - k0 - k, 2 * MATRIX_ROWS), j0 + j, used)
                 done = 0
                 for q in range(0, vectors, 2):
                     done = _products(
