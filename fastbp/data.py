@@ -39,17 +39,17 @@ class Sample:
     Attributes
     ----------
     x : (N, I), as `as_matrix` returns it, sparse perhaps, or on a GPU
-    y : (N, O) or (N,), as `as_targets` returns it; None without targets
+    y : (N, O) or (N,), as `as_targets` returns it, or on a GPU (as weights and present may be); None without targets
     rows : (M,) int64, which of the rows they are, in this order, repeats allowed; None for all N
     weights : (N,) of the inputs' dtype, what each row's loss is multiplied by; None for 1
     present : (N,) of the inputs' dtype, 0 where a row has no target and so counts in no metric; None for 1
     """
 
     x: Any
-    y: NDArray[Any] | None = None
+    y: Any = None
     rows: NDArray[np.int64] | None = None
-    weights: NDArray[Any] | None = None
-    present: NDArray[Any] | None = None
+    weights: Any = None
+    present: Any = None
 
     def __len__(self) -> int:
         return len(self.x if self.rows is None else self.rows)
@@ -74,7 +74,7 @@ class Sample:
         digest = blake2b(digest_size=16)
         for array in arrays.values():
             if isinstance(array, OnDevice):
-                array = device_arrays.on_host(array.owner)
+                array = array.copy_to_host()
             if array is not None:
                 step = 1 if array.nbytes <= KNOWN_BYTES else -(-len(array) // KNOWN_ROWS)
                 digest.update(np.ascontiguousarray(array[::step]).data)

@@ -6,10 +6,12 @@ which holds on to the memory as long as someone reads it, and knows the stream t
 
 import ctypes
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 CUDA, CUDA_MANAGED = 2, 13
 """DLPack's numbers of devices."""
@@ -31,6 +33,7 @@ class OnDevice:
     ordinal : number of the GPU, None where nobody says
     writable : whether it may be written
     owner : whoever keeps the memory
+    read : copies it to main memory; None where only its owner can
     """
 
     address: int
@@ -41,6 +44,7 @@ class OnDevice:
     ordinal: int | None = None
     writable: bool = True
     owner: Any = field(default=None, repr=False, compare=False)
+    read: "Callable[[OnDevice], NDArray[Any]] | None" = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -80,6 +84,17 @@ class OnDevice:
             raise ValueError("an array on a GPU is cut into runs of rows only")
         row = self.nbytes // max(1, len(self))
         return replace(self, address=self.address + start * row, shape=(max(0, stop - start), *self.shape[1:]))
+
+    def copy_to_host(self) -> NDArray[Any]:
+        """A copy in main memory.
+
+        Raises
+        ------
+        TypeError : its library offers none
+        """
+        if self.read is not None:
+            return self.read(self)
+        return np.asarray(on_host(self.owner))
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import data, memory
+from fastbp import data, memory, weighting
 from fastbp._checks import DTYPES
 from fastbp.cpu.engine import Engine as CPUEngine
 from fastbp.cpu.watch import Watch as CPUWatch
-from fastbp.device_arrays import OnDevice, on_host
+from fastbp.device_arrays import OnDevice, found, on_host
 from fastbp.memory import Needs
 from fastbp.objective import Outcome
 from fastbp.operations import DENSE
@@ -89,6 +90,11 @@ def picked(device: str, specs: Sequence[LayerSpec]) -> tuple[str, str]:
     return "cuda", said
 
 
+def place(model: "Model", width: int) -> str:
+    """The device that a model of inputs so wide is or will be on."""
+    return model.device if model.device != "auto" else picked("auto", model._network(width).specs)[0]
+
+
 def engine(model: "Model", specs: Sequence[LayerSpec]) -> "Engine":
     """An engine with fresh buffers for the model's network, on the device that it asks for and is told."""
     asked = model.device
@@ -127,7 +133,38 @@ def seen(rows: Any, name: str, device: str = "cuda", x: Any = None) -> Any:
         from fastbp.cuda import arrays
 
         arrays.check_finite(rows, name)
+        return replace(rows, read=arrays.host)
     return rows
+
+
+def targets(y: Any, kind: Any, outputs: int, dtype: np.dtype, device: str, **options: Any) -> Any:
+    """What ``data.as_targets`` gives; of an array on a GPU, where the kernels run there and it fits, `OnDevice`.
+
+    Its values are looked at there, and converted where they are of another type. What is strided, of several columns of
+    class numbers or of a type that kernels don't read goes through main memory, as does what is amiss, for the words.
+
+    Raises
+    ------
+    TypeError, ValueError : as ``data.as_targets``
+    """
+    there = _taken(y, kind, outputs, dtype, device, **options)
+    return data.as_targets(y, kind, outputs, dtype, **options) if there is None else there
+
+
+def row_weights(weights: Any, rows: int, dtype: np.dtype, device: str, name: str) -> Any:
+    """What ``weighting.sample_weights`` gives, as `targets`."""
+    there = _taken(weights, "weights", 1, dtype, device, rows=rows, name=name)
+    return weighting.sample_weights(weights, rows, dtype, name=name) if there is None else there
+
+
+def _taken(y: Any, kind: Any, outputs: int, dtype: np.dtype, device: str, *, name: str, **options: Any) -> Any:
+    """Targets on a GPU, None where they aren't taken there."""
+    if device != "cuda" or (there := found(y, name)) is None:
+        return None
+    from fastbp.cuda import presence, targets
+
+    with presence.in_words():
+        return targets.taken(there, kind, outputs, dtype, name=name, **options)
 
 
 def room(shape: tuple[int, int], dtype: np.dtype) -> OnDevice:

@@ -236,7 +236,7 @@ class _Stage:
     def __init__(self, x: ArrayLike, y: ArrayLike, names: tuple[str, str]) -> None:
         self._x, self._y, self._names = x, y, names
         self._inputs: dict[Any, Any] = {}
-        self._targets: dict[Any, Array] = {}
+        self._targets: dict[Any, Any] = {}
 
     def of(self, index: int, model: Model) -> Sample:
         """All rows, for a model, which is built for them."""
@@ -248,14 +248,15 @@ class _Stage:
             model.build(inputs.shape[1])
             model.column_names = model.column_names or names
             _, loss, _ = model._compiled("fit_many")
-            key = model.dtype, loss.targets, model.output_width, loss.mask_nan
+            key = model.dtype, model.device, loss.targets, model.output_width, loss.mask_nan
             if key not in self._targets:
                 kind, outputs = loss.targets, model.output_width
-                self._targets[key] = data.as_targets(
+                self._targets[key] = devices.targets(
                     self._y,
                     kind,
                     outputs,
                     model.dtype,
+                    model.device,
                     rows=len(inputs),
                     name=self._names[1],
                     missing=loss.mask_nan,

@@ -45,7 +45,6 @@ from fastbp.progress import resolve_verbose, shown
 from fastbp.scoring import Scoring
 from fastbp.sources import opened
 from fastbp.stack import Stack
-from fastbp.weighting import sample_weights
 
 Array = NDArray[Any]
 Own = Callable[[Any, Any], Any]
@@ -260,8 +259,10 @@ class Model(Stack):
         rows = data.as_matrix(x, self.dtype, name=names[0], width=self._input, device=self.device)
         width, count = self.output_width, len(rows)
         self.check_inputs(rows, self.compute_dtype, names[0])
-        targets = data.as_targets(y, loss.targets, width, self.dtype, rows=count, name=names[1], missing=loss.mask_nan)
-        weights = None if weights is None else sample_weights(weights, count, self.dtype, name=names[2])
+        place = devices.place(self, rows.shape[1])
+        options: dict[str, Any] = {"rows": count, "name": names[1], "missing": loss.mask_nan}
+        targets = devices.targets(y, loss.targets, width, self.dtype, place, **options)
+        weights = None if weights is None else devices.row_weights(weights, count, self.dtype, place, names[2])
         self.build(rows.shape[1])
         if task in ("fit", "train_on_batch"):
             self.column_names = self.column_names or columns
@@ -331,7 +332,8 @@ class Model(Stack):
         ----------
         x : (N, I) numbers: array, list or DataFrame; scipy's sparse rows, which stay sparse; or rows that needn't fit
             in memory (see Notes)
-        y : targets: (N, O) or (N,) numbers, or (N,) class numbers for the sparse loss
+        y : targets: (N, O) or (N,) numbers, or (N,) class numbers for the sparse loss. With ``device="cuda"`` x, y and
+            sample_weight on the GPU (CuPy, PyTorch) are taken where they are; strided ones through main memory
         batch_size : rows of a step, default 32; at most N. For batches from an iterator default each of them, as it is
         epochs : number of the last epoch, default 1
         verbose : 0 silent, 1 a progress bar, 2 a line an epoch, "auto" a bar where someone watches, else lines

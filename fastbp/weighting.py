@@ -1,6 +1,7 @@
-"""Floor 2: what each row counts: sample weights, class weights, targets that are missing."""
+"""Floor 4: what each row counts: sample weights, class weights, targets that are missing."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastbp import data
 from fastbp.data import Sample
-from fastbp.device_arrays import on_host
+from fastbp.device_arrays import OnDevice, on_host
 from fastbp.losses import Loss
 
 Array = NDArray[Any]
@@ -51,8 +52,8 @@ def sample_weights(
     return staged
 
 
-def class_weights(choice: Any, sample: Sample, loss: Loss, outputs: int) -> Array:
-    """Weights of the rows by their classes.
+def class_weights(choice: Any, sample: Sample, loss: Loss, outputs: int) -> Any:
+    """Weights of the rows by their classes, on a GPU where the targets are there.
 
     Parameters
     ----------
@@ -69,11 +70,10 @@ def class_weights(choice: Any, sample: Sample, loss: Loss, outputs: int) -> Arra
     ------
     ValueError : targets that name no classes, unknown classes, or weights that are no numbers from 0
     """
-    labels, classes = classes_of(sample, loss, outputs, "class_weight")
+    labels, classes = _classes(sample, loss, outputs, "class_weight")
     weights = np.ones(classes)
     if isinstance(choice, str) and choice == "balanced":
-        known = labels if sample.rows is None else labels[sample.rows]
-        weights = balance(np.bincount(known[known >= 0], minlength=classes))
+        weights = balance(_counts(labels, classes, sample.rows))
     elif isinstance(choice, Mapping):
         for number, weight in choice.items():
             if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not 0 <= number < classes:
@@ -84,7 +84,28 @@ def class_weights(choice: Any, sample: Sample, loss: Loss, outputs: int) -> Arra
             weights[number] = value
     else:
         raise ValueError(f'class_weight must be "balanced" or a dict such as {{0: 1.0, 1: 5.0}}, got {choice!r}')
+    if isinstance(labels, OnDevice):
+        with _kernels() as targets:
+            return targets.picked(labels, weights.astype(sample.x.dtype))
     return weights[labels].astype(sample.x.dtype)
+
+
+def _counts(labels: Any, classes: int, rows: NDArray[np.int64] | None) -> Array:
+    """How many of the rows each class has."""
+    if isinstance(labels, OnDevice):
+        with _kernels() as targets:
+            return np.asarray(targets.counts(labels, classes, rows))
+    known = labels if rows is None else labels[rows]
+    return np.bincount(known[known >= 0], minlength=classes)
+
+
+@contextlib.contextmanager
+def _kernels() -> Iterator[Any]:
+    """What computes with targets on a GPU; the driver's errors in words."""
+    from fastbp.cuda import presence, targets
+
+    with presence.in_words():
+        yield targets
 
 
 def balance(counts: Array) -> Array:
@@ -97,12 +118,27 @@ def balance(counts: Array) -> Array:
 def classes_of(sample: Sample, loss: Loss, outputs: int, option: str) -> tuple[Array, int]:
     """(class number of each row, `data.MISSING_LABEL` where it is missing; how many classes there are).
 
+    Class numbers on a GPU come to main memory.
+
     Raises
     ------
     ValueError : targets that name no classes, which `option` needs
     """
+    labels, classes = _classes(sample, loss, outputs, option)
+    return labels.copy_to_host() if isinstance(labels, OnDevice) else labels, classes
+
+
+def _classes(sample: Sample, loss: Loss, outputs: int, option: str) -> tuple[Any, int]:
+    """As `classes_of`; where the targets are on a GPU, so are the class numbers."""
     y = sample.y
     assert y is not None
+    if isinstance(y, OnDevice):
+        if loss.targets in ("labels", "signs", "probabilities") and (loss.coupled or outputs == 1):
+            with _kernels() as targets:
+                there = targets.classes(y, loss.targets, outputs)
+            if there is not None:
+                return there, outputs if loss.targets == "labels" else max(2, outputs)
+        y = y.copy_to_host()
     if loss.targets == "labels":
         return y, outputs
     if loss.targets == "signs":
@@ -123,8 +159,17 @@ def classes_of(sample: Sample, loss: Loss, outputs: int, option: str) -> tuple[A
 
 def by_class(sample: Sample, choice: Any, loss: Loss, outputs: int) -> Sample:
     """The sample with the rows' weights multiplied by those of their classes."""
-    weights = class_weights(choice, sample, loss, outputs)
-    return replace(sample, weights=weights if sample.weights is None else sample.weights * weights)
+    return replace(sample, weights=_times(class_weights(choice, sample, loss, outputs), sample.weights))
+
+
+def _times(weights: Any, others: Any) -> Any:
+    """The weights of rows, times others of them where there are any."""
+    if others is None:
+        return weights
+    if isinstance(weights, OnDevice) or isinstance(others, OnDevice):
+        with _kernels() as targets:
+            return targets.product(weights, others)
+    return weights * others
 
 
 def without_missing(sample: Sample, loss: Loss) -> Sample:
@@ -136,12 +181,21 @@ def without_missing(sample: Sample, loss: Loss) -> Sample:
     y = sample.y
     if y is None or not loss.mask_nan or sample.present is not None:
         return sample
+    one = y.ndim == 1 or loss.coupled
+    if isinstance(y, OnDevice):
+        with _kernels() as targets:
+            found = targets.marked(y, sample.x.dtype, one)
+        if found is None:
+            return sample
+        present, y = found
+        weights = _times(present, sample.weights) if one else sample.weights
+        return replace(sample, y=y, weights=weights, present=present)
     missing = y == data.MISSING_LABEL if y.ndim == 1 else np.isnan(y).any(axis=1)
     if not missing.any():
         return sample
     present = (~missing).astype(sample.x.dtype)
     weights = sample.weights
-    if y.ndim == 1 or loss.coupled:
+    if one:
         y = np.where(missing if y.ndim == 1 else missing[:, None], 0, y).astype(y.dtype)
-        weights = present if weights is None else weights * present
+        weights = _times(present, weights)
     return replace(sample, y=y, weights=weights, present=present)

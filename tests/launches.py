@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 import fastbp as fb
-from fastbp.cuda import bound, device, layout, products, rows, slices, weights
+from fastbp.cuda import arrays, bound, device, layout, products, rows, slices, targets, weights
 from fastbp.cuda.shapes import DEVICE
 from fastbp.cuda.step import Launch
 from fastbp.layers import lower
@@ -107,6 +107,19 @@ def others() -> Iterator[Launch]:
     closing = whole, numbers, np.zeros(8), np.zeros(8), numbers, whole
     yield Launch(rows.close(numbers.dtype, DEVICE, True), (1,), DEVICE.single, closing)
     yield Launch(slices.add_up(numbers.dtype, DEVICE), (1,), DEVICE.flat, (whole, numbers, numbers, 2, 4))
+    alone = [(arrays._gather(numbers.dtype), (numbers, whole, 3, numbers))]
+    for given in (numbers, whole, np.zeros(8), np.zeros(8, np.uint8)):
+        alone += [(targets._look(), (given, 0.0, 1.0, 0, whole)), (targets._convert(whole.dtype), (given, 0, whole))]
+        alone.append((targets._convert(numbers.dtype), (given, 0, numbers)))
+    for labels, y in ((True, whole), (False, numbers)):
+        alone += [(targets._mark(labels, cleared), (y, 3, numbers, y, whole)) for cleared in (False, True)]
+    alone += [
+        (targets._classify(numbers.dtype, False), (numbers, 3, whole, whole)),
+        (targets._pick(), (whole, numbers, numbers)),
+        (targets._multiply(), (numbers, numbers, numbers)),
+    ]
+    for kernel, arguments in alone:
+        yield Launch(kernel, (1,), DEVICE.flat, arguments)
 
 
 def type_of(argument: Any) -> Any:

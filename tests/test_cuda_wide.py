@@ -290,7 +290,7 @@ import numpy as np
 from numba import types
 import fastbp as fb
 from fastbp.activations import ACTIVATIONS
-from fastbp.cuda import arrays, device, products, rules, weights, wide
+from fastbp.cuda import arrays, device, products, rules, targets, weights, wide
 from fastbp.cuda.shapes import shapes
 
 kind, sizes = np.dtype("float32"), shapes()
@@ -308,6 +308,7 @@ cases = [
     (products.learn(kind, sizes, element, True), (i64, i64, f32, n, n, f32, f32, f32, u16), sizes.flat),
     (products.learn(kind, sizes, products.write), (i64, i64, f32, n, n, f32, f32, f32, f32), sizes.flat),
     (arrays._unfit(kind), (f32, i64), sizes.flat),
+    (targets._count(), (i64, i64, n, i64), sizes.flat),
 ]
 capabilities = (7, 5), (9, 0), (10, 0)
 for made, signature, threads in cases:
@@ -317,7 +318,7 @@ for made, signature, threads in cases:
         assert ".local" not in ptx and "call" not in ptx, (made, ptx)
 print(len(cases))
 """
-    assert python(code).strip() == "10"
+    assert python(code).strip() == "11"
 
 
 def test_millions_of_rows_fit_into_a_grid() -> None:

@@ -41,7 +41,39 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> OnDevice:
     """An array of our own for someone else, any numbers in it."""
     made = cuda.device_array(max(1, math.prod(shape)), dtype)
     here = 0 if simulated() else int(cuda.get_current_device().id)
-    return OnDevice(address_of(made), shape, np.dtype(dtype), ordinal=here, owner=made)
+    return OnDevice(address_of(made), shape, np.dtype(dtype), ordinal=here, owner=made, read=host)
+
+
+def sent(array: np.ndarray) -> OnDevice:
+    """A copy on the device of an array in main memory."""
+    made = empty(array.shape, array.dtype)
+    view(made).copy_to_device(np.ascontiguousarray(array).reshape(-1))
+    return made
+
+
+def host(array: OnDevice) -> np.ndarray:
+    """A copy in main memory."""
+    return np.asarray(view(array).copy_to_host()).reshape(array.shape)
+
+
+@functools.cache
+def _gather(dtype: np.dtype) -> Any:
+    """Kernel: rows of some width, one by one, as `rows` names them."""
+
+    def run(numbers, rows, width, out):
+        for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
+            out[i] = numbers[rows[i // width] * width + i % width]
+
+    return kernel(run, threads=shapes().flat)
+
+
+def gathered(array: OnDevice, rows: np.ndarray) -> OnDevice:
+    """Some rows of an array on the device, copied there."""
+    made, threads = empty((len(rows), *array.shape[1:]), array.dtype), shapes().flat
+    width = array.size // len(array)
+    blocks = max(1, min(BLOCKS, made.size // threads))
+    launch(_gather(array.dtype), blocks, threads, 0, 0, view(array), cuda.to_device(rows), width, view(made))
+    return made
 
 
 @functools.cache

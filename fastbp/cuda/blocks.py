@@ -12,7 +12,7 @@ import numpy as np
 
 from fastbp import counters
 from fastbp._jit import helper
-from fastbp.cuda import presence
+from fastbp.cuda import arrays, presence
 from fastbp.device_arrays import OnDevice
 from fastbp.objective import Outcome
 from fastbp.request import Request
@@ -54,10 +54,10 @@ def size(array: Any) -> int:
 def rows_at_once(prepared: "Prepared") -> int | None:
     """How many rows a block may have; None where all of them fit."""
     engine, asked = prepared.engine, prepared.asked
-    arrays = [*prepared.arrays, asked.result, *asked.kept]
-    if sum(map(size, arrays)) <= FREELY or asked.given is not None:
+    used = [*prepared.arrays, asked.result, *asked.kept]
+    if sum(map(size, used)) <= FREELY or asked.given is not None:
         return None
-    needed = sum(size(array) for array in arrays if not engine.has_sent(array))
+    needed = sum(size(array) for array in used if not engine.has_sent(array))
     prepared.ready.bound  # noqa: B018 (what is free is what the step's own buffers leave)
     room = presence.memory()
     if room is None or needed <= room[0] - FREELY:
@@ -157,9 +157,11 @@ def _blocks(asked: Request, most: int) -> Iterator[_Block]:
 
 
 def taken(array: Any, rows: Any) -> Any:
-    """Some rows of an array of the host, a view where they are a run."""
+    """Some rows of an array, a view where they are a run."""
     if array is None or isinstance(rows, slice):
         return None if array is None else array[rows]
+    if isinstance(array, OnDevice):
+        return arrays.gathered(array, rows)
     if not isinstance(array, SparseRows):
         return array[rows]
     lengths = array.starts[rows + 1] - array.starts[rows]
