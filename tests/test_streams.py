@@ -422,13 +422,12 @@ def test_rows_on_disk_are_held_out_by_class(kind: str, tmp_path: Path) -> None:
 def test_a_row_of_those_held_out_by_class_is_named(tmp_path: Path) -> None:
     x = X.copy()
     model = model_for()
-    np.save(tmp_path / "x.npy", x)
     for row in (5, 150):  # one is trained on, the other not
         x[:] = X
         x[row, 3] = np.nan
-        np.save(tmp_path / "x.npy", x)
+        np.save(tmp_path / f"{row}.npy", x)  # a thread may still read the other
         with pytest.raises(ValueError, match=rf"x\[{row}, 3\]"):
-            model.fit(tmp_path / "x.npy", Y, validation_split=0.3, stratify=True, verbose=0)
+            model.fit(tmp_path / f"{row}.npy", Y, validation_split=0.3, stratify=True, verbose=0)
 
 
 def narrow() -> fb.Model:
