@@ -89,7 +89,7 @@ def test_other_shapes_lengths_and_devices_beside_each_other(cuda: bool, grids: l
     def made() -> list[fb.Model]:
         return [
             *networks(range(2)),
-            *networks(range(2, 4), [5, 4, 2], fb.SGD(0.1, momentum=0.9)),
+            *networks(range(2, 4), [5, 4, 2], fb.SGD(0.1, momentum=0.9, gradient_accumulation_steps=3)),
             *networks(range(4, 5), optimizer=fb.SGD(0.1, clipnorm=1.0)),
             *networks(range(5, 6), device="cpu"),
         ]

@@ -68,6 +68,7 @@ NETWORKS: dict[str, tuple[list[int], str, str, Any, Any, dict[str, Any]]] = {
     "averaged": ([4, 6, 2], "tanh", "linear", "mse", fb.Adam(0.01, use_ema=True, ema_overwrite_frequency=2), {}),
     "clipped": ([4, 6, 5, 3], "tanh", "linear", "mse", fb.Adam(0.02, global_clipnorm=0.1), {}),
     "each clipped": ([4, 6, 3], "tanh", "linear", "mse", fb.SGD(0.1, clipnorm=0.3, weight_decay=0.1), {}),
+    "grouped": ([4, 6, 3], "tanh", "linear", "mse", fb.Adam(0.05, gradient_accumulation_steps=5, use_ema=True), {}),
     "scheduled": ([4, 6, 2], "softplus", "exponential", "poisson", fb.SGD(fb.schedules.CosineDecay(0.1, 9)), {}),
 }
 
@@ -176,10 +177,19 @@ def regularised(**options: Any) -> fb.Model:
     return fb.Model(layers, device="cuda", seed=3, **options)
 
 
+GROUP = {"gradient_accumulation_steps": 3}
+
+
 @pytest.mark.parametrize("clips", [{}, {"global_clipnorm": 0.2}, {"clipnorm": 0.1}], ids=["", "together", "each"])
+@pytest.mark.parametrize("group", [{}, GROUP], ids=["", "grouped"])
 @pytest.mark.parametrize("frozen_first", [False, True])
 def test_what_layers_say_of_their_weights(
-    frozen_first: bool, clips: dict[str, float], cuda: bool, taken: list[str], monkeypatch: pytest.MonkeyPatch
+    frozen_first: bool,
+    group: dict[str, Any],
+    clips: dict[str, Any],
+    cuda: bool,
+    taken: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = []
     for most in (narrow.MOST_WORK, 0):
@@ -187,7 +197,10 @@ def test_what_layers_say_of_their_weights(
         model = regularised()
         model.build(4)
         model.layers[0].trainable = not frozen_first
-        found.append(train(model, "mse", fb.Adam(0.02, **clips)))
+        model.layers[1].kernel_constraint = fb.constraints.MinMaxNorm(0.5, 0.9, rate=0.7)
+        model.layers[2].kernel_constraint = fb.constraints.UnitNorm()  # of a frozen layer: nothing happens
+        model.layers[3].kernel_constraint = fb.constraints.NonNeg()
+        found.append(train(model, "mse", fb.Adam(0.02, **clips, **group)))
     alike(*found)
     assert taken[0] == "Narrow" and taken[-1] == "Launches"
 
@@ -339,23 +352,6 @@ def test_normalisations_are_part_of_the_code(
     assert sliced == ([] if kind in ("batches", "bare") else [12])
 
 
-REASONS: dict[str, tuple[str, Any, Any, str]] = {
-    "norms": ("tanh", fb.SGD(0.1, clipnorm=1.0), {}, "Narrow"),
-    "groups": ("tanh", fb.SGD(0.1, gradient_accumulation_steps=2), {}, "Launches"),
-    "constraints": ("tanh", "sgd", {"kernel_constraint": "non_neg"}, "Launches"),
-    "a frozen layer's constraint": ("tanh", "sgd", {"kernel_constraint": "non_neg", "trainable": False}, "Narrow"),
-}
-
-
-@pytest.mark.parametrize("name", REASONS)
-def test_what_one_block_does_not_do(name: str, cuda: bool, taken: list[str]) -> None:
-    hidden, optimizer, options, way = REASONS[name]
-    model = fb.Model([fb.Dense(5, activation=hidden, **options), fb.Dense(2)], device="cuda")
-    model.build(4)
-    train(model, "mse", optimizer, epochs=1)
-    assert taken == [way]
-
-
 def test_other_layers_and_sizes_go_launch_by_launch(
     cuda: bool, taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,6 +404,8 @@ def _net(hidden: str = "relu", **options: Any) -> Any:
         "slots": 2,
         "numbers": 8,
         "clips": "",
+        "group": 1,
+        "constraints": (),
         "update": None,
         "loss": fb.MeanSquaredError(),
         "tallies": (),
@@ -465,6 +463,7 @@ for loss, norm in zip(losses, (by_rows, by_batch)):
         hidden="gelu", dtype=dtype, widths=(8, 6, 3), places=((16, 8), (120, 4)), loss=loss, labels=labels,
         tallies=tuple(TALLIES[name] for name in names[: 2 if labels else 3]), penalised=(0, 1),
         numbers=optimizer.width + 1, update=rules.update(optimizer, dtype), clips="" if labels else "together",
+        slots=2 + labels, group=1 + labels, constraints=((1, fb.constraints.MinMaxNorm(0.5)),),
         norms=(given, norm), noises=(("gaussian_noise", 1), ("dropout", 4)), ops=(2, 5), count=6,
     )
     made, shared = narrow.written(net)
@@ -473,7 +472,8 @@ for loss, norm in zip(losses, (by_rows, by_batch)):
     for (major, minor), code in zip(capabilities, codes, strict=True):
         assert f".target sm_{{major}}{{minor}}" in code
         assert "ld.local" not in code and "call" not in code and "ld.shared" in code
-    plain = replace(net, slots=0, numbers=0, update=None, tallies=(), penalised=(), clips="", norms=(given, by_rows))
+    plain = replace(net, slots=0, numbers=0, update=None, tallies=(), penalised=(), clips="", group=1, constraints=())
+    plain = replace(plain, norms=(given, by_rows))
     made = slices.written(plain, net.tallies)
     arrays = number, number, number, number, number, whole if labels else number, whole, number, number
     for code in compile_ptx(made, (whole, *arrays), capabilities, threads=net.threads):

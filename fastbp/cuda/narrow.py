@@ -17,9 +17,9 @@ import numpy as np
 from fastbp.cuda import device, rows, rules
 from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, kernel, simulated
-from fastbp.cuda.narrow_clips import EACH, TOGETHER
 from fastbp.cuda.narrow_code import FIRSTS, Writer
 from fastbp.cuda.narrow_net import Network, Norm, Shared
+from fastbp.cuda.narrow_updates import EACH, TOGETHER
 from fastbp.cuda.step import WHOLE, Launch
 from fastbp.graph import GIVEN
 from fastbp.noise_formulas import FORMULAS
@@ -56,10 +56,8 @@ def reason(layout: "Layout", objective: "Objective", optimizer: "Optimizer | Non
         return "nothing is trained"
     if keeps:
         return "outputs are kept"
-    if optimizer.group > 1 or layout.update == GIVEN:
-        return "gradients of several steps make an update"
-    if any(layer.constraint is not None and layer.trainable for layer in layout.layers):
-        return "a layer has a constraint"
+    if layout.update == GIVEN:
+        return "gradients are given"
     if unfit := unlike(layout):
         return unfit
     net = network(layout, objective, optimizer, targets, threads())
@@ -73,7 +71,11 @@ def reason(layout: "Layout", objective: "Objective", optimizer: "Optimizer | Non
 
 
 def unlike(layout: "Layout") -> str:
-    """Why the code can't be written for a network's layers; "" where it can."""
+    """Why the code can't be written for a network's layers; "" where it can.
+
+    Launch by launch go paths that part and meet again (`Residual`, `Concatenate`), penalties on what passes through,
+    and matrices of categories, which may be larger than any shared memory.
+    """
     between: list[str] = []
     products = 0
     for index, layer in enumerate(layout.layers):
@@ -111,6 +113,7 @@ def network(layout: "Layout", objective: "Objective", optimizer: "Optimizer", ta
     layers = [layout.layers[op] for op in ops]
     between = [range(last + 1, op) for last, op in zip([-1, *ops], ops, strict=False)]
     named = [{layout.layers[op].operation.name: op for op in each} for each in between]
+    bounded = [(op, layout.layers[op].constraint) for op in layout.learning]
     return Network(
         dtype=dtype,
         batch=layout.batch,
@@ -128,6 +131,8 @@ def network(layout: "Layout", objective: "Objective", optimizer: "Optimizer", ta
         slots=optimizer.slots,
         numbers=optimizer.width + bool(layout.penalised),
         clips="" if not optimizer.late else EACH if optimizer.global_clipnorm is None else TOGETHER,
+        group=optimizer.group,
+        constraints=tuple((ops.index(op), row) for op, row in bounded if row is not None),
         update=rules.update(optimizer, dtype),
         loss=objective.loss,
         tallies=objective.tallies,

@@ -11,9 +11,10 @@ Noise of a layer's inputs is drawn where they are computed, and again where the 
 
 The phases of a step, with one barrier after each: a product forward for each layer, the loss by rows, a product back
 for each layer but the first, and all gradients with their updates. A normalisation adds two each way (see
-``narrow_norms``). What else there is to do runs beside them on the
-threads that have the least to do: row numbers of the next batch beside the loss, its inputs on their way to registers
-while gradients are summed, the batch's sums in two stages beside the gradients and the next batch's first product.
+``narrow_norms``), norms of gradients and constraints some behind the gradients (see ``narrow_updates``). What else
+is to do runs beside them on the threads that have the least to do: row numbers of the next batch beside the loss, its
+inputs on their way to registers while gradients are summed, the batch's sums in two stages beside the gradients and the
+next batch's first product.
 
 Each number is computed by one thread, and each sum runs in an order that follows from the shapes. So the same device
 gives the same bits, and what a launch begins with doesn't change them.
@@ -25,9 +26,9 @@ from fastbp import program as pg
 from fastbp.activations import IDENTITY
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
-from fastbp.cuda.narrow_clips import Clips
 from fastbp.cuda.narrow_net import tile
 from fastbp.cuda.narrow_norms import Drawing
+from fastbp.cuda.narrow_updates import Updates
 from fastbp.program import round_up
 
 UNROLL = 64
@@ -41,7 +42,7 @@ FIRSTS = "table0", "params0", "constants0", "coefficients0", "sums0", "rows0", "
 """Numbers of a network among `bases`: where its own part of each array begins, and how many steps it does at most."""
 
 
-class Writer(Clips):
+class Writer(Updates):
     """Writes the kernel of a network."""
 
     before = ""
@@ -65,7 +66,7 @@ class Writer(Clips):
         fields = {"done": lo.STEP, "first": lo.FIRST_STEP, "per_epoch": lo.PER_EPOCH, "batch": lo.BATCH, "total": lo.N}
         fields |= {"mixing": lo.SHUFFLE, "seed": lo.SEED, "subset": lo.SUBSET, "own_rows": lo.SUBSET_EPOCH}
         fields |= {"weighted": lo.WEIGHTED, "marked": lo.MARKED, "mean": lo.MEAN_ROWS, "distance": lo.DISTANCE}
-        fields |= {"width": lo.COEFFICIENTS, "columns": lo.SUMS, "drawn": lo.NOISE}
+        fields |= {"width": lo.COEFFICIENTS, "columns": lo.SUMS, "drawn": lo.NOISE, "grouped": lo.GROUPED}
         self.put(*(f"{name} = t[table0 + {field}]" for name, field in fields.items()))
         self.put("began = first // per_epoch", "bits = i64(1)", "while (i64(1) << bits) < total:", "    bits += 1")
         self._take_parameters()
@@ -114,6 +115,8 @@ class Writer(Clips):
             "count = min(batch, total - number % per_epoch * batch)",
             f"a0 = {at.inputs} + now * {(net.widths[0] + 1) * at.ld}",
         )
+        if net.group > 1:
+            self.put(f"goes_on = (grouped + s) % {net.group} != 0", f"is_due = (grouped + s + 1) % {net.group} == 0")
         for index in range(layers):
             if index == 0:
                 self._fetch_coefficients()
@@ -409,8 +412,7 @@ class Writer(Clips):
         if net.penalised:
             self.put(f"d[u({at.penalties} + i)] = penalty")
         self._learn_norms()
-        if net.clips:
-            self._clip()
+        self._finish()
 
     def _learn_layer(self, place: int, index: int, first: int, rows: int, outs: int, high: int, wide: int) -> None:
         net, at = self.net, self.at
@@ -436,13 +438,9 @@ class Writer(Clips):
                         self._apply(f"s{r}{c}")
 
     def _penalise(self, index: int, row: str, gradient: str) -> None:
-        net = self.net
-        value, pull = self.rule("penalty_of", rules.penalty(net.dtype)), self.rule("pull", rules.pull(net.dtype))
-        strengths = net.ops[index] * lo.CONSTANTS + lo.PENALTY
-        self.put(
-            f"own = constants0 + {strengths} + (2 if {row} >= {net.widths[index]} else 0)",
-            "l1, l2 = constants[own], constants[own + 1]",
-            f"scale = h[{net.numbers - 1}]",
-            f"penalty += f64({value}(q[u(w)], l1, l2) * scale)",
-            f"{gradient} = {pull}({gradient}, q[u(w)], l1 * scale, l2 * scale)",
-        )
+        net, value = self.net, self.rule("penalty_of", rules.penalty(self.net.dtype))
+        first = net.ops[index] * lo.CONSTANTS + lo.PENALTY
+        self._strengths(f"{first} + (2 if {row} >= {net.widths[index]} else 0)")
+        self.put(f"penalty += f64({value}(q[u(w)], l1, l2) * scale)")
+        if net.group == 1:
+            self._pull(gradient)

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp.activations import IDENTITY, Activation
+from fastbp.constraints import Constraint
 from fastbp.losses import Loss
 from fastbp.program import round_up
 from fastbp.tallies import Tally
@@ -85,7 +86,9 @@ class Network:
     penalised : layers whose weights are penalised
     slots : arrays that the optimizer keeps beside the weights
     numbers : coefficients of a step
-    clips : whether updates are by the norm of the gradient, and of what; see ``narrow_clips``, "" for not
+    clips : whether updates are by the norm of the gradient, and of what; see ``narrow_updates``, "" for not
+    group : batches whose mean gradient makes one update; their sum is the last of the slots, where there are several
+    constraints : layers whose kernels are brought to a constraint after each update, and to which
     update : the optimizer's rule
     loss, tallies : what is summed
     labels : whether targets are class numbers
@@ -108,6 +111,8 @@ class Network:
     slots: int
     numbers: int
     clips: str
+    group: int
+    constraints: tuple[tuple[int, Constraint], ...]
     update: Any
     loss: Loss
     tallies: tuple[Tally, ...]
@@ -160,7 +165,9 @@ class Shared:
         last = net.places[-1][0] + (widths[-2] + 1) * net.places[-1][1]
         self.distance = round_up(last, pg.ROW_MULTIPLE)
         self.weights = self._take(self.distance * (1 + net.slots))
-        self.gradient = self._take(self.distance if net.clips else 0)
+        self.gradient = self.weights + self.distance * net.slots
+        if net.group == 1:
+            self.gradient = self._take(self.distance if net.clips else 0)
         self.coefficients = self._take(len(net.learners) * net.numbers)
         self.inputs, self.targets = self._two(widths[0] + 1), self._two(1 if net.labels else widths[-1])
         self.scales, self.counts = self._two(1), self._two(2 if tallies else 0)

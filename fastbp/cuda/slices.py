@@ -184,7 +184,7 @@ def network(bound: "Bound", targets: int) -> Network | None:
     layout, optimizer = bound.layout, bound.optimizer
     assert optimizer is not None
     whole = narrow.network(layout, bound.objective, optimizer, targets, narrow.threads())
-    plain = replace(whole, slots=0, numbers=0, update=None, tallies=(), penalised=(), clips="")
+    plain = replace(whole, slots=0, numbers=0, update=None, tallies=(), penalised=(), clips="", group=1, constraints=())
     found = None
     for count in SIMULATED_ROWS if simulated() else ROWS:
         net = replace(plain, batch=count)
