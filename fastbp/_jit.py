@@ -75,6 +75,7 @@ KERNEL_SOURCES = (
     "plan.py",
     "program.py",
     "request.py",
+    "sides.py",
     "sparse.py",
     "cpu/*.py",
     "estimators/shuffles.py",

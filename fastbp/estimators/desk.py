@@ -203,11 +203,15 @@ class Desk(ThreadingBackend):  # type: ignore[misc]
         if len(task.items) > 1:
             return None
         ((function, arguments, options),) = task.items
-        estimator = arguments[0]
-        ours = getattr(function, "__name__", "") == "_fit_and_score" and isinstance(estimator, BasePerceptron)
-        if not ours or options["fit_params"] or hasattr(options.get("caller"), "_skl_callbacks"):
+        if getattr(function, "__name__", "") != "_fit_and_score":  # of a pipeline's columns, say
             return None
-        _, x, y = arguments
+        estimator, x, y = arguments
+        if (
+            not isinstance(estimator, BasePerceptron)
+            or options["fit_params"]
+            or hasattr(options.get("caller"), "_skl_callbacks")
+        ):
+            return None
         rows = options["train"]
         try:
             estimator.set_params(**clone(options["parameters"], safe=False))
