@@ -8,6 +8,9 @@ from fastbp._vector import call_yield, load_acquire, load_int, load_number, paus
 from fastbp.cpu.rows import at
 
 SPINS = 2000
+"""How often a worker looks before it lets others run: longer than most waits."""
+FEW_SPINS = 100
+"""The same where nobody else can do the other's work: the system may have put both on one core for a while."""
 
 
 @helper
@@ -35,13 +38,13 @@ def add_sums(run: int, epoch: int, panels: int, batch_rows: int) -> None:
 
 
 @helper
-def wait(run: int, done: int, need: int) -> bool:
-    """Until `need` tasks are finished: spin briefly, then let others run. False where the run was abandoned."""
+def wait(run: int, done: int, need: int, most: int) -> bool:
+    """Until `need` tasks are finished: spin so often, then let others run. False where the run was abandoned."""
     spins = 0
     while load_acquire(done) < need:
         pause()
         spins += 1
-        if spins > SPINS:
+        if spins > most:
             if load_acquire(at(run, pg.STATUS)) == pg.STOPPED:
                 return False
             call_yield(at(run, pg.YIELD))

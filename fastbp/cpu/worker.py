@@ -151,7 +151,7 @@ def _share(kind: Any, run: int, me: int) -> int:
                 final = phase == weights_phase
                 bounds = at(run, pg.PHASES) + 8 * (2 + threads) * phase
                 first_task = at(run, pg.TASKS) + 8 * pg.TASK_COLUMNS * load_int(bounds)
-                if threads > 1 and not steps.wait(run, done, need):
+                if threads > 1 and not steps.wait(run, done, need, steps.SPINS):
                     return s
                 if profile and threads > 1:
                     clock = steps.book(profile, clock)
@@ -211,7 +211,7 @@ def _share(kind: Any, run: int, me: int) -> int:
                     clock = steps.book(profile + 8 * (1 + phase), clock)
                 counters += pg.LINE * threads
     if threads > 1 and me == 0 and at(run, pg.PENALTIES):
-        steps.wait(run, done, need)
+        steps.wait(run, done, need, steps.SPINS)
     return at(run, pg.STEPS)
 
 
