@@ -36,7 +36,7 @@ PASSED, MOVED = 0.5, 1.15
 What is saved goes with the weights, half of which would pass each way. At 0.62 passed 10-(3 x 96)-2 was 7 % slower at
 64 rows; at 1.0 to 1.15 moved most networks of two layers were 8 to 12 % faster, 784-32-10 and 300-100-2 as fast, at 3.9
 and 4.1 they were 33 and 15 % slower. At 1.25 64-100-10 was 10 to 13 % faster in long runs, but 7 to 15 % slower where
-the second thread is woken for each few milliseconds: until the system gives it a core of its own, one does both sides."""
+the second thread is woken for each few milliseconds: until the system gives it a core of its own, one does both."""
 OWN = (
     *(pg.A, pg.T, pg.PART, pg.PART_OTHER),
     *(pg.FIRST_IN, pg.END_IN, pg.FIRST_OUT, pg.END_OUT, pg.FIRST_TASK, pg.END_TASK),
