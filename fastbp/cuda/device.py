@@ -6,9 +6,6 @@ deprecated and taken by nobody. All is loaded when it is first asked for: import
 and takes a quarter of a second, so that only who wants a GPU imports a module of kernels:
 
     from fastbp.cuda.device import cuda, inlined, kernel
-
-The simulator replaces `cuda` among the globals of a kernel while it runs: a kernel, and what it calls that uses `cuda`,
-name it as a global of one module.
 """
 
 import contextlib
@@ -17,7 +14,7 @@ import importlib
 import importlib.util
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from types import FunctionType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,8 +37,21 @@ INLINED: dict[str, Any] = {**OPTIONS, "device": True, "forceinline": True}
 
 def __getattr__(name: str) -> Any:
     if name == "cuda":
-        return _module()
+        return _Simulated() if simulated() else _module()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _Simulated:
+    """The simulator's `cuda` of the kernel that runs.
+
+    The simulator itself replaces `cuda` among the globals of a kernel, but not in other modules that it calls.
+    """
+
+    def __init__(self) -> None:
+        self._running = importlib.import_module("numba.cuda.simulator.kernel")._get_kernel_context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._running() or _module(), name)
 
 
 @functools.cache
@@ -103,8 +113,7 @@ def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
         with silence(all="ignore"):
             function(*arguments)
 
-    # the simulator replaces `cuda` among the globals of what it runs
-    return FunctionType(run.__code__, function.__globals__, function.__name__, None, run.__closure__)
+    return functools.wraps(function)(run)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
