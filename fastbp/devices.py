@@ -175,6 +175,40 @@ def room(shape: tuple[int, int], dtype: np.dtype) -> OnDevice:
         return arrays.empty(shape, dtype)
 
 
+def weights(engine: "Engine", out: str | None) -> list[Any]:
+    """See ``Model.get_weights``.
+
+    Raises
+    ------
+    ValueError : an `out` that isn't "device", or of an engine that is on the CPU
+    """
+    if out is None:
+        return engine.program.take(engine.weights)
+    if out != "device" or isinstance(engine, CPUEngine):
+        raise ValueError(f'out={out!r}: wanted None, or "device" of a model with device="cuda"')
+    return engine.views()
+
+
+def put_weights(engine: "Engine", given: Sequence[Any]) -> bool:
+    """Whether weights were on the GPU where the engine is, fitted, and so were copied there."""
+    if isinstance(engine, CPUEngine):
+        return False
+    there = [found(array, f"array {index}") for index, array in enumerate(given)]
+    arrays = [array for array in there if array is not None]
+    return len(arrays) == len(there) and engine.put(arrays)
+
+
+def copy(out: Any, rows: Any) -> None:
+    """Write rows to an array of their shape and type, each of them in main memory or on the GPU."""
+    if not isinstance(out, OnDevice) and not isinstance(rows, OnDevice):
+        np.copyto(out, rows)
+        return
+    from fastbp.cuda import arrays, presence
+
+    with presence.in_words():
+        arrays.copy(out, rows)
+
+
 def together() -> Callable[..., list[tuple[Outcome, float]]]:
     """What runs several engines of a GPU at once."""
     from fastbp.cuda.many import run_together

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbp import losses, metrics, optimizers, storage
+from fastbp.device_arrays import on_host
 from fastbp.layers import Embedding, Layer
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def checked(model: "Model", arrays: Sequence[ArrayLike], task: str) -> list[Arra
     """
     assert model._engine is not None
     wanted = [shape for layer in model._engine.program.layers for _, shape in layer.arrays]
-    given = [np.asarray(array) for array in arrays]
+    given = [np.asarray(on_host(array, f"array {index}")) for index, array in enumerate(arrays)]
     if len(given) != len(wanted):
         raise ValueError(f"{task}: wanted {len(wanted)} arrays ({wanted}), got {len(given)}")
     limit = float(np.finfo(model.dtype).max)

@@ -5,7 +5,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -236,7 +236,7 @@ class _Stage:
     def __init__(self, x: ArrayLike, y: ArrayLike, names: tuple[str, str]) -> None:
         self._x, self._y, self._names = x, y, names
         self._inputs: dict[Any, Any] = {}
-        self._targets: dict[Any, Any] = {}
+        self._targets: dict[Any, Sample] = {}
 
     def of(self, index: int, model: Model) -> Sample:
         """All rows, for a model, which is built for them."""
@@ -248,10 +248,10 @@ class _Stage:
             model.build(inputs.shape[1])
             model.column_names = model.column_names or names
             _, loss, _ = model._compiled("fit_many")
-            key = model.dtype, model.device, loss.targets, model.output_width, loss.mask_nan
+            key = model.dtype, model.device, loss.targets, model.output_width, loss.mask_nan, loss.coupled
             if key not in self._targets:
                 kind, outputs = loss.targets, model.output_width
-                self._targets[key] = devices.targets(
+                y = devices.targets(
                     self._y,
                     kind,
                     outputs,
@@ -261,7 +261,8 @@ class _Stage:
                     name=self._names[1],
                     missing=loss.mask_nan,
                 )
-        return without_missing(Sample(inputs, self._targets[key]), loss)
+                self._targets[key] = without_missing(Sample(inputs, y), loss)
+        return replace(self._targets[key], x=inputs)
 
     def _rows(self, model: Model) -> Any:
         """What models of this precision and device read: an array on a GPU stays there for those that are there."""
@@ -499,9 +500,8 @@ class _Crew:
 
     def _train(self, bunch: Sequence[_Job]) -> None:
         """Train until all is done, the loss diverges or the crew is stopped."""
-        with ExitStack() as held:
-            for job in bunch:
-                held.enter_context(job.engine.holding_data(*job.begun().arrays))
+        first, *others = (job.engine for job in bunch)
+        with first.holding_data(*(array for job in bunch for array in job.begun().arrays), beside=others):
             for job in bunch:
                 job.start()
             if bunch[0].model.device == "cpu":

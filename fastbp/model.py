@@ -555,17 +555,23 @@ class Model(Stack):
 
     # -------------------------------------------------- weights
 
-    def get_weights(self) -> list[Array]:
-        """Kernels (I, O) and biases (O,), layer by layer, copied."""
+    def get_weights(self, *, out: str | None = None) -> list[Array]:
+        """Kernels (I, O) and biases (O,), layer by layer, copied.
+
+        ``out="device"`` (``device="cuda"``) gives them where they are, to be read by CuPy and PyTorch (DLPack, CUDA's
+        array interface) without a copy; rows of a kernel may be apart. Their memory lives as long as they do, and `fit`
+        goes on writing to it: copy what is to stay, and ask again after a training, `compile` or `set_weights`.
+        """
         self.build()
         assert self._engine is not None
-        return self._engine.program.take(self._engine.weights)
+        return devices.weights(self._engine, out)
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
-        """Put kernels (I, O) and biases (O,), in the order of `get_weights`."""
+        """Put kernels (I, O) and biases (O,), in the order of `get_weights`; those on the model's GPU go straight."""
         self.build(None if self.built else self._width_by(weights))
         assert self._engine is not None
-        self._engine.program.put(self._engine.weights, files.checked(self, weights, "set_weights"))
+        if not devices.put_weights(self._engine, weights):
+            self._engine.program.put(self._engine.weights, files.checked(self, weights, "set_weights"))
 
     def count_params(self) -> int:
         """P, the number of weights and biases."""

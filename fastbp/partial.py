@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import device_arrays
+from fastbp import devices, streaming
 from fastbp._checks import whole
 from fastbp.activations import unknown
 from fastbp.layers import Layer, lower
@@ -32,27 +32,16 @@ def predict(
     count = len(model.layers) if upto is None else _place(model, upto) + 1
     network = lower(model.layers[:count], model.input_width)
     if not noise and all(spec.operation.noise for spec in network.specs):
-        result = _room(rows.shape, model, out)
-        np.copyto(result, np.asarray(device_arrays.on_host(x) if isinstance(rows, device_arrays.OnDevice) else rows))
-        return result
+        result = streaming.outputs_for(model, len(rows), out, rows.shape[1])
+        devices.copy(result, rows)
+        return result if out is None or isinstance(out, str) else out
     batch = EVALUATION_ROWS if batch_size is None else whole("batch_size", batch_size)
     engine = model._ready(Objective(), False, None, False, min(batch, len(rows)), network.specs)
-    result = _room((len(rows), network.width), model, out)
+    result = streaming.outputs_for(model, len(rows), out, network.width)
     drawn = model._draws if noise else None
     model._draws += -(-len(rows) // batch) if noise else 0
     engine.run(rows, batch=batch, result=result, noise=drawn, seed=model.seed, upto=tuple(network.specs)).completed()
-    return result
-
-
-def _room(shape: tuple[int, ...], model: "Model", out: NDArray[Any] | str | None) -> NDArray[Any]:
-    """Where outputs of a shape go: `out`, where it is given and fits."""
-    if out is None:
-        return np.empty(shape, model.dtype)
-    if isinstance(out, str) or device_arrays.found(out, "out") is not None:
-        raise ValueError("predict: with upto or noise out must be an array in main memory")
-    if out.shape != shape or out.dtype != model.dtype or not (out.flags.carray and out.flags.writeable):
-        raise ValueError(f"out has shape {out.shape} and type {out.dtype}; wanted a C-ordered {shape} of {model.dtype}")
-    return out
+    return result if out is None or isinstance(out, str) else out
 
 
 def _place(model: "Model", layer: Layer | str | int) -> int:

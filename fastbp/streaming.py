@@ -222,18 +222,24 @@ def predicted(model: "Model", source: Source, batch: int, out: Any) -> Array:
     return np.concatenate(parts) if out is None else out[:done]
 
 
-def outputs_for(model: "Model", rows: int | None, out: Any) -> Any:
+def outputs_for(model: "Model", rows: int | None, out: Any, width: int | None = None) -> Any:
     """The array that predictions are written to: the one given, if it fits; on a GPU as `OnDevice`.
+
+    Parameters
+    ----------
+    rows : how many, None where nobody knows
+    out : what `predict` was given
+    width : numbers a row, by default the model's outputs
 
     Raises
     ------
     ValueError : an array of another shape or type, or on a GPU where the model isn't
     """
-    shape = (rows, model.output_width)
+    shape = (rows, model.output_width if width is None else width)
     if isinstance(out, str):
         if out != "device" or model.device != "cuda" or rows is None:
             raise ValueError(f'out={out!r}: wanted an array, or "device" of a model with device="cuda"')
-        return devices.room((rows, model.output_width), model.dtype)
+        return devices.room((rows, shape[1]), model.dtype)
     if (there := device_arrays.found(out, "out")) is not None:
         if there.shape != shape or there.dtype != model.dtype or not (there.plain and there.writable):
             raise ValueError(
@@ -243,7 +249,7 @@ def outputs_for(model: "Model", rows: int | None, out: Any) -> Any:
             raise ValueError("out is on a GPU, and the model on the CPU: pass an array in main memory")
         return there
     if out is None:
-        return np.empty((rows or 0, model.output_width), model.dtype)
+        return np.empty((rows or 0, shape[1]), model.dtype)
     flags = out.flags
     if out.shape != shape or out.dtype != model.dtype or not (flags.c_contiguous and flags.writeable and flags.aligned):
         raise ValueError(f"out has shape {out.shape} and type {out.dtype}; wanted a C-ordered {shape} of {model.dtype}")

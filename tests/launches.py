@@ -95,6 +95,10 @@ def steps() -> Iterator[list[Launch]]:
     yield launches(parts, error, fb.SGD(), [TALLIES["targets"]], batch=20_000)
     cut = [fb.Dense(256, "tanh"), fb.Dense(256, "relu"), fb.Dense(9)]  # sums of products in parts
     yield launches(cut, error, fb.Adam(), [], width=784)
+    of_rows = [tally for tally in TALLIES.values() if tally.loop != "kept"]
+    yield launches([fb.Dense(100, "softmax")], cross_entropy, fb.SGD(), of_labels)
+    for loss, output in (("kl_divergence", "softmax"), ("cosine_similarity", "tanh"), ("categorical_hinge", "linear")):
+        yield launches([fb.Dense(100, output)], fb.losses.get(loss), fb.SGD(), of_rows)
     for precision in ("tf32", "bfloat16"):
         yield launches([fb.Dense(9, "gelu"), fb.Dense(1)], error, fb.Adam(), [], precision=precision)
     yield launches([fb.Dense(9, "gelu"), fb.Dense(1)], error, fb.Adam(), [], dtype="float64")
@@ -108,6 +112,7 @@ def others() -> Iterator[Launch]:
     yield Launch(rows.close(numbers.dtype, DEVICE, True), (1,), DEVICE.single, closing)
     yield Launch(slices.add_up(numbers.dtype, DEVICE), (1,), DEVICE.flat, (whole, numbers, numbers, 2, 4))
     alone = [(arrays._gather(numbers.dtype), (numbers, whole, 3, numbers))]
+    alone.append((arrays._put(numbers.dtype), (numbers, 12, 3, 4, numbers, 0, 4)))
     for given in (numbers, whole, np.zeros(8), np.zeros(8, np.uint8)):
         alone += [(targets._look(), (given, 0.0, 1.0, 0, whole)), (targets._convert(whole.dtype), (given, 0, whole))]
         alone.append((targets._convert(numbers.dtype), (given, 0, numbers)))

@@ -1042,6 +1042,27 @@ def test_a_device_is_trained_and_predicted_on(run, cuda):
     assert (code, json.loads(out)["device"]) == (0, "cpu")  # so few parameters
 
 
+@pytest.mark.parametrize("device, wanted", [("cuda", "cuda"), ("auto", "cpu")])
+def test_folds_and_searches_train_on_the_device(run, cuda, device, wanted, monkeypatch):
+    """On the GPU to the scores that the CPU finds."""
+    Path("f.csv").write_text(flowers(24))
+    monkeypatch.setitem(trials.SPACE, "hidden", [[3]])
+    small = ("--hidden", 4, "--epochs", 1, "--batch-size", 12, "--folds", 2, "--search", 2, "--json")
+    trained, together = [], fb.fit_many
+
+    def watched(models, *rest, **options):
+        histories = together(models, *rest, **options)
+        trained.extend(model.device for model in models)
+        return histories
+
+    monkeypatch.setattr(fb, "fit_many", watched)
+    code, out, err = run("train", "f.csv", *small, "--device", device)
+    assert code == 0, err
+    assert trained and set(trained) == {wanted}
+    on_cpu = json.loads(run("train", "f.csv", *small)[1])
+    assert [one["score"] for one in json.loads(out)["search"]] == [one["score"] for one in on_cpu["search"]]
+
+
 @pytest.mark.parametrize("kind", [ImportError, DeviceError])
 def test_a_device_that_is_not_there_is_said_before_anything_is_read(run, monkeypatch, kind):
     def absent():

@@ -100,11 +100,33 @@ def test_outputs_that_do_not_fit_are_refused(out: np.ndarray, words: str) -> Non
 def test_a_layers_outputs_of_rows_on_the_device() -> None:
     made = model()
     np.testing.assert_array_equal(made.predict(Interface(X), upto=0), made.predict(X, upto=0))
-    with pytest.raises(ValueError, match="with upto or noise out must be an array in main memory"):
-        made.predict(X, upto=0, out=Interface(np.zeros((12, 4), np.float32)))
-    noisy = fb.Model([fb.Dropout(0.5), fb.Dense(3)], device="cuda")
-    noisy.build(5)
-    np.testing.assert_array_equal(noisy.predict(Interface(X), upto=0), X)
+    with pytest.raises(ValueError, match=r"out has shape \(12, 3\) and type float32; wanted a C-ordered \(12, 4\)"):
+        made.predict(X, upto=0, out=Interface(np.zeros((12, 3), np.float32)))
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, Interface])
+@pytest.mark.parametrize(
+    "width, options",
+    [
+        (4, {"upto": 1}),
+        (5, {"upto": 0}),
+        (5, {"upto": 0, "noise": True}),
+        (3, {"noise": True, "batch_size": 5}),
+        (3, {"upto": "dense_1"}),
+    ],
+)
+def test_a_layers_outputs_and_draws_stay_on_the_device(wrap: Any, width: int, options: dict[str, Any]) -> None:
+    """The first layer draws only; without noise it gives its inputs as they are."""
+    found = []
+    for out in (None, np.zeros((12, width), np.float32), Interface(np.zeros((12, width), np.float32)), "device"):
+        made = fb.Model([fb.Dropout(0.5), fb.Dense(4, activation="tanh"), fb.Dense(3)], device="cuda", seed=3)
+        made.build(5)
+        got = made.predict(wrap(X), out=out, **options)
+        assert got is out or (out is None and got.shape == (12, width)) or isinstance(out, str)
+        found.append(got.copy_to_host() if isinstance(got, OnDevice) else getattr(got, "array", got))
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+    assert np.array_equal(found[0], X) == (options == {"upto": 0}) and found[0].any()
 
 
 @pytest.mark.parametrize("value, count", [(np.nan, 2), (np.inf, 1)])
@@ -157,8 +179,89 @@ def test_outputs_that_stay_on_the_device_are_taken_by_others(wrap: Any, monkeypa
         other = model() if bad == "gpu" else make([5, 4, 3])
         with pytest.raises(ValueError, match=words):
             other.predict(X, out=bad)
-    with pytest.raises(ValueError, match="in main memory"):
-        made.predict(X, out="device", upto=0)
+    with pytest.raises(ValueError, match="wanted an array"):
+        make([5, 4, 3]).predict(X, out="device", upto=0)
+
+
+def test_weights_are_given_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes on in the memory that was given; the rows of the second kernel are apart."""
+    made = model()
+    began, views = made.get_weights(), made.get_weights(out="device")
+    buffer = arrays.known(made._engine._params)
+    for view, wanted in zip(views, began, strict=True):
+        assert isinstance(view, OnDevice) and view.shape == wanted.shape and view.dtype == wanted.dtype
+        assert buffer.address <= view.address and view.address + view.nbytes <= buffer.address + buffer.nbytes
+        np.testing.assert_array_equal(view.copy_to_host(), wanted)
+    assert not views[2].plain
+    made.fit(X, Y, batch_size=4, verbose=0)
+    found = [view.copy_to_host() for view in views]
+    for got, wanted, before in zip(found, made.get_weights(), began, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        assert (got != before).any()
+    with monkeypatch.context() as patch:
+        patch.setattr("fastbp.device_arrays.CUDA", 1)
+        for view, wanted in zip(views, found, strict=True):
+            np.testing.assert_array_equal(np.from_dlpack(view), wanted)
+    made.set_weights(began)
+    np.testing.assert_array_equal(made.get_weights(out="device")[2].copy_to_host(), began[2])
+    for one, out in ((made, "gpu"), (make([5, 4, 3]), "device")):
+        with pytest.raises(ValueError, match=f"out='{out}': wanted None, or \"device\""):
+            one.get_weights(out=out)
+
+
+@pytest.mark.parametrize("source", ["another model", "another library"])
+def test_weights_are_put_where_they_are(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of another model, whose rows are apart, or plain ones; the optimizer's state stays."""
+    trained = model(seed=7)
+    trained.fit(X, Y, batch_size=4, verbose=0)
+    weights, found = trained.get_weights(), []
+    there = trained.get_weights(out="device") if source == "another model" else [Interface(w) for w in weights]
+    for given in (weights, there):
+        made = model()
+        made.compile(fb.SGD(0.1, momentum=0.9), "mse")
+        made.fit(X, Y, batch_size=4, verbose=0)
+        with monkeypatch.context() as patch:
+            if given is there:
+                patch.setattr("fastbp.files.checked", None)  # they don't go through main memory
+            made.set_weights(given)
+        np.testing.assert_array_equal(made.predict(X), trained.predict(X))
+        made.fit(X, Y, batch_size=4, verbose=0)
+        found.append(made.get_weights())
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weights_that_do_not_fit_are_named_as_in_main_memory() -> None:
+    made = model()
+    right = made.get_weights()
+    bad = [w.copy() for w in right]
+    bad[2][1, 2] = np.nan
+    for given in (bad, right[:3], [w.T.copy() for w in right]):
+        words = []
+        for wrap in (np.asarray, Interface):
+            with pytest.raises(ValueError) as error:
+                made.set_weights([wrap(w) for w in given])
+            words.append(str(error.value))
+        assert words[0] == words[1]
+    for one, kind in ((made, np.float64), (make([5, 4, 3]), np.float32)):
+        one.set_weights([Interface(np.asfortranarray(2 * w, kind)) for w in right])
+        for got, wanted in zip(one.get_weights(), right, strict=True):
+            np.testing.assert_array_equal(got, 2 * wanted)
+
+
+@pytest.mark.gpu
+def test_weights_of_a_device() -> None:
+    from fastbp.cuda.device import cuda
+
+    made, other = model(), model(seed=7)
+    views, wanted = made.get_weights(out="device"), made.get_weights()
+    for view, weights in zip(views, wanted, strict=True):
+        np.testing.assert_array_equal(cuda.as_cuda_array(view).copy_to_host(), weights)
+    for given in (views, [cuda.to_device(weights) for weights in wanted]):
+        other.set_weights([np.zeros_like(weights) for weights in wanted])
+        other.set_weights(given)
+        for got, weights in zip(other.get_weights(), wanted, strict=True):
+            np.testing.assert_array_equal(got, weights)
 
 
 def test_rows_on_the_device_go_where_auto_decides() -> None:
@@ -251,6 +354,10 @@ def test_other_libraries_arrays_are_read_and_written_in_place(library: str) -> N
     out = there(np.zeros((12, 3), np.float32))
     got.predict(there(X), out=out)
     np.testing.assert_array_equal(back(out), wanted.predict(X))
+    for view, weights in zip(got.get_weights(out="device"), wanted.get_weights(), strict=True):
+        np.testing.assert_array_equal(back(other.from_dlpack(view)), weights)
+    got.set_weights([there(2 * weights) for weights in wanted.get_weights()])
+    np.testing.assert_array_equal(got.get_weights()[2], 2 * wanted.get_weights()[2])
     x = there(X)
     x[7, 2] = float("nan")
     with pytest.raises(ValueError, match=r"at x\[7, 2\]"):

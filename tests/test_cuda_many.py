@@ -10,6 +10,7 @@ import fastbp as fb
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
 from fastbp.cuda import many, narrow
+from fastbp.cuda.engine import Engine
 
 ROWS = 31
 
@@ -158,3 +159,51 @@ def test_networks_of_one_optimizer_share_its_coefficients(cuda: bool, tables: li
     models = networks(range(3))
     same(models, fb.fit_many(models, x, y, batch_size=8, epochs=3, verbose=0), wanted)
     assert set(tables) == {1}
+
+
+@pytest.fixture
+def uploads(cuda: bool, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The sizes of what engines send to the device as data."""
+    found: list[tuple[int, ...]] = []
+    kept = Engine._kept
+
+    def watched(self: Any, array: Any, send: Any) -> Any:
+        def counted() -> Any:
+            found.append(array.shape)
+            return send()
+
+        return kept(self, array, counted)
+
+    monkeypatch.setattr(Engine, "_kept", watched)
+    return found
+
+
+HELD = {
+    "a share": {"validation_split": 0.25},
+    "rows of their own": {"validation_data": (inputs(9, 5), targets("mean_squared_error", 9, 2))},
+}
+
+
+@pytest.mark.parametrize("held, missing", [("a share", True), ("rows of their own", False)])
+def test_networks_with_a_validation_train_side_by_side(
+    held: str, missing: bool, cuda: bool, grids: list[int], uploads: list[tuple[int, ...]]
+) -> None:
+    """The rows are the same ones for all, and on the device once: in as many launches as there are epochs."""
+    x, y = inputs(ROWS, 5), targets("mean_squared_error", ROWS, 2)
+    options = {"batch_size": 8, "epochs": 2, "verbose": 0, **HELD[held]}
+    if missing:
+        y[[3, 8], 1] = np.nan
+
+    def made() -> list[fb.Model]:
+        models = networks(range(3))
+        for model in models:
+            model.compile("adam", "mse", metrics=["mae"], mask_nan=missing)
+        return models
+
+    wanted, models = [], made()
+    for model in made():
+        wanted.append((model.fit(x, y, **options).history, model.get_weights()))
+    uploads.clear()
+    same(models, fb.fit_many(models, x, y, **options), wanted)
+    assert grids == [3, 3]
+    assert len(uploads) == len(set(uploads))

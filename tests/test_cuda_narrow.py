@@ -139,14 +139,25 @@ def test_slices_with_all_that_layers_and_optimizers_say(
     assert set(sliced) == {12}
 
 
-def test_slices_of_rows_that_are_kept(cuda: bool, sliced: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_rows_that_are_kept(
+    outputs: int, cuda: bool, taken: list[str], sliced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For metrics of whole epochs, by weight too, beside metrics that are sums: by each way the same, in parts too."""
+    loss = "binary_crossentropy" if outputs == 1 else "sparse_categorical_crossentropy"
+    output = "sigmoid" if outputs == 1 else "softmax"
+    weights = np.random.default_rng(3).integers(0, 3, ROWS).astype(float)
+    options: dict[str, Any] = {"metrics": ["auc", "accuracy"], "weighted_metrics": ["auc"], "sample_weight": weights}
     found = []
-    for least in (1, 100):
+    monkeypatch.setattr(narrow, "STEPS_AHEAD", 3)
+    for most, least in ((8e6, 1), (0, 1), (0, 100)):
+        monkeypatch.setattr(narrow, "MOST_WORK", most)
         monkeypatch.setattr(slices, "LEAST_ROWS", least)
-        model = make([4, 5, 1], "tanh", "sigmoid", device="cuda", seed=4)
-        found.append(train(model, "binary_crossentropy", "adam", batch=12, metrics=["auc"]))
-    alike(*found)
-    assert set(sliced) == {12}
+        model = make([4, 5, outputs], "tanh", output, device="cuda", seed=4)
+        found.append(train(model, loss, "adam", batch=5, **options))
+    alike(found[0], found[2])
+    alike(found[1], found[2])
+    assert taken == ["Narrow", "Launches", "Launches"] and set(sliced) == {5}
 
 
 def test_a_loss_that_diverges_in_a_slice(cuda: bool, sliced: list[int]) -> None:
@@ -313,6 +324,9 @@ def normalised(kind: str, dtype: str) -> fb.Model:
             *(fb.Dense(6, "tanh", trainable=False), fb.LayerNormalization(scale=False)),
             *(fb.Dense(4, "softplus"), fb.RMSNormalization(trainable=False), fb.Dense(2)),
         ],
+        "alone": [
+            *(fb.Dense(6, "tanh", trainable=False), fb.LayerNormalization(), fb.Dense(2, trainable=False)),
+        ],
         "given": [
             *(fb.Normalization(mean=[0.1, -0.2, 0.3, 0.0], variance=[2.0, 0.5, 1.0, 3.0]), fb.GaussianDropout(0.1)),
             *(fb.Dense(6, "tanh"), fb.BatchNormalization(trainable=False), fb.Dense(5, "gelu")),
@@ -331,7 +345,7 @@ def normalised(kind: str, dtype: str) -> fb.Model:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kind", ["rows", "batches", "frozen", "bare", "given"])
+@pytest.mark.parametrize("kind", ["rows", "batches", "frozen", "bare", "given", "alone"])
 def test_normalisations_are_part_of_the_code(
     kind: str, dtype: str, cuda: bool, taken: list[str], sliced: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +366,68 @@ def test_normalisations_are_part_of_the_code(
     assert sliced == ([] if kind in ("batches", "bare") else [12])
 
 
+def penalised(kind: str, dtype: str) -> fb.Model:
+    """Penalties on what layers give, on that normalised, and with its noise; on inputs; twice in one place."""
+    both, active = fb.regularizers.L1L2(0.3, 0.2), fb.ActivityRegularization
+    layers = {
+        "outputs": [
+            *(fb.Dense(6, "tanh", activity_regularizer=both, kernel_regularizer="l2"), fb.Dropout(0.3), active(l2=0.4)),
+            *(fb.Dense(5, "gelu", activity_regularizer="l1"), active(l2=0.1), fb.Dense(3), active(0.2), fb.Dense(2)),
+        ],
+        "rows": [
+            *(fb.Dense(6, "silu"), active(0.1, 0.2), fb.LayerNormalization(), active(l2=0.3)),
+            *(fb.GaussianNoise(0.1), active(l1=0.3), fb.Dense(5, "relu"), fb.RMSNormalization(), active(0.1)),
+            fb.Dense(2),
+        ],
+        "batches": [
+            *(fb.Dense(6), active(0.1, 0.2), fb.BatchNormalization(), fb.layers.Activation("tanh"), active(l2=0.3)),
+            fb.Dense(2),
+        ],
+        "inputs": [active(0.1, 0.2), fb.Dense(6, "tanh", trainable=False), active(l2=0.3), fb.Dense(2)],
+        "noisy inputs": [fb.GaussianNoise(0.2), active(0.1, 0.2), fb.Dense(6, "tanh"), active(l2=0.3), fb.Dense(2)],
+    }
+    model = fb.Model(layers[kind], device="cuda", seed=3, dtype=dtype)
+    model.build(4)
+    return model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["outputs", "rows", "batches", "inputs", "noisy inputs"])
+def test_penalties_on_activations_are_part_of_the_code(
+    kind: str, dtype: str, cuda: bool, taken: list[str], sliced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one block, by slices of rows, and launch by launch; the last batch has fewer rows."""
+    found = []
+    for most, least in ((8e6, 1), (0, 1), (0, 100)):
+        monkeypatch.setattr(narrow, "MOST_WORK", most)
+        monkeypatch.setattr(slices, "LEAST_ROWS", least)
+        optimizer = fb.Adam(0.02, global_clipnorm=0.3 if dtype == "float64" else None)
+        found.append(train(penalised(kind, dtype), "mse", optimizer, batch=12, epochs=2, metrics=["mae"]))
+    tolerance = 1e-5 if dtype == "float32" else 1e-11
+    alike(found[0], found[2], tolerance)
+    alike(found[1], found[2], tolerance)
+    assert taken == ["Narrow", "Launches", "Launches"]
+    assert sliced == ([] if kind == "batches" else [12])
+
+
+def test_a_penalty_that_overflows_ends_the_launch(
+    cuda: bool, taken: list[str], sliced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss itself is finite: what is penalised has no weight in it."""
+    for most, least in ((8e6, 1), (0, 1), (0, 100)):
+        monkeypatch.setattr(narrow, "MOST_WORK", most)
+        monkeypatch.setattr(slices, "LEAST_ROWS", least)
+        model = fb.Model([fb.Dense(3), fb.ActivityRegularization(l2=0.1), fb.Dense(2)], device="cuda")
+        model.build(4)
+        model.set_weights([np.full((4, 3), 1e20), np.zeros(3), np.zeros((3, 2)), np.zeros(2)])
+        before = model.get_weights()
+        with pytest.raises(fb.DivergenceError), np.errstate(over="ignore"):
+            train(model, "mse", "sgd", batch=12)
+        for a, b in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert taken == ["Narrow", "Launches", "Launches"] and len(sliced) == 1
+
+
 def test_other_layers_and_sizes_go_launch_by_launch(
     cuda: bool, taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,15 +438,17 @@ def test_other_layers_and_sizes_go_launch_by_launch(
         fb.Model([fb.Dense(4), fb.Dropout(0.2), fb.BatchNormalization(), fb.Dense(2)], device="cuda"),
         fb.Model([fb.Dense(4), fb.Dropout(0.2), fb.GaussianNoise(0.1), fb.Dense(2)], device="cuda"),
         fb.Model([fb.Dense(2), fb.Dropout(0.2)], device="cuda"),
+        fb.Model([fb.ActivityRegularization(l2=0.1), fb.GaussianNoise(0.1), fb.Dense(2)], device="cuda"),
         fb.Model([fb.Dense(narrow.WIDEST + 1), fb.Dense(2)], device="cuda"),
         fb.Model([*(fb.Dense(2) for _ in range(narrow.MOST_LAYERS)), fb.Dense(2)], device="cuda"),
+        fb.Model([fb.Dense(2, trainable=False)], device="cuda"),
     ]
     for model in models:
         model.build(3)
         train(model, "mse", "sgd", epochs=1)
     monkeypatch.setattr(narrow.device, "shared_bytes", lambda: 4096)
     train(make([20, 10, 1], device="cuda"), "mse", "adam", epochs=1)
-    assert taken == ["Launches"] * 9
+    assert taken == ["Launches"] * 11
 
 
 def test_every_activation_stands_in_the_code() -> None:
@@ -391,11 +469,13 @@ def _net(hidden: str = "relu", **options: Any) -> Any:
         "dtype": np.dtype(np.float32),
         "batch": 32,
         "widths": (20, 10, 1),
+        "paths": (None, None),
         "biased": (True, True),
         "places": ((0, 12), (256, 4)),
         "activations": (row, fb.activations.IDENTITY),
         "norms": (None, None),
         "noises": (None, None),
+        "activities": ((), ()),
         "ops": (0, 1),
         "count": 2,
         "learning": (0, 1),
@@ -431,9 +511,9 @@ def test_tiles_leave_work_to_all(rows: int, columns: int, threads: int, wanted: 
     assert tile(rows, columns, threads) == wanted
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_kernels_of_small_networks_compile_for_gpus(precision: str) -> None:
-    """Nothing of a thread's own lands in local memory, and nothing is called."""
+@pytest.mark.parametrize(("precision", "first"), [("float32", 0), ("float64", 1)])
+def test_kernels_of_small_networks_compile_for_gpus(precision: str, first: int) -> None:
+    """Nothing of a thread's own lands in local memory, nothing is called; float64 by the network of more parts."""
     code = f"""
 import os
 del os.environ["NUMBA_ENABLE_CUDASIM"]
@@ -443,7 +523,7 @@ import fastbp as fb
 from dataclasses import replace
 from fastbp.cuda import narrow, rules, slices
 from fastbp.cuda.device import compile_ptx
-from fastbp.cuda.narrow_net import Norm
+from fastbp.cuda.narrow_net import Activity, Norm
 from fastbp.tallies import TALLIES
 from test_cuda_narrow import _net
 
@@ -453,21 +533,22 @@ whole = types.int64[::1]
 optimizer = fb.Adam(0.01, weight_decay=0.1)
 names = "categorical accuracy", "hits of classes", "targets"
 losses = fb.SparseCategoricalCrossentropy(), fb.MeanSquaredError()
-capabilities = (7, 5), (9, 0), (10, 0)
+capabilities = (7, 5), (10, 0)
 tanh = fb.activations.get("tanh")
 given = Norm("normalization", 0, None, None, 0, 8, fb.activations.IDENTITY, False)
 by_rows, by_batch = (Norm(name + "_normalization", 3, 88, 96, 104, 8, tanh, True) for name in ("layer", "batch"))
-for loss, norm in zip(losses, (by_rows, by_batch)):
+for loss, norm in [*zip(losses, (by_rows, by_batch))][{first}:]:
     labels = loss.targets == "labels"
     net = _net(
         hidden="gelu", dtype=dtype, widths=(8, 6, 3), places=((16, 8), (120, 4)), loss=loss, labels=labels,
-        tallies=tuple(TALLIES[name] for name in names[: 2 if labels else 3]), penalised=(0, 1),
+        tallies=tuple(TALLIES[name] for name in ("scores", *names[: 2 if labels else 3])), penalised=(0, 1),
         numbers=optimizer.width + 1, update=rules.update(optimizer, dtype), clips="" if labels else "together",
         slots=2 + labels, group=1 + labels, constraints=((1, fb.constraints.MinMaxNorm(0.5)),),
         norms=(given, norm), noises=(("gaussian_noise", 1), ("dropout", 4)), ops=(2, 5), count=6,
+        activities=((Activity(1, 2),), tuple(Activity(4, place) for place in range(3))),
     )
     made, shared = narrow.written(net)
-    arrays = number, number, number, types.float64[::1], number, whole if labels else number, whole, number, number
+    arrays = number, number, number, types.float64[::1], number, whole if labels else number, whole, *[number] * 3
     codes = compile_ptx(made, (types.int64, whole, whole, *arrays), capabilities, threads=net.threads)
     for (major, minor), code in zip(capabilities, codes, strict=True):
         assert f".target sm_{{major}}{{minor}}" in code

@@ -12,8 +12,8 @@ from helpers import ROOT
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
 
 
-CAPABILITIES = "7.5", "9.0", "10.0"
-
+CAPABILITIES = "7.5", "10.0"
+"""The oldest GPUs that are served, and the newest: `test_cuda_kept.py` compiles for one between, to machine code."""
 
 ELSEWHERE = {
     "arrays._unfit",

@@ -1,5 +1,6 @@
 """Targets, class numbers and weights of rows that lie on the device: taken there, as those in main memory are."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ from helpers import make
 from test_device_arrays import Interface, Packed
 
 import fastbp as fb
-from fastbp import devices
+from fastbp import devices, losses, weighting
+from fastbp.data import Sample
 from fastbp.device_arrays import OnDevice
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
@@ -310,3 +312,35 @@ def test_blocks_of_rows_take_their_targets_from_there(monkeypatch: pytest.Monkey
         got.fit(X, There(NUMBERS), sample_weight=There(WEIGHTS), **options)
     np.testing.assert_array_equal(got.get_weights()[0], wanted.get_weights()[0])
     assert blocks.size(got._sample(X, There(NUMBERS)).y) == 0
+
+
+@pytest.mark.gpu
+def test_targets_of_a_device() -> None:
+    """All kernels on numba-cuda's own arrays: what main memory gives, and what is missing or weighed by class."""
+    from fastbp.cuda.device import cuda
+
+    single = np.dtype(np.float32)
+    for case, (name, _, outputs, y) in CASES.items():
+        loss, words = losses.get(name), {"rows": 12, "name": "y"}
+        own = y[:, :1].copy() if case.startswith("signs") else y
+        width = 1 if case.startswith("signs") else outputs
+        samples = []
+        for given in (own, cuda.to_device(own)):
+            samples.append(Sample(X, devices.targets(given, loss.targets, width, single, "cuda", **words)))
+        assert isinstance(samples[1].y, OnDevice)
+        np.testing.assert_array_equal(samples[1].y.copy_to_host(), samples[0].y, err_msg=case)
+        if case in ("labels", "one hot", "booleans", "signs from 0"):
+            found = [weighting.by_class(sample, "balanced", loss, width).weights for sample in samples]
+            np.testing.assert_array_equal(found[1].copy_to_host(), found[0], err_msg=case)
+    for case in ("numbers", "labels as floats"):
+        name, _, outputs, y = CASES[case]
+        loss, found = dataclasses.replace(losses.get(name), mask_nan=True), []
+        for wrap in (np.asarray, cuda.to_device):
+            there = devices.targets(
+                wrap(gaps(y, 2, 7)), loss.targets, outputs, single, "cuda", rows=12, name="y", missing=True
+            )
+            weights = devices.row_weights(wrap(WEIGHTS), 12, single, "cuda", "sample_weight")
+            found.append(weighting.without_missing(Sample(X, there, weights=weights), loss))
+        for what in ("y", "weights", "present"):
+            wanted, got = (getattr(sample, what) for sample in found)
+            np.testing.assert_array_equal(got.copy_to_host(), wanted, err_msg=f"{case}: {what}")

@@ -27,11 +27,12 @@ FAULTS = {
 """A planted fault, and what the stand-in says of it."""
 
 
-def stand_in(which: str, *options: str) -> tuple[int, str]:
-    """The exit code and the report of those tests of ``launched.py``."""
+def stand_in(which: str, *options: str, files: tuple[str, ...] = ("launched.py",)) -> tuple[int, str]:
+    """The exit code and the report of those tests."""
     script = str(ROOT / "scripts" / "gpu_standin" / "run.py")
     command = [sys.executable, script, *options, "-m", "gpu", "-p", "no:cacheprovider"]
-    done = subprocess.run([*command, str(ROOT / "tests" / "launched.py"), "-k", which], capture_output=True, text=True)
+    command += [str(ROOT / "tests" / file) for file in files]
+    done = subprocess.run([*command, "-k", which], capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -52,3 +53,8 @@ def test_planted_faults_are_found() -> None:
     wrong = said[said.index("calls were WRONG") :]
     for fault, sentence in FAULTS.items():
         assert sentence in wrong, (fault, wrong)
+
+
+def test_targets_and_weights_are_read_where_they_are() -> None:
+    code, said = stand_in("of_a_device", files=("test_cuda_targets.py", "test_cuda_arrays.py"))
+    assert code == 0 and "2 passed" in said, said

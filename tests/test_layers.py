@@ -210,10 +210,11 @@ def test_many_rows_run_in_slabs(name: str, threads: int) -> None:
 
 
 @mixed
-@pytest.mark.parametrize("rows", [1, 4, 16])
+@pytest.mark.parametrize("rows", [1, 4, 8])
 def test_few_rows(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where lanes are neurons (networks of some size only)."""
     monkeypatch.setattr("fastbp.program.THIN_PARAMETERS", 0)
+    monkeypatch.setattr("fastbp.program.THIN_OUTPUTS", 0)
     monkeypatch.setattr("fastbp.cpu.engine.SERIAL_WORK", 0.0)
     for threads in (1, 2):
         model = made(name, dtype="float64", threads=threads)

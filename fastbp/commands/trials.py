@@ -55,14 +55,17 @@ def folds(y: Array, count: int, seed: int, stratify: bool) -> list[tuple[Array, 
 def scores(candidates: list[argparse.Namespace], rows: Rows, count: int, epochs: list[int], verbose: Any) -> Array:
     """(candidates, folds) accuracy or R2 of each candidate on each fold; NaN where its loss diverged.
 
-    They train side by side on the CPU, whatever the device of the network that is trained in the end.
+    They train side by side on the device that the options name; of "auto" each candidate where it belongs.
     """
     import fastbp as fb
+    from fastbp import devices
 
-    candidates = [argparse.Namespace(**{**vars(candidate), "device": "cpu"}) for candidate in candidates]
+    width = rows.x.shape[1]
+    places = [devices.place(shared.network(candidate, rows.table.outputs), width) for candidate in candidates]
     parts = folds(rows.raw, count, candidates[0].seed, rows.table.classes is not None)
     runs = [(k, part) for k in range(len(candidates)) for part in parts]
-    models = [shared.network(candidates[k], rows.table.outputs) for k, _ in runs]
+    settled = [argparse.Namespace(**{**vars(c), "device": place}) for c, place in zip(candidates, places, strict=True)]
+    models = [shared.network(settled[k], rows.table.outputs) for k, _ in runs]
     histories = fb.fit_many(
         models,
         rows.x,

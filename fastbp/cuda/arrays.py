@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,43 @@ def view(array: OnDevice, name: str = "x") -> Any:
     return cuda.from_cuda_array_interface(flat, owner=array)
 
 
+def spanned(array: OnDevice, name: str = "x") -> Any:
+    """A flat view from the first number of an array to its last one, of strides that don't go back."""
+    steps = array.strides or ()
+    reach = sum((length - 1) * step for length, step in zip(array.shape, steps, strict=False)) // array.dtype.itemsize
+    return view(array if array.plain else replace(array, shape=(1 + reach,), strides=None), name)
+
+
+@functools.cache
+def _put(dtype: np.dtype) -> Any:
+    """Kernel: a matrix (rows, width) whose rows are `apart` numbers into a flat array, from `first`, its rows `ld`."""
+
+    def run(numbers, count, width, apart, out, first, ld):
+        for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+            row, column = i // width, i % width
+            out[first + row * ld + column] = numbers[row * apart + column]
+
+    return kernel(run, threads=shapes().flat)
+
+
+def put(out: Any, first: int, ld: int, array: OnDevice, name: str) -> None:
+    """Write a matrix or a vector into a flat array on the device, the distance of its rows there is `ld`."""
+    threads, width = shapes().flat, array.shape[-1]
+    apart = width if array.strides is None or array.ndim == 1 else array.strides[0] // array.dtype.itemsize
+    blocks = max(1, min(BLOCKS, array.size // threads))
+    arguments = spanned(array, name), array.size, width, apart, out, first, ld
+    launch(_put(array.dtype), blocks, threads, 0, 0, *arguments)
+
+
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> OnDevice:
     """An array of our own for someone else, any numbers in it."""
-    made = cuda.device_array(max(1, math.prod(shape)), dtype)
+    return replace(known(cuda.device_array(max(1, math.prod(shape)), dtype)), shape=shape)
+
+
+def known(made: Any) -> OnDevice:
+    """A flat device array of our own, as others are told of it."""
     here = 0 if simulated() else int(cuda.get_current_device().id)
-    return OnDevice(address_of(made), shape, np.dtype(dtype), ordinal=here, owner=made, read=host)
+    return OnDevice(address_of(made), made.shape, np.dtype(made.dtype), ordinal=here, owner=made, read=host)
 
 
 def sent(array: np.ndarray) -> OnDevice:
@@ -51,8 +84,21 @@ def sent(array: np.ndarray) -> OnDevice:
     return made
 
 
+def copy(out: Any, array: Any) -> None:
+    """Write an array to another one of its shape and type, each of them on the device or in main memory."""
+    if isinstance(out, OnDevice):
+        source = view(array) if isinstance(array, OnDevice) else np.ascontiguousarray(array).reshape(-1)
+        view(out, "out").copy_to_device(source)
+    else:
+        np.copyto(out, host(array))
+
+
 def host(array: OnDevice) -> np.ndarray:
-    """A copy in main memory."""
+    """A copy in main memory, of matrices whose rows are apart too."""
+    if not array.plain:
+        assert array.strides is not None
+        found = np.asarray(spanned(array).copy_to_host())
+        return np.lib.stride_tricks.as_strided(found, array.shape, array.strides).copy()
     return np.asarray(view(array).copy_to_host()).reshape(array.shape)
 
 
@@ -89,6 +135,16 @@ def _unfit(dtype: np.dtype) -> Any:
     return kernel(run, threads=shapes().flat)
 
 
+def unfit(numbers: Any) -> tuple[int, int]:
+    """How many of a device array's numbers aren't finite, and the place of the first."""
+    threads = shapes().flat
+    found = cuda.to_device(np.array([0, numbers.size], np.int64))
+    blocks = max(1, min(BLOCKS, numbers.size // (16 * threads)))
+    launch(_unfit(numbers.dtype), blocks, threads, 0, 0, numbers, found)
+    count, first = (int(number) for number in found.copy_to_host())
+    return count, first
+
+
 def check_finite(array: OnDevice, name: str) -> None:
     """Look at every number on the device.
 
@@ -96,11 +152,8 @@ def check_finite(array: OnDevice, name: str) -> None:
     ------
     ValueError : NaN or infinity, with its place
     """
-    numbers, threads = view(array, name), shapes().flat
-    found = cuda.to_device(np.array([0, array.size], np.int64))
-    blocks = max(1, min(BLOCKS, array.size // (16 * threads)))
-    launch(_unfit(array.dtype), blocks, threads, 0, 0, numbers, found)
-    count, first = (int(number) for number in found.copy_to_host())
+    numbers = view(array, name)
+    count, first = unfit(numbers)
     if count:
         place = ", ".join(str(int(i)) for i in np.unravel_index(first, array.shape))
         value = float(numbers[first : first + 1].copy_to_host()[0])

@@ -238,18 +238,18 @@ class Bound:
         fused = loss is not None and loss.fused_with is not None
         finish = row if loss is None or not fused or tallies else None
         derive = row if layout.backward and not fused else None
-        coupled = row.coupled or (loss is not None and (loss.coupled or loss.targets == "labels"))
         yield from self._penalty()
         own = self.table, self.work, self.constants, self.zeros(1, np.int64), *self._summed
         kind = dtype, sizes, finish, loss, derive, tallies, layout.backward
-        if coupled or layout.layers[-1].fan_out < sizes.lanes // 2:
+        wide = layout.layers[-1].fan_out >= sizes.wide and rows.shareable(dtype, sizes, finish, loss, derive)
+        if wide:
+            yield Launch(rows.wide_output(*kind), self._row_grid[:1], sizes.threads, own, 16 * sizes.threads)
+        else:
             made, grid = rows.output(*kind), (-(-layout.batch // sizes.flat),)
             yield Launch(made, grid, sizes.flat, own, 16 * sizes.flat)
-        else:
-            yield Launch(rows.wide_output(*kind), self._row_grid[:1], sizes.threads, own, 16 * sizes.threads)
         if not tickets.available():
             yield self._close()
-        yield from self._tallied(data)
+        yield from self._tallied(data, wide)
 
     def closing(self, data: Data) -> Iterator[Launch]:
         """The sums of a batch, of its rows' losses, outputs and targets; it counts the step."""
@@ -274,8 +274,8 @@ class Bound:
         place = cuda.to_device(np.append(states, 0))[: len(states)]
         return self.sums, self._penalty_values, self.coefficients, place
 
-    def _tallied(self, data: Data) -> Iterator[Launch]:
-        """The tallies of a step that is closed."""
+    def _tallied(self, data: Data, wide: bool = False) -> Iterator[Launch]:
+        """The tallies of a step that is closed; `wide` where threads shared its rows' outputs."""
         layout, dtype, sizes, tallies = self.layout, self.dtype, self.shapes, self.objective.tallies
         column, keeping = 1, iter(data.kept)
         for m, tally in enumerate(tallies):
@@ -285,7 +285,7 @@ class Bound:
                 yield Launch(rows.keep(dtype, sizes, labels), self._row_grid, sizes.threads, kept)
                 continue
             sums = self.table, self.work, self.sums, self.constants, m, column
-            yield Launch(rows.tally(dtype, sizes, tally, labels), (count,), sizes.single, sums, 8 * sizes.single)
+            yield Launch(rows.tally(dtype, sizes, tally, labels, wide), (count,), sizes.single, sums, 8 * sizes.single)
             column += count
 
     def _backward(self) -> Iterator[Launch]:

@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from fastbp.cuda.presence import in_words, roomy
 from fastbp.cuda.shapes import shapes
 from fastbp.cuda.step import Step
 from fastbp.cuda.watch import Watch
-from fastbp.device_arrays import OnDevice
+from fastbp.device_arrays import OnDevice, place_of
 from fastbp.graph import GIVEN, update_mode
 from fastbp.objective import DIVERGED, Objective, Outcome
 from fastbp.optimizers import Optimizer
@@ -76,7 +76,7 @@ class Engine:
         self._written = False  # whether the host's copy is newer than the device's,
         self._read = True  # and whether it is as new
         self._bound: dict[Any, _Ready] = {}
-        self._held: dict[int, tuple[Any, Any]] | None = None
+        self._held: dict[Any, tuple[Any, Any]] | None = None
         self._nothing = {kind: cuda.to_device(np.zeros(1, kind)) for kind in (np.dtype(np.int64), self.dtype)}
 
     @property
@@ -132,6 +132,50 @@ class Engine:
             self._fetch()
             self._written = True  # whoever asks may write
             return self._region(0)
+
+    def _places(self) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """Of each kernel and bias among the parameters: where it begins, the distance of its rows, its shape."""
+        program, size = self.program, self.dtype.itemsize
+        for index, layer in enumerate(program.layers):
+            ld = program.panel_width(layer.neurons)
+            for row, shape in layer.arrays:
+                yield program.offsets[index] // size + row * ld, ld, shape
+
+    @in_words()
+    def views(self) -> list[OnDevice]:
+        """Kernels (I, O) and biases (O,), in turn, where they are on the device."""
+        with self.lock:
+            self._send()
+            whole, size = arrays.known(self._params), self.dtype.itemsize
+            return [
+                replace(
+                    whole,
+                    address=whole.address + first * size,
+                    shape=shape,
+                    strides=(ld * size, size) if len(shape) == 2 and ld != shape[1] else None,
+                )
+                for first, ld, shape in self._places()
+            ]
+
+    @in_words()
+    def put(self, given: Sequence[OnDevice]) -> bool:
+        """Copy kernels and biases that are on the device into the weights; False where one of them doesn't fit."""
+        places, size = list(self._places()), self.dtype.itemsize
+        if [array.shape for array in given] != [shape for _, _, shape in places]:
+            return False
+        for array in given:
+            steps = array.strides if array.ndim == 2 else None
+            whole_rows = array.plain or (steps is not None and steps[1] == size and steps[0] > 0)
+            if array.dtype != self.dtype or array.address % size or not whole_rows:
+                return False
+        if any(arrays.unfit(arrays.spanned(array, f"array {index}"))[0] for index, array in enumerate(given)):
+            return False
+        with self.lock:
+            self._send()
+            for index, (array, (first, ld, _)) in enumerate(zip(given, places, strict=True)):
+                arrays.put(self._params, first, ld, array, f"array {index}")
+            self._read = False
+        return True
 
     def moments(self) -> list[np.ndarray]:
         """The optimizer's arrays, in the order of the weights."""
@@ -224,13 +268,18 @@ class Engine:
     # -------------------------------------------------- data
 
     @contextlib.contextmanager
-    def holding_data(self, *arrays: Any) -> Iterator[None]:
-        """Inside the block these arrays, which nobody writes to meanwhile, stay on the device."""
-        outer, self._held = self._held, {id(array): (array, None) for array in arrays}
+    def holding_data(self, *arrays: Any, beside: Sequence[Any] = ()) -> Iterator[None]:
+        """Inside the block these arrays, which nobody writes to meanwhile, stay on the device: once for the engines
+        `beside` too."""
+        engines, held = (self, *beside), {place_of(array): (array, None) for array in arrays}
+        outer = [engine._held for engine in engines]
+        for engine in engines:
+            engine._held = held
         try:
             yield
         finally:
-            self._held = outer
+            for engine, before in zip(engines, outer, strict=True):
+                engine._held = before
 
     def _sent(self, array: np.ndarray | None, dtype: np.dtype, name: str) -> Any:
         """The array on the device, flat; one number where there is none."""
@@ -246,15 +295,16 @@ class Engine:
 
     def _kept(self, array: Any, send: Callable[[], Any]) -> Any:
         """What `send` gives of an array; the same again where the array's data is held."""
-        if self._held is None or id(array) not in self._held:
+        place = place_of(array)
+        if self._held is None or place not in self._held:
             return send()
-        if self._held[id(array)][1] is None:
-            self._held[id(array)] = array, send()
-        return self._held[id(array)][1]
+        if self._held[place][1] is None:
+            self._held[place] = array, send()
+        return self._held[place][1]
 
     def has_sent(self, array: Any) -> bool:
         """Whether an array's data is on the device already."""
-        return self._held is not None and self._held.get(id(array), (None, None))[1] is not None
+        return self._held is not None and self._held.get(place_of(array), (None, None))[1] is not None
 
     def say_once(self, text: str) -> None:
         """Warn of something the first time."""

@@ -18,6 +18,7 @@ from fastbp.cuda.narrow_code import FIRSTS
 from fastbp.cuda.narrow_net import Network, Shared
 from fastbp.cuda.presence import in_words
 from fastbp.cuda.step import Launch
+from fastbp.device_arrays import place_of
 from fastbp.objective import Outcome
 from fastbp.sparse import SparseRows
 
@@ -75,7 +76,7 @@ def _groups(prepared: Sequence[Prepared]) -> list[tuple[Network | None, list[int
         assert ready.optimizer is not None
         net = narrow.network(ready.layout, ready.objective, ready.optimizer, one.targets, narrow.threads(many=True))
         x, y, rows, weights, present = one.arrays
-        data = *(id(array) for array in (x, y, weights, present)), rows is None
+        data = *(place_of(array) for array in (x, y, weights, present)), rows is None
         found.setdefault((net, data), (net, []))[1].append(place)
     whole: list[tuple[Network | None, list[int]]] = []
     for shape, places in found.values():

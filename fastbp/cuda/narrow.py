@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbp.activations import IDENTITY
 from fastbp.cuda import device, rows, rules
 from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, kernel, simulated
 from fastbp.cuda.narrow_code import FIRSTS, Writer
-from fastbp.cuda.narrow_net import Network, Norm, Shared
+from fastbp.cuda.narrow_net import NOISY, NORMAL, OUTPUTS, Activity, Matrix, Network, Norm, Path, Shared
 from fastbp.cuda.narrow_updates import EACH, TOGETHER
 from fastbp.cuda.step import WHOLE, Launch
 from fastbp.graph import GIVEN
 from fastbp.noise_formulas import FORMULAS
-from fastbp.operations import DENSE, STANDARDIZE
+from fastbp.operations import ACTIVATION, ACTIVITY, ARRANGE, CONCATENATE, DENSE, EMBEDDING, FORK, JOIN, STANDARDIZE
 
 if TYPE_CHECKING:
     from fastbp.cuda.bound import Bound, Data
@@ -39,6 +40,7 @@ SIMULATED_THREADS = 6
 WIDEST = 128
 NORMS = "batch_normalization", "layer_normalization", "rms_normalization", "normalization"
 MOST_LAYERS = 8
+"""Products of a network."""
 MOST_WORK = 8e6
 """Floating-point operations of a step up to which one block is quicker than a step of several launches: at a third of
 a multiprocessor's peak (some 460 GFLOP/s in float32 on an H200) these take some 50 us. Reckoned, not measured."""
@@ -73,32 +75,70 @@ def reason(layout: "Layout", objective: "Objective", optimizer: "Optimizer | Non
 def unlike(layout: "Layout") -> str:
     """Why the code can't be written for a network's layers; "" where it can.
 
-    Launch by launch go paths that part and meet again (`Residual`, `Concatenate`), penalties on what passes through,
-    and matrices of categories, which may be larger than any shared memory.
+    Launch by launch go matrices of categories that are penalised or held to a constraint, and what comes in another
+    order: noise before a normalisation, a normalisation or noise that comes last.
     """
     between: list[str] = []
-    products = 0
+    known_layers = _layers(layout)
     for index, layer in enumerate(layout.layers):
         name = layer.operation.name
-        if layer.operation is DENSE:
-            known, between, products = True, [], products + 1
+        if index in known_layers:
+            known, between = True, []
+        elif _is_part(layout, index):
+            known = not any(layer.penalty) and layer.constraint is None
         else:
             given = layer.operation is STANDARDIZE or layer.whole_batch != layer.operation.whole_batch
-            normal = name in NORMS and not between and (products > 0 or given)
-            known = normal or (name in FORMULAS and all(each in NORMS for each in between))
+            others = [each for each in between if each != ACTIVITY.name]
+            is_first = index < min(known_layers, default=len(layout.layers))
+            normal = name in NORMS and not others and (given or not is_first)
+            known = normal or (name in FORMULAS and all(each in NORMS for each in others))
+            if layer.operation is ACTIVITY:
+                known = layer.activation is IDENTITY
+            elif is_first and len(others) < len(between):  # of the inputs only the last numbers are kept
+                known = False
             between.append(name)
-        if not known or layout.sources[index] != index - 1:
+        if not known:
             return f"a {name} isn't part of the code"
         if max(layer.fan_in, layer.fan_out) > WIDEST:
             return "a layer is too wide"
     if between:
         return f"a {between[-1]} comes last"
-    return "there are too many layers" if len(_products(layout)) > MOST_LAYERS else ""
+    if not layout.learning:
+        return "no weights learn"
+    return "there are too many layers" if sum(each.operation is DENSE for each in layout.layers) > MOST_LAYERS else ""
 
 
-def _products(layout: "Layout") -> list[int]:
-    """The ops that are layers of the code; the others make its inputs of what the one before gives."""
-    return [index for index, layer in enumerate(layout.layers) if layer.operation is DENSE]
+def _layers(layout: "Layout") -> list[int]:
+    """The ops that are layers of the code.
+
+    Others make its inputs of what the one before gives, or are part of one.
+    """
+    named = DENSE, FORK, JOIN, CONCATENATE, ACTIVATION, ARRANGE
+    layers = enumerate(layout.layers)
+    return [index for index, layer in layers if layer.operation in named and not _is_part(layout, index)]
+
+
+def _is_part(layout: "Layout", op: int) -> bool:
+    """Whether an op is part of a layer: of where a path ends that skips a block, its projection; of the first one, its
+    matrices of categories."""
+    return layout.beside(op) or layout.layers[op].operation is EMBEDDING
+
+
+def _path(layout: "Layout", ops: list[int], op: int) -> Path | None:
+    """What a layer of the code is where it isn't a product."""
+    operation = layout.layers[op].operation
+    if operation is DENSE:
+        return None
+    if operation is ACTIVATION:
+        return Path("activation")
+    if operation is ARRANGE:
+        return _embedding(layout, op)
+    skip = layout.skips[op]
+    if operation is FORK:
+        skip = op + 1 if layout.beside(op + 1) else op
+        return Path("fork", ops.index(layout.skips.index(skip)), skip if skip != op else None)
+    projects = layout.beside(skip)
+    return Path(operation.name, ops.index(skip - projects), skip if projects else None)
 
 
 def threads(many: bool = False) -> int:
@@ -106,26 +146,48 @@ def threads(many: bool = False) -> int:
     return SIMULATED_THREADS if simulated() else MANY_THREADS if many else THREADS
 
 
+def _embedding(layout: "Layout", op: int) -> Path:
+    """The first layer of a network that looks up categories."""
+    matrices = []
+    for index, layer in enumerate(layout.layers):
+        if layer.operation is EMBEDDING:
+            assert layer.matrix is not None
+            (rows, columns), (column, place, _) = layer.matrix, layer.picks
+            first, ldw = (int(number) for number in layout.rows[index, [lo.W, lo.LDW]])
+            matrices.append(Matrix(index, column, place, rows, columns, first, ldw, index in layout.learning))
+    passing = tuple(column for column in layout.layers[op].picks if column >= 0)
+    return Path("embedding", passing=passing, matrices=tuple(matrices))
+
+
 def network(layout: "Layout", objective: "Objective", optimizer: "Optimizer", targets: int, threads: int) -> Network:
     """What the code of a step's kernel depends on."""
     assert objective.loss is not None
-    first, dtype, ops = layout.layers[0], layout.program.dtype, _products(layout)
-    layers = [layout.layers[op] for op in ops]
-    between = [range(last + 1, op) for last, op in zip([-1, *ops], ops, strict=False)]
+    first, dtype, ops = layout.layers[0], layout.program.dtype, _layers(layout)
+    layers, paths = [layout.layers[op] for op in ops], [_path(layout, ops, op) for op in ops]
+    owners = [
+        path.projection if path and path.projection and path.kind != "fork" else op
+        for op, path in zip(ops, paths, strict=True)
+    ]
+    between = [
+        [each for each in range(last + 1, op) if not _is_part(layout, each)]
+        for last, op in zip([-1, *ops], ops, strict=False)
+    ]
     named = [{layout.layers[op].operation.name: op for op in each} for each in between]
     bounded = [(op, layout.layers[op].constraint) for op in layout.learning]
     return Network(
         dtype=dtype,
         batch=layout.batch,
         widths=(first.fan_in, *(layer.fan_out for layer in layers)),
+        paths=tuple(paths),
         biased=tuple(layer.bias for layer in layers),
-        places=tuple((int(op[lo.W]), int(op[lo.LDW])) for op in layout.rows[ops]),
+        places=tuple((int(op[lo.W]), int(op[lo.LDW])) for op in layout.rows[owners]),
         activations=tuple(layer.activation for layer in layers),
         norms=tuple(next((_norm(layout, each[name]) for name in NORMS if name in each), None) for each in named),
         noises=tuple(next(((name, each[name]) for name in FORMULAS if name in each), None) for each in named),
+        activities=tuple(_activities(layout, each) for each in between),
         ops=tuple(ops),
         count=len(layout.layers),
-        learning=tuple(ops.index(op) for op in layout.learning if op in ops),
+        learning=tuple(owners.index(op) for op in layout.learning if op in owners),
         lowest=sum(op < layout.lowest for op in ops),
         penalised=tuple(ops.index(op) for op in layout.penalised if op in layout.learning),
         slots=optimizer.slots,
@@ -139,6 +201,18 @@ def network(layout: "Layout", objective: "Objective", optimizer: "Optimizer", ta
         labels=targets == rows.LABELS,
         threads=threads,
     )
+
+
+def _activities(layout: "Layout", ops: list[int]) -> tuple[Activity, ...]:
+    """The penalties among the ops between two layers."""
+    found, place = [], OUTPUTS
+    for op in ops:
+        name = layout.layers[op].operation.name
+        if name == ACTIVITY.name:
+            found.append(Activity(op, place))
+        else:
+            place = NOISY if name in FORMULAS else NORMAL
+    return tuple(found)
 
 
 def _norm(layout: "Layout", op: int) -> Norm:
@@ -170,7 +244,8 @@ class Narrow:
         bases = np.zeros(len(FIRSTS), np.int64)
         bases[-1] = np.iinfo(np.int64).max
         arrays = bound.table, bound.params, bound.constants, bound.coefficients, bound.sums
-        arguments = cuda.to_device(bases), *arrays, data.x, data.y, data.rows, data.weights, data.present
+        given = data.x, data.y, data.rows, data.weights, data.present, *data.kept
+        arguments = cuda.to_device(bases), *arrays, *given
         self.first: Sequence[Launch] = ()
         self.launches: Sequence[Launch] = [Launch(made, (1,), net.threads, (1, *arguments), shared, WHOLE)]
 

@@ -11,10 +11,10 @@ Noise of a layer's inputs is drawn where they are computed, and again where the 
 
 The phases of a step, with one barrier after each: a product forward for each layer, the loss by rows, a product back
 for each layer but the first, and all gradients with their updates. A normalisation adds two each way (see
-``narrow_norms``), norms of gradients and constraints some behind the gradients (see ``narrow_updates``). What else
-is to do runs beside them on the threads that have the least to do: row numbers of the next batch beside the loss, its
-inputs on their way to registers while gradients are summed, the batch's sums in two stages beside the gradients and the
-next batch's first product.
+``narrow_norms``), norms of gradients and constraints some behind the gradients (see ``narrow_updates``); where paths
+part and meet, most often none (see ``narrow_joins``). What else is to do runs beside them on the threads that have the
+least to do: row numbers of the next batch beside the loss, its inputs on their way to registers while gradients are
+summed, the batch's sums in two stages beside the gradients and the next batch's first product.
 
 Each number is computed by one thread, and each sum runs in an order that follows from the shapes. So the same device
 gives the same bits, and what a launch begins with doesn't change them.
@@ -23,12 +23,11 @@ gives the same bits, and what a launch begins with doesn't change them.
 from collections.abc import Iterator, Sequence
 
 from fastbp import program as pg
-from fastbp.activations import IDENTITY
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
-from fastbp.cuda.narrow_net import tile
+from fastbp.cuda.narrow_joins import Joins
+from fastbp.cuda.narrow_net import INPUTS, tile
 from fastbp.cuda.narrow_norms import Drawing
-from fastbp.cuda.narrow_updates import Updates
 from fastbp.program import round_up
 
 UNROLL = 64
@@ -36,17 +35,14 @@ UNROLL = 64
 once, and those of neighbours in memory become one."""
 AHEAD = 8
 """Numbers that a thread keeps in registers on their way from global memory."""
-HEADER = "def train(most, bases, t, params, constants, coefficients, sums, x, y, rows, weights, present):"
+HEADER = "def train(most, bases, t, params, constants, coefficients, sums, x, y, rows, weights, present{kept}):"
 NOISE = "noise", "noise_back"
 FIRSTS = "table0", "params0", "constants0", "coefficients0", "sums0", "rows0", "steps"
 """Numbers of a network among `bases`: where its own part of each array begins, and how many steps it does at most."""
 
 
-class Writer(Updates):
+class Writer(Joins):
     """Writes the kernel of a network."""
-
-    before = ""
-    """The rows of a batch before this block's, as code."""
 
     def source(self) -> str:
         """All of it."""
@@ -69,12 +65,15 @@ class Writer(Updates):
         fields |= {"width": lo.COEFFICIENTS, "columns": lo.SUMS, "drawn": lo.NOISE, "grouped": lo.GROUPED}
         self.put(*(f"{name} = t[table0 + {field}]" for name, field in fields.items()))
         self.put("began = first // per_epoch", "bits = i64(1)", "while (i64(1) << bits) < total:", "    bits += 1")
+        if net.kept:
+            self.put(f"kept_before = first % per_epoch * batch - t[table0 + {lo.KEPT}]")
         self._take_parameters()
         self._begin()
         with self.under("for s in range(done, done + steps):"):
             self._step()
         self._end()
-        return "\n".join([HEADER, *self.lines, ""])
+        kept = "".join(f", kept{m}" for m, _ in net.kept)
+        return "\n".join([HEADER.format(kept=kept), *self.lines, ""])
 
     def _take_parameters(self) -> None:
         for index, row in enumerate(self.net.activations):
@@ -82,6 +81,7 @@ class Writer(Updates):
                 self.put(f"own{index} = constants[constants0 + {self.net.ops[index] * lo.CONSTANTS + lo.PARAMETER}]")
             else:
                 self.put(f"own{index} = kind(0)")
+        self._take_strengths()
 
     def _begin(self) -> None:
         """Weights and moments into shared memory, rows of ones, the first batch."""
@@ -92,8 +92,8 @@ class Writer(Updates):
         with self.each(at.ld):
             for parity in range(2):
                 self.put(f"q[u({at.inputs + (parity * (net.widths[0] + 1) + net.widths[0]) * at.ld} + j)] = kind(1)")
-            for index in range(1, len(net.widths)):
-                self.put(f"q[u({at.into[index] + net.widths[index] * at.ld} + j)] = kind(1)")
+            for place in at.ones:
+                self.put(f"q[u({place} + j)] = kind(1)")
         with self.each(net.sums, last_first=True):
             self.put("d[u(j)] = 0.0")
         self._take_given()
@@ -113,8 +113,9 @@ class Writer(Updates):
             "more = s + 1 < done + steps",
             "epoch = number // per_epoch - began",
             "count = min(batch, total - number % per_epoch * batch)",
-            f"a0 = {at.inputs} + now * {(net.widths[0] + 1) * at.ld}",
+            f"{INPUTS} = {at.inputs} + now * {(net.widths[0] + 1) * at.ld}",
         )
+        self._share_strengths()
         if net.group > 1:
             self.put(f"goes_on = (grouped + s) % {net.group} != 0", f"is_due = (grouped + s + 1) % {net.group} == 0")
         for index in range(layers):
@@ -125,8 +126,9 @@ class Writer(Updates):
                 self._store_coefficients()
                 with self.under("if finished > 0:"):
                     self._sum_up(flush=True)
-            self.put("cuda.syncthreads()")
+            self.barrier()
         self._loss()
+        self._sum_activities()
         with self.under("if more:"):
             self._choose_rows("number + 1", "(1 - now)")
         if net.penalised:
@@ -142,12 +144,13 @@ class Writer(Updates):
         )
         for index in range(layers - 1, max(net.lowest, 1) - 1, -1):
             self._back(index)
-            self.put("cuda.syncthreads()")
+            self.barrier()
         fetch, store = self._ahead("(1 - now)", "(s + 1)")
         with self.under("if more:"):
             self.put(*fetch)
         self._learn()
         self._sum_parts()
+        self._keep_rows()
         with self.under("if more:"):
             self.put(*store)
         self.put("finished, before, belonged = finished + 1, count, epoch", "cuda.syncthreads()")
@@ -297,10 +300,6 @@ class Writer(Updates):
         for m in range(length - rest, length):
             self.put(*terms(str(m)))
 
-    def _h(self, index: int) -> str:
-        """Where the inputs of layer `index` begin."""
-        return "a0" if index == 0 else str(self.at.into[index])
-
     def _noise(self, index: int, step: str) -> Drawing | None:
         """What draws the noise of layer `index`'s inputs, as code of (back, number, row, column); None without any.
 
@@ -327,69 +326,58 @@ class Writer(Updates):
 
     def _forward(self, index: int) -> None:
         """H of layer `index`, and Z where it is kept; of the last layer Z alone."""
-        net, at = self.net, self.at
-        row, ins, outs = net.activations[index], net.widths[index], net.widths[index + 1]
-        final = index == len(net.activations) - 1
-        (place, ldw), ld = net.places[index], at.ld
+        if self._joins_forward(index):
+            return
+        net, at, chain = self.net, self.at, self._chain_forward(index)
+        ins, outs = net.fan_in(index), net.widths[index + 1]
+        (place, ldw), ld, behind = net.places[index], at.ld, chain[-1] + 1
         high, wide = tile(net.batch, outs, net.threads)
         down, across = -(-net.batch // high), -(-outs // wide)
         w = at.weights + place
-        normal = not final and net.norms[index + 1] is not None
-        noise = None if final or normal else self._noise(index + 1, "step")
-        with self.each(down * across):
-            self.put(f"b, o = j % {down}, j // {down} * {wide}")
-            bias = [f"q[u({w + ins * ldw + c} + o)]" if net.biased[index] else "kind(0)" for c in range(wide)]
-            left = f"{self._h(index)} + {{k}} * {ld} + b + {{r}} * {down}"
-            self._sums(high, wide, ins, left, f"{w} + {{k}} * {ldw} + o + {{c}}", bias)
-            for c in range(wide):
-                with self.under(f"if o + {c} < {outs}:" if outs % wide else "if True:"):
-                    for r in range(high):
-                        where = f"(o + {c}) * {ld} + b + {r * down}"
-                        if at.z[index + 1] != at.h[index + 1]:
-                            self.put(f"q[u({at.z[index + 1]} + {where})] = s{r}{c}")
-                        if final or row is IDENTITY:
-                            value = f"s{r}{c}"
-                        else:
-                            rule = self.rule(f"activate{index}", rules.activation(row, net.dtype))
-                            value = f"{rule}(s{r}{c}, own{index})"
-                        if not final or row is IDENTITY:
-                            self.put(f"q[u({at.h[index + 1]} + {where})] = {value}")
-                        if noise is not None:
-                            value = noise(False, f"q[u({at.h[index + 1]} + {where})]", f"b + {r * down}", f"o + {c}")
-                            self.put(f"q[u({at.into[index + 1]} + {where})] = {value}")
+        normal = behind < len(net.activations) and net.norms[behind] is not None
+        last = behind if normal else len(net.activations)
+        if index == 0 and net.matrices:
+            self._look_up(self._noise(1, "step") if last > 1 else None)
+        elif not self._is_idle(chain):
+            noises = {each: self._noise(each + 1, "step") if each + 1 < last else None for each in chain}
+            with self.each(down * across):
+                self.put(f"b, o = j % {down}, j // {down} * {wide}")
+                if ins:
+                    bias = [f"q[u({w + ins * ldw + c} + o)]" if net.biased[index] else "kind(0)" for c in range(wide)]
+                    left = f"{self._multiplied(index)} + {{k}} * {ld} + b + {{r}} * {down}"
+                    self._sums(high, wide, ins, left, f"{w} + {{k}} * {ldw} + o + {{c}}", bias)
+                for c in range(wide):
+                    with self.under(f"if o + {c} < {outs}:" if outs % wide else "if True:"):
+                        for r in range(high):
+                            self._give(chain, noises, f"s{r}{c}", f"b + {r * down}", f"o + {c}")
         if normal:
-            self._statistics(index + 1)
-            self._normalise(index + 1, self._noise(index + 1, "step"))
+            self._statistics(behind)
+            self._normalise(behind, self._noise(behind, "step"))
 
     def _back(self, index: int) -> None:
         """dZ of the layer before from dZ of layer `index`."""
-        net, at = self.net, self.at
-        ins, outs, row = net.widths[index], net.widths[index + 1], net.activations[index - 1]
-        (place, ldw), ld = net.places[index], at.ld
+        if self._joins_back(index):
+            return
+        net, at, chain = self.net, self.at, self._chain_back(index)
+        path, ins, ld = net.paths[index], net.widths[index], at.ld
+        product = index if path is None else path.other
+        (place, ldw), outs = net.places[product], net.widths[product + 1]
+        w = at.weights + place
         high, wide = tile(net.batch, ins, net.threads)
         down, across = -(-net.batch // high), -(-ins // wide)
-        w = at.weights + place
-        noise = self._noise(index, "step")
-        with self.each(down * across):
-            self.put(f"b, o = j % {down}, j // {down} * {wide}")
-            left = f"{at.dz[index + 1]} + {{k}} * {ld} + b + {{r}} * {down}"
-            self._sums(high, wide, outs, left, f"{w} + (o + {{c}}) * {ldw} + {{k}}", ["kind(0)"] * wide)
-            for c in range(wide):
-                with self.under(f"if o + {c} < {ins}:" if ins % wide else "if True:"):
-                    for r in range(high):
-                        where = f"(o + {c}) * {ld} + b + {r * down}"
-                        value = f"s{r}{c}"
-                        if noise is not None:
-                            value = noise(True, value, f"b + {r * down}", f"o + {c}")
-                        if net.norms[index] is not None:
-                            value = self._through_activation(index, value, f"b + {r * down}", f"o + {c}")
-                        elif row is not IDENTITY:
-                            rule = self.rule(f"derive{index - 1}", rules.derivative(row, net.dtype))
-                            z, h = f"q[u({at.z[index]} + {where})]", f"q[u({at.h[index]} + {where})]"
-                            value = f"{rule}({value}, {z}, {h}, own{index - 1})"
-                        self.put(f"q[u({at.dz[index]} + {where})] = {value}")
-        if net.norms[index] is not None:
-            self._normalise_back(index)
+        if not self._is_idle_back(chain):
+            noises = {each: self._noise(each, "step") for each in chain}
+            with self.each(down * across):
+                self.put(f"b, o = j % {down}, j // {down} * {wide}")
+                if path is None or (path.kind == "fork" and path.projection is not None):
+                    left = f"{at.dz[product + 1]} + {{k}} * {ld} + b + {{r}} * {down}"
+                    self._sums(high, wide, outs, left, f"{w} + (o + {{c}}) * {ldw} + {{k}}", ["kind(0)"] * wide)
+                for c in range(wide):
+                    with self.under(f"if o + {c} < {ins}:" if ins % wide else "if True:"):
+                        for r in range(high):
+                            self._give_back(chain, noises, f"s{r}{c}", f"b + {r * down}", f"o + {c}")
+        if net.norms[chain[-1]] is not None:
+            self._normalise_back(chain[-1])
 
     def _learn(self) -> None:
         """All gradients, each followed by its weight's update."""
@@ -398,20 +386,22 @@ class Writer(Updates):
             self.put("penalty = 0.0")
         tiles, counts = [], []
         for index in net.learning:
-            rows, outs = net.widths[index] + net.biased[index], net.widths[index + 1]
+            rows, outs = net.fan_in(index) + net.biased[index], net.widths[index + 1]
             high, wide = tile(rows, outs, net.threads)
             tiles.append((rows, outs, high, wide))
             counts.append(round_up(-(-rows // high) * -(-outs // wide), 32 if net.threads % 32 == 0 else 1))
-        with self.each(sum(counts), "item"):
-            first = 0
-            for place, (index, count, found) in enumerate(zip(net.learning, counts, tiles, strict=True)):
-                head = f"if item < {first + count}:" if place == 0 else f"elif item < {first + count}:"
-                with self.under(head):
-                    self._learn_layer(place, index, first, *found)
-                first += count
+        if counts:
+            with self.each(sum(counts), "item"):
+                first = 0
+                for place, (index, count, found) in enumerate(zip(net.learning, counts, tiles, strict=True)):
+                    head = f"if item < {first + count}:" if place == 0 else f"elif item < {first + count}:"
+                    with self.under(head):
+                        self._learn_layer(place, index, first, *found)
+                    first += count
         if net.penalised:
             self.put(f"d[u({at.penalties} + i)] = penalty")
         self._learn_norms()
+        self._learn_embeddings()
         self._finish()
 
     def _learn_layer(self, place: int, index: int, first: int, rows: int, outs: int, high: int, wide: int) -> None:
@@ -423,7 +413,7 @@ class Writer(Updates):
                 f"k0, o = (item - {first}) // {across}, (item - {first}) % {across}",
                 f"h = q[{at.coefficients + place * net.numbers}:{at.coefficients + (place + 1) * net.numbers}]",
             )
-            left = f"{self._h(index)} + (k0 + {{r}} * {down}) * {ld} + {{k}}"
+            left = f"{self._multiplied(index)} + (k0 + {{r}} * {down}) * {ld} + {{k}}"
             right = f"{at.dz[index + 1]} + (o + {{c}} * {across}) * {ld} + {{k}}"
             self._sums(high, wide, net.batch, left, right, ["kind(0)"] * wide)
             for r in range(high):

@@ -46,6 +46,12 @@ class Lines:
         """Write lines."""
         self.lines += ["    " * self._depth + line for line in lines]
 
+    def barrier(self) -> None:
+        """All threads wait for each other, unless they have just done so."""
+        line = "    " * self._depth + "cuda.syncthreads()"
+        if self.lines[-1] != line:
+            self.lines.append(line)
+
     def shared(self, name: str, kind: str) -> list[str]:
         """Lines that name shared memory; its alignment, which the simulator doesn't know, lets one load take several
         numbers."""

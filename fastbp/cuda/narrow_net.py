@@ -1,7 +1,7 @@
 """A small network as the code of its kernel knows it, and where its numbers stand in shared memory."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,21 @@ TILES = (4, 4), (2, 4), (2, 2), (1, 4), (1, 2), (1, 1)
 ALIGNED = 4
 """Numbers that one load takes; arrays begin at multiples of it, and rows are an odd multiple of it apart: loads of
 neighbouring rows meet different banks then."""
+INPUTS = "a0"
+"""The name, in the code, of where this batch's inputs begin."""
 GROUPS = 32
 """Parts that the sum over a batch is cut into."""
+PARTS = 128
+"""Parts that the sum of all penalties on activations is cut into."""
+OUTPUTS, NORMAL, NOISY = range(3)
+"""What a penalty is on: what a layer gives, that normalised, or that with its noise."""
+
+
+class Activity(NamedTuple):
+    """A penalty on what passes between two layers: which op it is, and what it is on."""
+
+    op: int
+    place: int
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,53 @@ class Norm:
         return self.operation != "rms_normalization"
 
 
+class Matrix(NamedTuple):
+    """The vectors of a column's categories.
+
+    Attributes
+    ----------
+    op : which op it is
+    column : of the inputs, with the category numbers
+    place : the first of the columns that the vectors become
+    rows, columns : categories, and numbers of a vector
+    first, ldw : where it begins among the parameters, and the distance of its rows
+    learns : whether it is trained, as all of a layer are or none
+    """
+
+    op: int
+    column: int
+    place: int
+    rows: int
+    columns: int
+    first: int
+    ldw: int
+    learns: bool
+
+
+@dataclass(frozen=True)
+class Path:
+    """A layer of the code that works number by number: where paths part or meet, or an activation by itself.
+
+    Attributes
+    ----------
+    kind : "fork", "join", "concatenate", "activation", or, as the first layer, "embedding"
+    other : of a fork, the layer where its paths meet; of that one, the fork
+    projection : the op whose weights the path that skips a block goes through, None where it goes as it is
+    passing, matrices : of an embedding, the columns of the inputs that it passes on, and what it looks up
+    """
+
+    kind: str
+    other: int = -1
+    projection: int | None = None
+    passing: tuple[int, ...] = ()
+    matrices: tuple[Matrix, ...] = ()
+
+    @property
+    def passes(self) -> bool:
+        """Whether number o of a row needs nothing of its other numbers."""
+        return self.kind != "concatenate" and self.projection is None
+
+
 @dataclass(frozen=True)
 class Network:
     """All that the code depends on.
@@ -74,11 +134,13 @@ class Network:
     dtype : of all numbers
     batch : rows of a full batch
     widths : inputs, then the outputs of each layer
+    paths : of each layer, what it is where it isn't a product
     biased : of each layer, whether it has biases
     places : of each layer, where its weights begin among the parameters, and the distance of their rows
     activations : of each layer
     norms : of each layer, how its inputs are normalised; None for not at all
     noises : of each layer, what noise its inputs get then, and which op that is; None for none
+    activities : of each layer, the penalties on its inputs
     ops : of each layer, which op it is
     count : ops in all
     learning : the layers that are trained
@@ -98,11 +160,13 @@ class Network:
     dtype: np.dtype
     batch: int
     widths: tuple[int, ...]
+    paths: tuple[Path | None, ...]
     biased: tuple[bool, ...]
     places: tuple[tuple[int, int], ...]
     activations: tuple[Activation, ...]
     norms: tuple[Norm | None, ...]
     noises: tuple[tuple[str, int] | None, ...]
+    activities: tuple[tuple[Activity, ...], ...]
     ops: tuple[int, ...]
     count: int
     learning: tuple[int, ...]
@@ -119,10 +183,36 @@ class Network:
     labels: bool
     threads: int
 
+    def fan_in(self, index: int) -> int:
+        """Rows of a layer's kernel, 0 where it has none."""
+        path = self.paths[index]
+        if path is None:
+            return self.widths[index]
+        return 0 if path.kind == "fork" or path.projection is None else self.widths[path.other + 1]
+
+    def owner(self, index: int) -> int:
+        """The op that has a layer's weights."""
+        path = self.paths[index]
+        return self.ops[index] if path is None or path.projection is None else path.projection
+
     @property
     def learners(self) -> list[int]:
         """The ops that have coefficients of their own: layers, then normalisations."""
-        return [self.ops[index] for index in self.learning] + [norm.op for norm in self.norms if norm and norm.learns]
+        return [
+            *(self.owner(index) for index in self.learning),
+            *(norm.op for norm in self.norms if norm and norm.learns),
+            *(each.op for each in self.matrices if each.learns),
+        ]
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """What the first layer looks up."""
+        return self.paths[0].matrices if self.paths[0] else ()
+
+    @property
+    def first_matrix(self) -> int:
+        """The place of the first of them among the learners."""
+        return len(self.learners) - sum(each.learns for each in self.matrices)
 
     @property
     def sums(self) -> int:
@@ -130,10 +220,26 @@ class Network:
         return 1 + sum(tally.sums(self.widths[-1]) for tally in self.tallies)
 
     @property
+    def kept(self) -> list[tuple[int, Tally]]:
+        """The tallies that keep rows, with their numbers."""
+        return [(m, tally) for m, tally in enumerate(self.tallies) if tally.loop == "kept"]
+
+    @property
     def work(self) -> int:
         """Floating-point operations of a step."""
-        pairs = zip(self.widths, self.widths[1:], strict=False)
-        return 6 * self.batch * sum(a * b for a, b in pairs)
+        looked_up = sum(each.rows * each.columns for each in self.matrices)
+        products = sum(self.fan_in(index) * outs for index, outs in enumerate(self.widths[1:]))
+        return 6 * self.batch * (products + looked_up)
+
+    @property
+    def parameters(self) -> int:
+        """Where the last of the weights that the code knows end."""
+        ends = [place + (self.fan_in(i) + self.biased[i]) * ldw for i, (place, ldw) in enumerate(self.places)]
+        for norm in self.norms:
+            if norm is not None:
+                first = (norm.gamma, norm.beta, norm.moving + norm.ldw if norm.of_neurons else None)
+                ends += [place + norm.ldw for place in first if place is not None]
+        return max(ends + [each.first + each.rows * each.ldw for each in self.matrices])
 
 
 class Shared:
@@ -142,10 +248,13 @@ class Shared:
     Attributes
     ----------
     weights, gradient : the weights, with the moments behind them; the gradient where it is put down
+    active : parts of the sum of penalties on activations
     squares : of each array of weights, parts of the sum of its gradient's squares, and then the sums
     h, z, dz : of the inputs, then of each layer
     normal : of the inputs, then of each layer's outputs, these where they are normalised, else the outputs themselves
     into : of each layer its inputs, with their noise where they get any; of the first without
+        (h, normal and into of what passes the network's inputs on are the name of their place in the code)
+    ones : rows of ones, behind the layers' inputs
     means, inverses, plains, products, betas, gammas : of each layer whose inputs are normalised, of each row or neuron
         the mean and 1 / deviation; of each row the mean gradient, and that times the normalised number; of each neuron
         the gradients of beta and gamma
@@ -160,10 +269,11 @@ class Shared:
         arrays = 2 * len(net.learners)
         self.squares = self._take((GROUPS + 1) * arrays if net.clips else 0)
         self.penalties = self._take(net.threads + GROUPS if net.penalised else 0)
+        self.active = self._take(PARTS if any(net.activities) else 0)
+        self.codes = [self._take(net.batch) for _ in net.matrices]
         self.rows, self.wild = self._take(net.batch), self._take(1)
         self._end *= 8 // net.dtype.itemsize
-        last = net.places[-1][0] + (widths[-2] + 1) * net.places[-1][1]
-        self.distance = round_up(last, pg.ROW_MULTIPLE)
+        self.distance = round_up(net.parameters, pg.ROW_MULTIPLE)
         self.weights = self._take(self.distance * (1 + net.slots))
         self.gradient = self.weights + self.distance * net.slots
         if net.group == 1:
@@ -172,18 +282,36 @@ class Shared:
         self.inputs, self.targets = self._two(widths[0] + 1), self._two(1 if net.labels else widths[-1])
         self.scales, self.counts = self._two(1), self._two(2 if tallies else 0)
         self.values, self.marks = self._rows(1 + tallies), self._rows(2 * tallies)
-        self.h, self.z, self.dz, self.normal, self.into = [self.inputs], [0], [0], [self.inputs], [self.inputs]
+        self.h: list[int | str] = [self.inputs]
+        self.z: list[int | str] = [0]
+        self.normal: list[int | str] = [self.inputs]
+        self.into: list[int | str] = [self.inputs]
+        self.dz = [0]
         for index, row in enumerate(net.activations):
             kept = row.keeps_z or (index == len(net.activations) - 1 and row is not IDENTITY)
-            self.h.append(self._rows(widths[index + 1] + 1))
+            path = net.paths[index]
+            if path is not None and path.kind == "fork":
+                self.h.append(self.into[index] if index else INPUTS)
+            else:
+                self.h.append(self._rows(widths[index + 1] + 1))
             self.z.append(self._rows(widths[index + 1]) if kept else self.h[-1])
-            self.dz.append(self._rows(widths[index + 1]))
+            own = path is None or index == 0 or not (path.kind == "fork" or self._unchanged(net, index))
+            self.dz.append(self._rows(widths[index + 1]) if own else self.dz[index])
             last = index + 1 == len(net.activations)
             normal, noisy = (not last and found[index + 1] is not None for found in (net.norms, net.noises))
             self.normal.append(self._rows(widths[index + 1] + 1) if normal else self.h[-1])
             self.into.append(self._rows(widths[index + 1] + 1) if noisy else self.normal[-1])
+        behind = zip(self.into[1:], widths[1:], strict=True)
+        self.ones = [place + width * self.ld for place, width in behind if isinstance(place, int)]
         self._take_statistics(net)
         self.bytes = round_up((self._end + self.ld * TILES[0][0]) * net.dtype.itemsize, 16)
+
+    @staticmethod
+    def _unchanged(net: Network, index: int) -> bool:
+        """Whether what comes back from a layer is what comes back to it."""
+        path, row = net.paths[index], net.activations[index - 1]
+        plain = net.norms[index] is None and net.noises[index] is None and not net.activities[index]
+        return path is not None and path.kind != "concatenate" and plain and row is IDENTITY
 
     def _take_statistics(self, net: Network) -> None:
         """Room for what normalisations keep."""

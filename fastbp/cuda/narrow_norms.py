@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fastbp.activations import IDENTITY
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
-from fastbp.cuda.narrow_net import Norm
+from fastbp.cuda.narrow_net import OUTPUTS, Norm
 from fastbp.cuda.narrow_sums import Sums
 
 Drawing = Callable[[bool, str, str, str], str]
@@ -155,6 +155,8 @@ class Norms(Sums):
             else:
                 less = f" - q[u({at.plains[index]} + b)]" if norm.centred else ""
                 self.put(f"back = (back{gamma}{less} - {normal} * q[u({at.products[index]} + b)]) * {inverse}")
+            if (pulled := self._pulled(index, OUTPUTS, "back", "b", "o")) != "back":
+                self.put(f"back = {pulled}")
             if row is not IDENTITY:
                 rule = self.rule(f"derive{index - 1}", rules.derivative(row, net.dtype))
                 z, h = (f"q[u({place} + o * {ld} + b)]" for place in (at.z[index], at.h[index]))

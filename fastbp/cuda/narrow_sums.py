@@ -3,12 +3,12 @@
 from fastbp.activations import IDENTITY
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
-from fastbp.cuda.narrow_lines import Lines
-from fastbp.cuda.narrow_net import GROUPS
+from fastbp.cuda.narrow_activity import Activities
+from fastbp.cuda.narrow_net import GROUPS, PARTS
 from fastbp.tallies import Tally
 
 
-class Sums(Lines):
+class Sums(Activities):
     """Writes what follows the last product: the loss by rows, then sums over the batch in stages."""
 
     def _loss(self) -> None:
@@ -20,7 +20,7 @@ class Sums(Lines):
         numbers = net.count * lo.CONSTANTS
         with self.each(net.batch, "b"):
             self.put(
-                *(f"{name} = q[{place} + b:{place + outs * ld} + b:{ld}]" for name, place in (("zs", z), ("hs", h))),
+                *(f"{name} = q[{place} + b:{place} + {outs * ld} + b:{ld}]" for name, place in (("zs", z), ("hs", h))),
                 f"dzs = q[{dz} + b:{dz + outs * ld} + b:{ld}]",
                 f"numbers = constants[constants0 + {numbers}:]",
                 f"scale = q[u({at.scales} + now * {ld} + b)]",
@@ -46,6 +46,8 @@ class Sums(Lines):
                 else:
                     self.put(f"for o in range({outs}):", f"    dzs[o] = {derive}(dzs[o], zs[o], hs[o], own{last})")
             for m, tally in enumerate(net.tallies):
+                if tally.loop == "kept":
+                    continue
                 rule = rules.tally(tally, net.dtype, net.labels)
                 marks, term = self.rule(f"marks{m}", rule.marks), self.rule(f"term{m}", rule.term)
                 self.put(f"those = numbers[{lo.LOSS_NUMBERS + m * lo.TALLY_NUMBERS}:]")
@@ -63,15 +65,34 @@ class Sums(Lines):
         net, at = self.net, self.at
         with self.each(net.sums * GROUPS, "e", last_first=True):
             self.put(f"sum_number, g, part = e // {GROUPS}, e % {GROUPS}, 0.0")
-            with self.under("if sum_number == 0:"), self.under(f"for b in range(g, {net.batch}, {GROUPS}):"):
-                self.put(f"part += f64(q[u({at.values} + b)])")
+            with self.under("if sum_number == 0:"):
+                self.put(f"for b in range(g, {net.batch}, {GROUPS}):", f"    part += f64(q[u({at.values} + b)])")
+                if any(net.activities):
+                    self.put(f"for b in range(g, {PARTS}, {GROUPS}):", f"    part += d[u({at.active} + b)]")
             first = 1
             for m, tally in enumerate(net.tallies):
                 count = tally.sums(net.widths[-1])
+                if not count:
+                    continue
                 with self.under(f"elif sum_number < {first + count}:"):
                     self._part_of_tally(m, tally, first)
                 first += count
             self.put(f"d[u({at.partial} + e)] = part")
+
+    def _keep_rows(self) -> None:
+        """Outputs, targets and counts of the batch's rows go where they are kept; see ``rows.keep``."""
+        net, at, ld, outs = self.net, self.at, self.at.ld, self.net.widths[-1]
+        for m, tally in net.kept:
+            counts = f"{at.counts} + now * {2 * ld} + {int(tally.weighted) * ld}"
+            with self.each(net.batch * (2 * outs + 1), last_first=True):
+                self.put(f"b, c = j // {2 * outs + 1}, j % {2 * outs + 1}", f"score = q[u({counts} + b)]")
+                self.put(f"if c < {outs}:", f"    score = q[u({at.h[-1]} + c * {ld} + b)]", f"elif c < {2 * outs}:")
+                if net.labels:
+                    label = f"i64(q[u({at.targets} + now * {ld} + b)])"
+                    self.put(f"    score = kind(1) if {label} == c - {outs} else kind(0)")
+                else:
+                    self.put(f"    score = q[u({at.targets} + (now * {outs} + c - {outs}) * {ld} + b)]")
+                self.put("if b < count:", f"    kept{m}[(kept_before + s * batch + b) * {2 * outs + 1} + c] = score")
 
     def _part_of_tally(self, m: int, tally: Tally, first: int) -> None:
         net, at, ld, outs = self.net, self.at, self.at.ld, self.net.widths[-1]
@@ -82,7 +103,7 @@ class Sums(Lines):
                 if tally.loop == "rows":
                     self.put(f"part += weight * f64(q[u({at.values + (1 + m) * ld} + b)])")
                     return
-                self.put(f"hs = q[{at.h[-1]} + b:{at.h[-1] + outs * ld} + b:{ld}]", "given, had = i64(0), i64(0)")
+                self.put(f"hs = q[{at.h[-1]} + b:{at.h[-1]} + {outs * ld} + b:{ld}]", "given, had = i64(0), i64(0)")
                 if tally.loop in ("classes", "pairs"):
                     self.put(
                         f"given = i64(q[u({at.marks + 2 * m * ld} + b)])",

@@ -43,7 +43,7 @@ class Updates(Norms):
     def _arrays(self) -> Iterator[Weights]:
         net = self.net
         for learner, index in enumerate(net.learning):
-            (place, ldw), ins, outs = net.places[index], net.widths[index], net.widths[index + 1]
+            (place, ldw), ins, outs = net.places[index], net.fan_in(index), net.widths[index + 1]
             strengths = net.ops[index] * lo.CONSTANTS + lo.PENALTY
             first, second = (strengths, strengths + 2) if index in net.penalised else (None, None)
             yield Weights(learner, place, ldw, ins, outs, first)
@@ -54,6 +54,10 @@ class Updates(Norms):
             for found in (norm.gamma, norm.beta):
                 if found is not None:
                     yield Weights(learner, found, norm.ldw, 1, net.widths[index], None)
+
+        matrices = [each for each in net.matrices if each.learns]
+        for learner, each in enumerate(matrices, net.first_matrix):
+            yield Weights(learner, each.first, each.ldw, each.rows, each.columns, None)
 
     def _apply(self, gradient: str) -> None:
         net, place = self.net, f"q[u(w + {self.at.gradient - self.at.weights})]"

@@ -15,7 +15,7 @@ import numpy as np
 from fastbp import program as pg
 from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, inlined, kernel
-from fastbp.cuda.rows import goes_on, rows_of
+from fastbp.cuda.rows import goes_on, rows_of, sharing
 from fastbp.cuda.shapes import Shapes
 
 CENTRE, INVERSE, SUM, PRODUCT = range(4)
@@ -61,7 +61,7 @@ def by_rows(dtype: np.dtype, shapes: Shapes, centred: bool) -> Any:
     """
     kind: Any = dtype.type
     lanes, groups = shapes.lanes, shapes.groups
-    gamma, beta = _gamma(dtype), _beta(dtype)
+    gamma, beta, total = _gamma(dtype), _beta(dtype), sharing(shapes).total
 
     def run(t, op, params, work, constants):
         share = cuda.shared.array(0, dtype)
@@ -71,27 +71,19 @@ def by_rows(dtype: np.dtype, shapes: Shapes, centred: bool) -> Any:
         b = cuda.blockIdx.x * groups + group
         there, n = b < t[lo.ROWS], t[op + lo.OUT]
         a0, z0 = t[op + lo.A] + b * t[op + lo.LDA], t[op + lo.Z] + b * t[op + lo.LDZ]
-        mean, first = kind(0), group * lanes
+        mean, whole, first = kind(0), kind(0), group * lanes
         for turn in range(2):
             value = kind(0)
             if there and (turn == 1 or centred):
                 for c in range(lane, n, lanes):
                     d = work[a0 + c] - mean
                     value += d if turn == 0 else d * d
-            share[first + lane] = value
-            cuda.syncthreads()
-            width = lanes // 2
-            while width > 0:
-                if lane < width:
-                    share[first + lane] += share[first + lane + width]
-                cuda.syncthreads()
-                width //= 2
+            whole = total(share, first, lane, value)
             if turn == 0:
-                mean = share[first] / kind(n)
-                cuda.syncthreads()
+                mean = whole / kind(n)
         if there:
             epsilon = constants[t[op + lo.NUMBERS] + lo.OWN]
-            inverse = kind(1) / math.sqrt(share[first] / kind(n) + epsilon)
+            inverse = kind(1) / math.sqrt(whole / kind(n) + epsilon)
             if lane == 0:
                 work[t[op + lo.STATE] + b] = mean
                 work[t[op + lo.STATE] + t[lo.ROWS] + b] = inverse

@@ -15,6 +15,7 @@ from fastbp.activations import IDENTITY, Activation
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules, tickets
 from fastbp.cuda.device import cuda, inlined, kernel
+from fastbp.cuda.lanes import Sharing
 from fastbp.cuda.shapes import Shapes
 from fastbp.losses import Loss
 from fastbp.tallies import Tally
@@ -346,6 +347,180 @@ def output(
 
 
 @functools.cache
+def sharing(shapes: Shapes) -> Sharing:
+    """How `lanes` threads share a row; what they put together is the same for any number of rows."""
+    lanes, apart = shapes.lanes, shapes.threads
+
+    def total(share, first, lane, value):
+        share[first + lane] = value
+        cuda.syncthreads()
+        width = lanes // 2
+        while width > 0:
+            if lane < width:
+                share[first + lane] += share[first + lane + width]
+            cuda.syncthreads()
+            width //= 2
+        whole = share[first]
+        cuda.syncthreads()
+        return whole
+
+    def best(share, first, lane, value, beside):
+        here = first + lane
+        share[here], share[apart + here] = value, beside
+        cuda.syncthreads()
+        width = lanes // 2
+        while width > 0:
+            if lane < width:
+                other, own = share[here + width], share[here]
+                if other > own or (other == own and share[apart + here + width] < share[apart + here]):
+                    share[here], share[apart + here] = other, share[apart + here + width]
+            cuda.syncthreads()
+            width //= 2
+        found, place = share[first], share[apart + first]
+        cuda.syncthreads()
+        return found, place
+
+    joined = inlined(best)
+
+    def highest(share, first, lane, value):
+        return joined(share, first, lane, value, value)[0]
+
+    def lowest(share, first, lane, value):
+        return -joined(share, first, lane, -value, value)[0]
+
+    for join in (total, best, highest, lowest):
+        vars(join)["rewritten"] = True
+    return Sharing(lanes, inlined(total), inlined(highest), inlined(lowest), joined)
+
+
+def _unseen(work, place, rows, a, y, n, constants, share, first, lane, end):
+    pass
+
+
+@functools.cache
+def _wide_marking(tallies: tuple[Tally, ...], dtype: np.dtype, labels: bool, shapes: Shapes) -> Any:
+    """What `marking` gives, by threads that share a row, and the values of tallies of rows where they can share those.
+
+    f(work, place, rows, a, y, n, constants, share, first, lane, end)
+    """
+    if not tallies:
+        return inlined(_unseen)
+    before, m = _wide_marking(tallies[:-1], dtype, labels, shapes), len(tallies) - 1
+    row, numbers = tallies[-1], lo.LOSS_NUMBERS + m * lo.TALLY_NUMBERS
+    if row.loop == "rows":
+        value = rules.tally_of_row(row, dtype, labels, sharing(shapes))
+        if value is None:
+            return before
+
+        def valued(work, place, rows, a, y, n, constants, share, first, lane, end):
+            before(work, place, rows, a, y, n, constants, share, first, lane, end)
+            found = value(a, y, n, constants[numbers:], share, first, lane, end)
+            if lane == 0 and end > 0:
+                work[place + 2 * m * rows] = found
+
+        return inlined(valued)
+    if row.loop not in ("classes", "pairs"):
+        return before
+    best: Any = rules.best(dtype, sharing(shapes))
+    kind: Any = dtype.type
+
+    def marked(work, place, rows, a, y, n, constants, share, first, lane, end):
+        before(work, place, rows, a, y, n, constants, share, first, lane, end)
+        given = best(a, n, share, first, lane, end)
+        if labels:
+            had = kind(y)
+        else:
+            had = best(y, n, share, first, lane, end)
+        if lane == 0 and end > 0:
+            work[place + 2 * m * rows], work[place + (2 * m + 1) * rows] = given, had
+
+    return inlined(marked)
+
+
+@functools.cache
+def shareable(
+    dtype: np.dtype, shapes: Shapes, finish: Activation | None, loss: Loss | None, derive: Activation | None
+) -> bool:
+    """Whether the threads of a row can share what `wide_output` is to compute."""
+    own = sharing(shapes)
+    made = [] if loss is None else [rules.loss(loss, dtype, own)]
+    made += [rules.activation(finish, dtype, own)] if finish is not None else []
+    made += [rules.derivative(derive, dtype, own)] if derive is not None else []
+    return all(rule is not None for rule in made)
+
+
+@functools.cache
+def _together(
+    dtype: np.dtype, shapes: Shapes, finish: Activation | None, loss: Loss | None, derive: Activation | None
+) -> Any:
+    """What `wide_output` does with a row whose outputs ask for each other: its loss.
+
+    f(z, h, dz, y, n, weight, p, numbers, share, first, lane, end)
+    """
+    own, lanes = sharing(shapes), shapes.lanes
+    finishes = finish is not None and finish is not IDENTITY
+    derives = derive is not None and derive is not IDENTITY
+    finish_coupled, derive_coupled = finish is not None and finish.coupled, derive is not None and derive.coupled
+    finished: Any = None if finish is None else rules.activation(finish, dtype, own)
+    rule: Any = None if loss is None else rules.loss(loss, dtype, own)
+    back: Any = None if derive is None else rules.derivative(derive, dtype, own)
+    fused, scored = loss is not None and loss.fused_with is not None, loss is not None
+    kind: Any = dtype.type
+
+    def together(z, h, dz, y, n, weight, p, numbers, share, first, lane, end):
+        value = kind(0)
+        if finishes:
+            if finish_coupled:
+                finished(h, z, n, share, first, lane, end)
+            else:
+                for c in range(lane, end, lanes):
+                    h[c] = finished(z[c], p)
+            cuda.syncthreads()
+        if scored:
+            if fused:
+                value = rule(dz, z, y, n, weight, numbers, share, first, lane, end)
+            else:
+                value = rule(dz, h, y, n, weight, numbers, share, first, lane, end)
+        if derives:
+            cuda.syncthreads()
+            if derive_coupled:
+                back(dz, h, n, share, first, lane, end)
+            else:
+                for c in range(lane, end, lanes):
+                    dz[c] = back(dz[c], z[c], h[c], p)
+        return value
+
+    return inlined(together)
+
+
+@functools.cache
+def _apart(
+    dtype: np.dtype, shapes: Shapes, finish: Activation | None, loss: Loss | None, derive: Activation | None
+) -> Any:
+    """The same of a row whose outputs stand for themselves, column by column."""
+    finished, back, total = _finish(finish, dtype), _finish_back(derive, dtype), sharing(shapes).total
+    scored, fused = loss is not None, loss is not None and loss.fused_with is not None
+    rule: Any = None if loss is None else rules.loss(loss, dtype)
+    lanes, kind = shapes.lanes, dtype.type
+
+    def apart(z, h, dz, y, n, weight, p, numbers, share, first, lane, end):
+        value = kind(0)
+        for c in range(lane, end, lanes):
+            finished(h[c : c + 1], z[c : c + 1], 1, p)
+            if scored:
+                if fused:
+                    value += rule(dz[c : c + 1], z[c : c + 1], y[c : c + 1], 1, weight, numbers)
+                else:
+                    value += rule(dz[c : c + 1], h[c : c + 1], y[c : c + 1], 1, weight, numbers)
+                back(dz[c : c + 1], z[c : c + 1], h[c : c + 1], 1, p)
+        if scored:
+            value = total(share, first, lane, value)
+        return value
+
+    return inlined(apart)
+
+
+@functools.cache
 def wide_output(
     dtype: np.dtype,
     shapes: Shapes,
@@ -355,12 +530,16 @@ def wide_output(
     tallies: tuple[Tally, ...],
     backward: bool,
 ) -> Any:
-    """Kernel: what `output` does, where no output asks for the others; `lanes` threads a row."""
-    finished, back = _finish(finish, dtype), _finish_back(derive, dtype)
-    scored, fused = loss is not None, loss is not None and loss.fused_with is not None
-    rule: Any = None if loss is None else rules.loss(loss, dtype)
-    marked = marking(tallies, dtype, False)
-    lanes, groups, kind = shapes.lanes, shapes.groups, dtype.type
+    """Kernel: what `output` does, where it is `shareable`; `lanes` threads a row.
+
+    Values of tallies of rows stand where those of others have their marks, as far as threads can share them.
+    """
+    labelled = loss is not None and loss.targets == "labels"
+    coupled = labelled or any(row is not None and row.coupled for row in (finish, loss, derive))
+    through = (_together if coupled else _apart)(dtype, shapes, finish, loss, derive)
+    scored = loss is not None
+    marked = _wide_marking(tallies, dtype, labelled, shapes)
+    lanes, groups = shapes.lanes, shapes.groups
     ending, double = _ending(shapes.threads, backward), np.dtype(np.float64)
 
     def run(t, work, constants, drawn, sums, penalties, scales, states):
@@ -369,29 +548,23 @@ def wide_output(
         if t[lo.STATUS] != pg.RUNNING:
             return
         lane, first = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes * lanes
-        b, op, n = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes, t[lo.LAST], t[lo.OUTPUTS]
+        b, op, n, end = cuda.blockIdx.x * groups + cuda.threadIdx.x // lanes, t[lo.LAST], t[lo.OUTPUTS], t[lo.OUTPUTS]
+        if b >= t[lo.ROWS]:
+            b, end = 0, 0
         z0, h0 = t[op + lo.Z] + b * t[op + lo.LDZ], t[op + lo.H] + b * t[op + lo.LDH]
         d0, y0 = t[op + lo.DZ] + b * t[op + lo.LDDZ], t[lo.TARGET] + b * t[lo.TARGET_LD]
-        p, numbers, value = constants[t[op + lo.NUMBERS]], constants[t[lo.OPS] * lo.CONSTANTS :], kind(0)
-        if b < t[lo.ROWS]:
-            for c in range(lane, n, lanes):
-                z, h = work[z0 + c : z0 + c + 1], work[h0 + c : h0 + c + 1]
-                finished(h, z, 1, p)
-                if scored:
-                    dz, y = work[d0 + c : d0 + c + 1], work[y0 + c : y0 + c + 1]
-                    if fused:
-                        value += rule(dz, z, y, 1, work[t[lo.SCALE] + b], numbers)
-                    else:
-                        value += rule(dz, h, y, 1, work[t[lo.SCALE] + b], numbers)
-                    back(dz, z, h, 1, p)
+        p, numbers = constants[t[op + lo.NUMBERS]], constants[t[lo.OPS] * lo.CONSTANTS :]
+        z, h, dz = work[z0 : z0 + n], work[h0 : h0 + n], work[d0 : d0 + n]
+        if labelled:
+            y = np.int64(work[y0])
+        else:
+            y = work[y0 : y0 + n]
+        value = through(z, h, dz, y, n, work[t[lo.SCALE] + b], p, numbers, share, first, lane, end)
         if scored:
-            share[first + lane] = value
-            cuda.syncthreads()
-            if lane == 0 and b < t[lo.ROWS]:
-                for other in range(1, lanes):
-                    value += share[first + other]
+            if lane == 0 and end > 0:
                 work[t[lo.VALUE] + b] = value
-                marked(work, t[lo.MARKS] + b, t[lo.ROWS], work[h0 : h0 + n], work[y0 : y0 + n], n, numbers)
+            cuda.syncthreads()
+            marked(work, t[lo.MARKS] + b, t[lo.ROWS], h, y, n, numbers, share, first, lane, end)
         ending(t, work, room, drawn, sums, penalties, scales, states)
 
     return kernel(run, threads=shapes.threads)
@@ -408,8 +581,12 @@ def count_step(dtype: np.dtype) -> Any:
 
 
 @functools.cache
-def tally(dtype: np.dtype, shapes: Shapes, row: Tally, labels: bool) -> Any:
-    """Kernel: adds the batch's sums of tally m to the epoch's, a block for each sum; after the step is closed."""
+def tally(dtype: np.dtype, shapes: Shapes, row: Tally, labels: bool, wide: bool) -> Any:
+    """Kernel: adds the batch's sums of tally m to the epoch's, a block for each sum; after the step is closed.
+
+    wide : whether the batch went through `wide_output`
+    """
+    valued = wide and row.loop == "rows" and rules.tally_of_row(row, dtype, labels, sharing(shapes)) is not None
     term = rules.tally(row, dtype, labels).term
     threads, weighted = shapes.single, int(row.weighted)
     double = np.dtype(np.float64)
@@ -425,7 +602,9 @@ def tally(dtype: np.dtype, shapes: Shapes, row: Tally, labels: bool) -> Any:
         value = 0.0
         for b in range(i, rows, threads):
             weight = np.float64(work[t[lo.COUNTS] + weighted * rows + b])
-            if weight != 0.0:
+            if weight != 0.0 and valued:
+                value += weight * np.float64(work[marks + b])
+            elif weight != 0.0:
                 h0, y0 = t[op + lo.H] + b * t[op + lo.LDH], t[lo.TARGET] + b * t[lo.TARGET_LD]
                 if labels:
                     y = np.int64(work[y0])

@@ -39,7 +39,8 @@ from fastbp._vector import copysign, fma, maximum, minimum, where
 from fastbp.activations import IDENTITY, Activation
 from fastbp.constraints import Constraint
 from fastbp.cuda.device import inlined, simulated
-from fastbp.cuda.scalars import made, scalar
+from fastbp.cuda.lanes import Sharing, shared
+from fastbp.cuda.scalars import made, of_source, scalar
 from fastbp.losses import Loss
 from fastbp.optimizers import AVERAGE_KEEP, KEEP, MOST, OVERWRITE, SCALE, Optimizer
 from fastbp.tallies import Tally
@@ -60,17 +61,28 @@ class TallyRule(NamedTuple):
     term: Callable[..., Any]
 
 
-@functools.cache
-def activation(row: Activation, dtype: np.dtype) -> Any:
-    """The rule that turns z into a."""
-    return scalar(row.function, dtype)
+def _of_row(
+    function: Callable[..., Any], dtype: np.dtype, sharing: Sharing | None, labels: tuple[str, ...] = ()
+) -> Any:
+    """The rule of a formula over columns, with `lanes.OWN` as further arguments where threads share a row.
+
+    None where they can't.
+    """
+    found = function if sharing is None else shared(function, sharing)
+    return None if found is None else scalar(found, dtype, labels)
 
 
 @functools.cache
-def derivative(row: Activation, dtype: np.dtype) -> Any:
-    """The rule that turns dL/da into dL/dz."""
+def activation(row: Activation, dtype: np.dtype, sharing: Sharing | None = None) -> Any:
+    """The rule that turns z into a; a coupled one may share its row among threads."""
+    return _of_row(row.function, dtype, sharing if row.coupled else None)
+
+
+@functools.cache
+def derivative(row: Activation, dtype: np.dtype, sharing: Sharing | None = None) -> Any:
+    """The rule that turns dL/da into dL/dz, likewise."""
     if row.coupled:
-        return scalar(row.derivative, dtype)
+        return _of_row(row.derivative, dtype, sharing)
     if row is IDENTITY:
         return made("def derive(da, z, a, p):\n    return da\n", dtype)
     return made("def derive(da, z, a, p):\n    return da * slope(z, a, p)\n", dtype, slope=row.derivative)
@@ -104,14 +116,17 @@ MASKED = "value, slope = where(y[c] == y[c], value, 0.0), where(y[c] == y[c], sl
 
 
 @functools.cache
-def loss(row: Loss, dtype: np.dtype) -> Any:
-    """The rule that gives a row's loss and its gradient; y is a label where the loss is of labels."""
+def loss(row: Loss, dtype: np.dtype, sharing: Sharing | None = None) -> Any:
+    """The rule that gives a row's loss and its gradient; y is a label where the loss is of labels.
+
+    sharing : how threads share the row, None for one alone; the rule is None where they can't
+    """
     labels = ("y",) if row.targets == "labels" else ()
     count = len(row.parameters)
     source = (COUPLED_LOSS if row.coupled else LOSS).format(
         parameters=_numbers("numbers", 1, count), last=1 + count, masked=MASKED if row.mask_nan else ""
     )
-    return made(source, dtype, labels, function=row.function, where=where)
+    return _of_row(of_source(source, {"function": row.function, "where": where}), dtype, sharing, labels)
 
 
 def loss_numbers(row: Loss, outputs: int, dtype: np.dtype) -> np.ndarray:
@@ -227,6 +242,19 @@ def tally(row: Tally, dtype: np.dtype, labels: bool = False) -> TallyRule:
     if row.loop == "kept":
         raise ValueError(f"tally {row.name!r} keeps rows and sums nothing: there is no rule for it")
     return TallyRule(inlined(_unmarked), inlined(_of_targets if row.loop == "targets" else _of_labels(kind, labels)))
+
+
+@functools.cache
+def tally_of_row(row: Tally, dtype: np.dtype, labels: bool, sharing: Sharing) -> Any:
+    """The rule of a tally of rows, f(a, y, n, p) and `lanes.OWN`, by threads that share them; None where they can't."""
+    assert row.function is not None
+    return _of_row(row.function, dtype, sharing, ("y",) if labels else ())
+
+
+@functools.cache
+def best(dtype: np.dtype, sharing: Sharing) -> Any:
+    """The rule f(a, n) and `lanes.OWN` that finds the highest column, by threads that share a row."""
+    return _of_row(tallies.best, dtype, sharing)
 
 
 def _unmarked(a: Any, y: Any, n: Any, p: Any) -> Any:

@@ -95,8 +95,8 @@ def wave(x):
 """
 
 
-def _function(source: str, names: dict[str, Any]) -> Callable[..., Any]:
-    """The function that some code defines; the code stays with it (see `_source`)."""
+def of_source(source: str, names: dict[str, Any]) -> Callable[..., Any]:
+    """The function that some code defines; the code stays with it (see `source_of`)."""
     tree = ast.parse(source)
     exec(compile(tree, "<a formula>", "exec"), names)
     function = names[next(node.name for node in tree.body if isinstance(node, ast.FunctionDef))]
@@ -156,7 +156,7 @@ def _primitives(kind: Any) -> dict[Any, Callable[..., Any]]:
     }
     for original, source in sources.items():
         names = {"fma": _vector.fma, "erfc": _erfc}
-        found[original] = inlined(_rewritten(_function(source, names), kind, found, frozenset()))
+        found[original] = inlined(_rewritten(of_source(source, names), kind, found, frozenset()))
     return found
 
 
@@ -188,10 +188,10 @@ def made(source: str, dtype: np.dtype, labels: tuple[str, ...] = (), **names: An
     names : formulas, and functions for kernels as `scalar` gives them, that it calls
     """
     kind: Any = np.dtype(dtype).type
-    return inlined(_rewritten(_function(source, dict(names)), kind, _primitives(kind), frozenset(labels)))
+    return inlined(_rewritten(of_source(source, dict(names)), kind, _primitives(kind), frozenset(labels)))
 
 
-def _source(function: Callable[..., Any]) -> str:
+def source_of(function: Callable[..., Any]) -> str:
     """A function's code; one that was made from text carries it."""
     return getattr(function, "source", None) or textwrap.dedent(inspect.getsource(function))
 
@@ -199,7 +199,7 @@ def _source(function: Callable[..., Any]) -> str:
 def _rewritten(
     function: Callable[..., Any], kind: Any, primitives: dict[Any, Callable[..., Any]], labels: frozenset[str]
 ) -> Callable[..., Any]:
-    definition = next(node for node in ast.parse(_source(function)).body if isinstance(node, ast.FunctionDef))
+    definition = next(node for node in ast.parse(source_of(function)).body if isinstance(node, ast.FunctionDef))
     rewriter = _Rewriter(definition, function.__globals__, kind, primitives, labels)
     tree = ast.Module([rewriter.definition()], [])
     names = rewriter.names

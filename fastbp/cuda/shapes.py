@@ -37,6 +37,7 @@ class Shapes:
     tiles : of products, the smallest first
     busy : blocks that keep the device busy
     part : least batch rows of a part, where the sums over a large batch are cut into parts
+    wide : outputs from which `lanes` threads share a row of them
     turns : least runs of `Tile.depth` terms of a part of a product's sums; joining parts takes as long as some four
     """
 
@@ -47,6 +48,7 @@ class Shapes:
     tiles: tuple[Tile, ...]
     busy: int
     part: int
+    wide: int
     turns: int
 
     @property
@@ -76,8 +78,10 @@ class Shapes:
         return self.tiles[0]
 
 
-DEVICE = Shapes(32, 8, 256, 256, (Tile(32, 32, 16, 2, 2), Tile(64, 64, 16, 4, 4), Tile(128, 128, 8, 8, 8)), 128, 512, 8)
-SIMULATED = Shapes(2, 2, 2, 4, (Tile(4, 8, 4, 2, 2), Tile(8, 8, 4, 4, 4)), 2, 5, 1)
+DEVICE = Shapes(
+    32, 8, 256, 256, (Tile(32, 32, 16, 2, 2), Tile(64, 64, 16, 4, 4), Tile(128, 128, 8, 8, 8)), 128, 512, 16, 8
+)
+SIMULATED = Shapes(2, 2, 2, 4, (Tile(4, 8, 4, 2, 2), Tile(8, 8, 4, 4, 4)), 2, 5, 4, 1)
 
 
 @functools.cache

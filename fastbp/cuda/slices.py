@@ -16,7 +16,7 @@ from fastbp.cuda import device, narrow, rows
 from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, kernel, simulated
 from fastbp.cuda.narrow_code import Writer
-from fastbp.cuda.narrow_net import Network, Shared
+from fastbp.cuda.narrow_net import INPUTS, Network, Shared
 from fastbp.cuda.rows import goes_on
 from fastbp.cuda.shapes import Shapes
 from fastbp.cuda.step import FORWARD, LOSS, WEIGHTS, Launch, of_phase
@@ -81,14 +81,16 @@ class SliceWriter(Writer):
         fields |= {"weighted": lo.WEIGHTED, "marked": lo.MARKED, "mean": lo.MEAN_ROWS, "all_rows": lo.ROWS}
         self.put(*(f"{name} = t[{field}]" for name, field in fields.items()))
         self.put("began = first // per_epoch", "bits = i64(1)", "while (i64(1) << bits) < total:", "    bits += 1")
-        self.put(f"step, drawn = t[{lo.STEP}], t[{lo.NOISE}]", f"number, now, a0 = first + step, 0, {at.inputs}")
+        self.put(f"step, drawn = t[{lo.STEP}], t[{lo.NOISE}]", f"number, now, {INPUTS} = first + step, 0, {at.inputs}")
         self._take_parameters()
+        self.put("count = min(batch, total - number % per_epoch * batch)")
+        self._share_strengths()
         with self.each(at.distance):
             self.put(f"q[u({at.weights} + j)] = params[j]", f"q[u({at.gradient} + j)] = kind(0)")
         with self.each(at.ld):
             self.put(f"q[u({at.inputs + net.widths[0] * at.ld} + j)] = kind(1)")
-            for index in range(1, len(net.widths)):
-                self.put(f"q[u({at.into[index] + net.widths[index] * at.ld} + j)] = kind(1)")
+            for place in at.ones:
+                self.put(f"q[u({place} + j)] = kind(1)")
         self._take_given()
         with self.under(
             f"for piece in range(cuda.blockIdx.x, (all_rows + {net.batch - 1}) // {net.batch}, cuda.gridDim.x):"
@@ -107,13 +109,14 @@ class SliceWriter(Writer):
         self.put(*fetch, *store, "cuda.syncthreads()")
         for index in range(len(net.activations)):
             self._forward(index)
-            self.put("cuda.syncthreads()")
+            self.barrier()
         self._loss()
         self._write_out()
+        self._write_activities()
         self.put("cuda.syncthreads()")
         for index in range(len(net.activations) - 1, max(net.lowest, 1) - 1, -1):
             self._back(index)
-            self.put("cuda.syncthreads()")
+            self.barrier()
         self._learn()
         self.put("cuda.syncthreads()")
 
@@ -126,7 +129,7 @@ class SliceWriter(Writer):
                 marked = self.rule("mark", self._marked)
                 self.put(
                     f"op = t[{lo.LAST}]",
-                    f"hs = q[{at.h[-1]} + b:{at.h[-1] + outs * ld} + b:{ld}]",
+                    f"hs = q[{at.h[-1]} + b:{at.h[-1]} + {outs * ld} + b:{ld}]",
                     f"numbers = constants[{net.count * lo.CONSTANTS}:]",
                     f"h0 = t[op + {lo.H}] + (beyond + b) * t[op + {lo.LDH}]",
                     f"for o in range({outs}):",
@@ -139,6 +142,14 @@ class SliceWriter(Writer):
                     self.put(f"ys = q[{at.targets} + b:{at.targets + outs * ld} + b:{ld}]")
                     self.put(f"for o in range({outs}):", "    work[y0 + o] = ys[o]")
                 self.put(f"{marked}(work, t[{lo.MARKS}] + beyond + b, all_rows, hs, ys, {outs}, numbers)")
+
+    def _write_activities(self) -> None:
+        """What penalties add to each row's loss, into the workspace; see ``ops.activity``."""
+        for index, each in self._activities():
+            with self.each(self.net.batch, "b"), self.under("if beyond + b < all_rows:"):
+                self.put("active = kind(0)", f"for o in range({self.net.widths[index]}):")
+                self.put(f"    active += {self._penalty(index, each, 'b', 'o')}")
+                self.put(f"work[t[{lo.Layout.field(each.op) + lo.STATE}] + beyond + b] = active")
 
     def _keep_counts(self, parity: str) -> None:
         if self.scored:
@@ -179,13 +190,17 @@ def written(net: Network, tallies: "tuple[Tally, ...]") -> Any:
     return kernel(names["slices"], threads=net.threads)
 
 
+def bare(net: Network) -> Network:
+    """A network without what is done to gradients once they are summed."""
+    return replace(net, slots=0, numbers=0, update=None, tallies=(), penalised=(), clips="", group=1, constraints=())
+
+
 def network(bound: "Bound", targets: int) -> Network | None:
     """What the code depends on, with the rows of a slice for a batch; None where none of them fits."""
     layout, optimizer = bound.layout, bound.optimizer
     assert optimizer is not None
     whole = narrow.network(layout, bound.objective, optimizer, targets, narrow.threads())
-    plain = replace(whole, slots=0, numbers=0, update=None, tallies=(), penalised=(), clips="", group=1, constraints=())
-    found = None
+    plain, found = bare(whole), None
     for count in SIMULATED_ROWS if simulated() else ROWS:
         net = replace(plain, batch=count)
         if SliceShared(net).bytes <= device.shared_bytes():

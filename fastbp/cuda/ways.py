@@ -15,7 +15,7 @@ STEPS_AHEAD = 64
 def step_of(bound: "Bound", data: "Data") -> Step:
     """The way that a step of a bound network goes: by one block where it is small, by slices of rows where it is
     narrow, else product by product; launches are replayed as graphs."""
-    keeps = data.result is not None or bool(data.kept)
+    keeps = data.result is not None
     if data.starts is not None:  # sparse rows
         return captured.step_of(bound.launches(data), bound.products.first())
     if not narrow.reason(bound.layout, bound.objective, bound.optimizer, data.targets, keeps):
