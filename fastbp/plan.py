@@ -96,7 +96,7 @@ class Plan(Graph):
         if backward and any(layer.whole_batch for layer in self.layers):
             self.slab = pg.round_up(batch, tiles.samples)
         self.slabs = -(-batch // self.slab)
-        self.thin = program.thin_rows(batch)
+        self.thin = program.thin_rows(batch, backward)
         self.panels = self.slab // tiles.samples
         self.nbytes = 0
         self.ones: list[tuple[int, int]] = []
@@ -118,14 +118,15 @@ class Plan(Graph):
         self.target, self.target_panel = self._reserve(self.layers[-1].fan_out)
         self.borders: list[int] = []
         if backward and self.slabs == 1 and self._plain_products:
-            self.borders = sides.borders(self.layers, tiles, self.slab, self.panels)
+            self.borders = sides.borders(self.layers, tiles, batch)
         for op, layer, border in zip(self.table[1:], self.layers[1:], self.borders, strict=False):
             op[pg.BORDER] = border
             op[[pg.PART, pg.PART_PANEL]] = self._reserve(layer.fan_out)
         self.halves = backward and not self.borders and self._by_halves()
         self.turn = TURN_ROWS if self.halves and few_weights else 0
         self.table[self.learning, pg.SUMMED] = self.halves
-        self.table[:, pg.FEW] = [self._few(layer) for layer in self.layers]
+        if batch > tiles.lanes:  # sums along fewer rows would take longer than idle lanes do
+            self.table[:, pg.FEW] = [self._few(layer) for layer in self.layers]
         self.table[:, pg.SINGLE] = self._plain_products
         self.apart: int | None = None
         self.phases, self.tasks = self._schedule(threads)

@@ -254,6 +254,7 @@ TABLE_ROWS = ROWS_OF_TILE * PANELS_OF_TILE  # of one panel of an embedding: as l
 SLAB_ROWS = 1024
 TOUCHED_BYTES = 32 << 20
 THIN_PARAMETERS = 4096  # below that a whole panel of samples costs little
+THIN_OUTPUTS, MANY_PARAMETERS = 64, 1 << 18
 SETTABLE = "penalty", "trainable", "rate", "constraint", "numbers"
 """What of a `LayerSpec` may change between runs."""
 
@@ -539,9 +540,15 @@ class Program:
             matrix[:, start : start + width] = panel[:, : outs - start]
         return matrix
 
-    def thin_rows(self, batch: int) -> int:
-        """Rows that a step of `batch` computes where they are few (see ``cpu.thin``), else 0."""
+    def thin_rows(self, batch: int, backward: bool = True) -> int:
+        """Rows that a step of `batch` computes where they are few (see ``cpu.thin``), else 0.
+
+        More than four rows train so only where weights are many or the last layer is wide.
+        """
         lanes = self.tiles.lanes
         if batch > lanes or self.parameter_count < THIN_PARAMETERS or self.half:
+            return 0
+        narrow = self.layers[-1].fan_out < THIN_OUTPUTS and self.parameter_count < MANY_PARAMETERS
+        if backward and batch > 4 and narrow:
             return 0
         return next(rows for rows in (1, min(4, lanes), lanes) if batch <= rows)

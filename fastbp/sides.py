@@ -24,19 +24,23 @@ if TYPE_CHECKING:
 
 MOST = 0.6
 """The larger side's part of a layer's neurons, at most."""
-WEIGHTS = 1 << 15
-"""Most weights: a side's half of them stays in the first cache levels, and large products go another way."""
-LEAST_WORK = 0.6e6
-"""Floating-point operations of a step: below that it runs on one thread."""
-WIDE, PANELS = 128, 3
-"""Products as large go another way in any case (see ``cpu.terms``)."""
+WEIGHTS = 1 << 18
+"""Most weights: a side's half of them, with moments, stays in its second-level cache."""
+NEURONS = 1 << 18
+"""Most numbers of all layers' outputs, for the same reason."""
+LEAST_WORK = 0.3e6
+"""Floating-point operations of a step for each time that the sides meet: below that it runs on one thread.
+
+8-(3 x 64)-4 at 7 rows, 0.15 million each time, took 8.6 us on one thread and 12.8 cut."""
+WIDE, WIDE_WORK = 128, 12e6
+"""Multiply-adds of products as large in a direction, at most: above that they go another way (see ``cpu.terms``)."""
 PASSED, MOVED = 0.5, 1.15
 """Numbers a weight, at most: sums that pass to the other side, and these with half of the inputs, gathered twice.
 
 What is saved goes with the weights, half of which would pass each way. At 0.62 passed 10-(3 x 96)-2 was 7 % slower at
 64 rows; at 1.0 to 1.15 moved most networks of two layers were 8 to 12 % faster, 784-32-10 and 300-100-2 as fast, at 3.9
-and 4.1 they were 33 and 15 % slower. At 1.25 64-100-10 was 10 to 13 % faster in long runs, but 7 to 15 % slower where
-the second thread is woken for each few milliseconds: until the system gives it a core of its own, one does both."""
+and 4.1 they were 33 and 15 % slower. At 1.25 64-100-10 was 7 % faster in fits that follow each other, but a third
+slower where those of another library run between them."""
 OWN = (
     *(pg.A, pg.T, pg.PART, pg.PART_OTHER),
     *(pg.FIRST_IN, pg.END_IN, pg.FIRST_OUT, pg.END_OUT, pg.FIRST_TASK, pg.END_TASK),
@@ -46,21 +50,22 @@ RUN = (pg.INDEX, pg.SCALE, pg.COUNTS, pg.TARGET)
 """Columns of a run that it has of its own, beside its tables and sums."""
 
 
-def borders(layers: Sequence[LayerSpec], tiles: Tiles, batch: int, panels: int) -> list[int]:
-    """The first neuron of the second side in each layer but the last; none where steps aren't cut so.
-
-    batch, panels : rows of a step, and panels of them
-    """
+def borders(layers: Sequence[LayerSpec], tiles: Tiles, batch: int) -> list[int]:
+    """The first neuron of the second side in each layer but the last; none where steps aren't cut so."""
     parameters = sum(layer.parameters for layer in layers)
-    passed = batch * sum(layer.fan_out for layer in layers[1:])
-    moved = passed + batch * layers[0].fan_in / 2
+    slab, rows = pg.round_up(batch, tiles.samples), pg.round_up(batch, tiles.lanes)
+    passed = slab * sum(layer.fan_out for layer in layers[1:])
+    moved = passed + slab * layers[0].fan_in / 2
     if any(layer.operation is not DENSE for layer in layers):
         return []
     if len(layers) < 2 or passed > PASSED * parameters or moved > MOVED * parameters:
         return []
-    if parameters >= WEIGHTS or 6 * batch * parameters < LEAST_WORK:
+    if parameters >= WEIGHTS or slab * sum(layer.fan_out for layer in layers) > NEURONS:
         return []
-    if panels >= PANELS and any(min(layer.fan_in, layer.fan_out) >= WIDE for layer in layers[1:]):
+    if 6 * rows * parameters < LEAST_WORK * 2 * (len(layers) - 1):
+        return []
+    wide = sum(layer.fan_in * layer.fan_out for layer in layers if min(layer.fan_in, layer.fan_out) >= WIDE)
+    if rows * wide > WIDE_WORK:
         return []
     grain = math.lcm(tiles.width, pg.ROWS_OF_TILE // 2)
     found = [round(layer.fan_out / 2 / grain) * grain for layer in layers[:-1]]
@@ -72,10 +77,9 @@ def borders(layers: Sequence[LayerSpec], tiles: Tiles, batch: int, panels: int) 
 
 def cut(program: Program, batch: int) -> bool:
     """Whether training steps over `batch` rows are cut so."""
-    slab = pg.round_up(batch, program.tiles.samples)
     if program.half or program.thin_rows(batch):
         return False
-    return bool(borders(program.layers, program.tiles, slab, slab // program.tiles.samples))
+    return bool(borders(program.layers, program.tiles, batch))
 
 
 @dataclass(frozen=True)

@@ -1011,7 +1011,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-@pytest.mark.parametrize("widths", [[20, 10, 1], [7, 65, 64, 5], [33, 5]], ids=str)
+@pytest.mark.parametrize("widths", [[20, 10, 1], [7, 65, 64, 5], [33, 5], [300, 128, 2]], ids=str)
 def test_few_rows_take_the_short_way_with_the_same_bits(widths: list[int], dtype: str, served: list[int]) -> None:
     model = make(widths, "gelu", "softmax", dtype=dtype, threads=2)
     x = inputs(300, widths[0]).astype(model.dtype)

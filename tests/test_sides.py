@@ -1,5 +1,6 @@
 """Steps of two threads that are cut by neurons: right, and the same bits as one thread's, or many's."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,15 @@ from test_signals import press
 
 import fastbp as fb
 from fastbp import program as pg
+from fastbp import sides
 from fastbp._jit import Kernel
+from fastbp.activations import RELU
 from fastbp.constraints import MaxNorm
 from fastbp.cpu.engine import Engine
 from fastbp.cpu.launch import LAUNCHERS
+from fastbp.cpu.tile import Geometry
+from fastbp.plan import Plan
+from fastbp.program import LayerSpec, Program
 
 LOSS = "mean_squared_error"
 BATCH = 40
@@ -34,6 +40,32 @@ def fitted(model: fb.Model, rows: int) -> tuple[list[np.ndarray], dict[str, list
     x, y = inputs(rows, WIDTHS[0]), targets(LOSS, rows, WIDTHS[-1])
     history = model.fit(x, y, batch_size=BATCH, epochs=3, verbose=0, sample_weight=np.linspace(0.5, 2, rows))
     return model.get_weights(), history.history
+
+
+@pytest.mark.parametrize(
+    ("widths", "batch", "cut"),
+    [
+        ((64, 100, 10), 32, True),
+        ((784, 128, 10), 7, True),
+        ((784, 256, 128, 10), 33, True),
+        ((784, 256, 128, 10), 128, False),  # products so large go by terms
+        ((50, 1000, 1), 200, True),
+        ((50, 1000, 1), 1000, False),  # what passes between layers leaves the caches
+        ((100, 100, 10), 7, True),
+        ((8, 64, 64, 64, 4), 7, False),  # too little between two meetings
+        ((8, 64, 64, 64, 4), 33, False),  # too much passes
+        ((30, 128, 128, 2), 64, True),
+        ((784, 30, 784), 4, False),  # by tiles of few rows
+        ((300, 1000, 1000, 3), 33, False),  # too many weights
+    ],
+    ids=str,
+)
+def test_what_is_cut_follows_from_shapes(widths: tuple[int, ...], batch: int, cut: bool) -> None:
+    layers = [LayerSpec(i, o, bias=True, activation=RELU) for i, o in itertools.pairwise(widths)]
+    tiles = Geometry(lanes=16, rows=12, samples=32, width=16, gradient_rows=8, gradient_vectors=3)
+    program = Program(layers, np.dtype(np.float32), tiles)
+    assert sides.cut(program, batch) == cut
+    assert bool(Plan(program, batch, 1, True, False, True, "tiles").borders) == cut
 
 
 def by_sides(model: fb.Model) -> bool:

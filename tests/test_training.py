@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import reference
 from helpers import OUTPUT, TOLERANCE, error, inputs, interrupting, make, outputs, targets
 
 import fastbp as fb
+from fastbp import plan
 from fastbp.cpu import engine as engine_module
 from fastbp.cpu.engine import Engine
 from fastbp.losses import LOSSES
@@ -399,6 +401,15 @@ def test_divergence_stops_the_fit_and_keeps_finite_weights(threads: int) -> None
     assert np.isfinite(model.fit(x, y, verbose=0).history["loss"][0])
 
 
+@pytest.fixture
+def uncut(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No step is cut by neurons, so that it sums as a prediction does."""
+    monkeypatch.setattr("fastbp.sides.WEIGHTS", 0)
+    plan._plan.cache_clear()
+    yield
+    plan._plan.cache_clear()
+
+
 def overflowing(dtype: str, threads: int) -> tuple[fb.Model, np.ndarray, np.ndarray]:
     """A model that loses its weights in its second step, of data whose every loss before is finite."""
     model = make([200, 300, 1], "relu", dtype=dtype, threads=threads)
@@ -408,6 +419,7 @@ def overflowing(dtype: str, threads: int) -> tuple[fb.Model, np.ndarray, np.ndar
     return model, x, y
 
 
+@pytest.mark.usefixtures("uncut")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_large_networks_are_guarded_in_every_update(dtype: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,6 +441,7 @@ def test_large_networks_are_guarded_in_every_update(dtype: str, threads: int, mo
     assert np.isfinite(model.fit(x, y, verbose=0).history["loss"][0])
 
 
+@pytest.mark.usefixtures("uncut")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_fit_that_loses_its_weights_in_its_last_step(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "SNAPSHOT_BYTES", 0)

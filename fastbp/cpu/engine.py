@@ -289,7 +289,7 @@ class Engine:
         if self.program.half:
             names = ["forward", "pack inputs", "pack weights"]
             needed += [("bfloat16", bfloat16.rule(n)) for n in (list(bfloat16.RULES) if backward else names)]
-        elif self.program.thin_rows(batch):
+        elif self.program.thin_rows(batch, backward):
             needed += [("few rows", thin.rule(n, self.dtype)) for n in ("forward", "backward")[: 1 + backward]]
         needed += [("large products", terms.rule(n)) for n in terms.rule_names(self.program, batch, backward)]
         needed += operations.kernels(tuple(layers) or self.program.layers, self.dtype, backward)
@@ -333,8 +333,7 @@ class Engine:
         program = self.program if upto is None else Program(upto, self.dtype, self.program.tiles, self.program.half)
         by_sides = backward and self.threads == 2 and cut(program, batch)
         threads = 1 if alone or (self.serial(batch) and not by_sides) else self.threads
-        samples = program.tiles.samples
-        rows = program.thin_rows(batch) or -(-batch // samples) * samples
+        rows = program.thin_rows(batch, backward) or pg.round_up(batch, program.tiles.lanes)
         key = (rows, threads, objective, backward, input_gradient, update, is_sparse, noise, upto)
         if key not in self._bound:
             step: dict[str, Any] = {"input_gradient": input_gradient, "noise": noise, "update": update}
@@ -433,7 +432,7 @@ class Engine:
 
     # -------------------------------------------------- running
 
-    def holding_data(self, *arrays: Any) -> contextlib.AbstractContextManager[None]:
+    def holding_data(self, *arrays: Any, beside: Sequence[Any] = ()) -> contextlib.AbstractContextManager[None]:
         """Data is read where it is: there is nothing to hold."""
         return contextlib.nullcontext()
 
@@ -564,7 +563,9 @@ class Engine:
         if bound.penalties is not None:
             scales = np.ones(steps) if asked.penalty_scales is None else asked.penalty_scales
             tables = [np.column_stack([table, scales]) for table in tables]
-        coefficients = np.ascontiguousarray(np.stack(tables), self.dtype)
+        coefficients = np.empty((len(tables), *tables[0].shape), self.dtype)
+        for place, table in zip(coefficients, tables, strict=True):
+            place[:] = table
         if optimizer is not None:
             bound.table[:, pg.RATES] = np.array(places) * coefficients.strides[0]
         if gradient is not None:

@@ -4,6 +4,8 @@ Both call the same compiled worker by its address, so they give the same bits. T
 threading layer (none to abort, none that dies in a forked child), and any number of fits may run at once.
 """
 
+import contextlib
+import ctypes
 import functools
 import os
 from collections.abc import Callable
@@ -28,11 +30,44 @@ def _pool() -> ThreadPoolExecutor:
     return _pools[pid]
 
 
+@functools.cache
+def _core_here() -> Callable[[], int] | None:
+    """Says which logical core the calling thread is on, where the system tells and lets threads choose; else None."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    core: Callable[[], int] | None = getattr(ctypes.PyDLL(None), "sched_getcpu", None)
+    return core
+
+
+def leave_core(core: int) -> None:
+    """Move the calling thread off a core, where it is on it and may use others; what it may use stays as it was.
+
+    A pool thread often wakes up on the core of the one that woke it. The system would part them too, but only after
+    milliseconds, when a short run is over.
+    """
+    here = _core_here()
+    if here is None or here() != core:
+        return
+    with contextlib.suppress(OSError):  # a sandbox may forbid it, and the cores allowed may change meanwhile
+        allowed = os.sched_getaffinity(0)
+        if others := allowed - {core}:
+            try:
+                os.sched_setaffinity(0, others)
+            finally:
+                os.sched_setaffinity(0, allowed)
+
+
+def _call_apart(call: Callable[[int, int], int], run: int, me: int, core: int) -> None:
+    leave_core(core)
+    call(run, me)
+
+
 def by_threads(worker: Kernel, run: int, threads: int) -> None:
     """Workers 1.. on pool threads, worker 0 here. Whoever is still queued when worker 0 is through isn't needed."""
-    call = worker.call
+    call, here = worker.call, _core_here()
+    core = -1 if here is None else here()
     with HeldBack():  # the buffers must outlive the workers
-        others = [_pool().submit(call, run, i) for i in range(1, threads)]
+        others = [_pool().submit(_call_apart, call, run, i, core) for i in range(1, threads)]
         try:
             call(run, 0)
         finally:

@@ -159,11 +159,11 @@ def forward_product(
 @helper
 def backward(kind: Any, op: int, p0: int, p1: int, i0: int, i1: int, now: int) -> None:
     """DA of the inputs i0:i1 from DZ; it becomes DZ of the op before, where there is one, and its T."""
-    size = row_bytes(kind)
+    size, count = row_bytes(kind), at(now, pg.NOW_COUNT)
     if at(op, pg.BACKWARD_RULE):
         call_rule(at(op, pg.BACKWARD_RULE), op, p0, p1, i0, i1, now)
     else:
-        backward_product(kind, op, p0, p1, i0, i1, at(now, pg.NOW_COUNT))
+        backward_product(kind, op, p0, p1, i0, i1, count)
     if at(op, pg.BEFORE):
         before = op - at(op, pg.BEFORE)
         if at(before, pg.DERIVE):
@@ -173,7 +173,7 @@ def backward(kind: Any, op: int, p0: int, p1: int, i0: int, i1: int, now: int) -
                 z = at(before, pg.Z) + p * at(before, pg.Z_PANEL) + i0 * size
                 call_rule(at(before, pg.DERIVE), dz, h, z, 2 * (i1 - i0), at(before, pg.PARAMETER), 0)
         if at(before, pg.T):
-            transpose(kind, before, p0, p1, i0, i1)
+            transpose(kind, before, p0, p1, i0, i1, count)
 
 
 @helper
@@ -207,8 +207,8 @@ def backward_product(kind: Any, op: int, p0: int, p1: int, i0: int, i1: int, cou
 
 
 @helper
-def transpose(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
-    """T from DZ for the neurons o0:o1 (o0 a multiple of the vector)."""
+def transpose(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int, count: int) -> None:
+    """T from DZ for the neurons o0:o1 (o0 a multiple of the vector), of the vectors that hold some of `count` rows."""
     if at(op, pg.TRANSPOSE_RULE):
         call_rule(at(op, pg.TRANSPOSE_RULE), op, p0, p1, o0, o1, 0)
         return
@@ -223,7 +223,8 @@ def transpose(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int) -> None:
             source = at(op, pg.DZ) + p * at(op, pg.DZ_PANEL) + o * size
             target = at(op, pg.T) + o // width * at(op, pg.T_PANEL) + (2 * n * p * width + o % width) * item
             transpose_square(kind, source, size, target, width * item)
-            transpose_square(kind, source + n * item, size, target + n * width * item, width * item)
+            if count - 2 * n * p > n:
+                transpose_square(kind, source + n * item, size, target + n * width * item, width * item)
 
 
 @helper
@@ -384,7 +385,7 @@ def output(kind: Any, run: int, count: int, first: int, p0: int, p1: int, behind
                     count_of = at(run, pg.FINISH_COUNT)
                     call_rule(at(run, pg.FINISH_DERIVE), dz, h, z, count_of, at(op, pg.PARAMETER), 0)
                 if at(op, pg.T):
-                    transpose(kind, op, p, p + 1, 0, outs)
+                    transpose(kind, op, p, p + 1, 0, outs, count)
         else:
             scatter(kind, h, outs, run, count, first, p)
 

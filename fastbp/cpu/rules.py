@@ -164,7 +164,7 @@ def _update(
             store_vectors(place, moments, state)
             if guarded:
                 error = new - new  # NaN where the weight is NaN or infinite
-                wild = wild + error
+                wild = where(error == 0.0, wild, error)
                 new = where(error == 0.0, new, weight[i])
             if averages:
                 mean = fma(average[i], h[AVERAGE_KEEP], new * (1.0 - h[AVERAGE_KEEP]))

@@ -17,8 +17,8 @@ from fastbp._vector import call_worker, load_int, store_int
 if TYPE_CHECKING:
     from fastbp.cpu.engine import Engine
 
-SERVED_WORK = 5e6
-"""Above so many floating-point operations threads are worth their start."""
+SERVED_WORK = 1e8
+"""Above so many floating-point operations, half a millisecond, threads are worth their start of a quarter of one."""
 WORKSPACE = 1 << 20
 MOST_PANELS = 8
 
@@ -69,7 +69,7 @@ class Server:
     def _prepare(self, count: int) -> int:
         """The address of the block of arguments for batches of `count` rows (0: for any number of them)."""
         engine, program = self._engine, self._engine.program
-        thin = program.thin_rows(count) if count else 0
+        thin = program.thin_rows(count, backward=False) if count else 0
         if thin not in self._kept:
             samples = program.tiles.samples
             panel = (

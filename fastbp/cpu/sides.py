@@ -12,10 +12,10 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp._jit import helper
-from fastbp._vector import fetch_add, lanes, load_acquire, store_int, ticks
+from fastbp._vector import call_rule, fetch_add, lanes, load_acquire, store_int, ticks
 from fastbp.cpu import penalty, rows, steps, weights
 from fastbp.cpu.rows import at
-from fastbp.cpu.tile import row_bytes
+from fastbp.cpu.tile import most_rows, prefetch_to_write, row_bytes
 from fastbp.plan import Plan
 from fastbp.sides import OWN, RUN
 
@@ -89,6 +89,23 @@ def _sum_own(kind: Any, op: int, p: int, count: int) -> None:
 
 
 @helper
+def _sum_beside(kind: Any, run: int, op: int, p: int, count: int) -> None:
+    """As `_sum_own`, asking meanwhile for a panel of the last dZ that passes to the other side, which has read it."""
+    first, end, part_panel = at(op, pg.FIRST_IN), at(op, pg.END_IN), at(op, pg.PART_PANEL)
+    before = _op(run, at(run, pg.OPS) - 2)
+    size, tall, outs = row_bytes(kind), most_rows(kind), at(op, pg.OUT)
+    place = at(before, pg.DZ) + p * at(before, pg.DZ_PANEL) + at(before, pg.FIRST_OUT) * size
+    lines = (at(before, pg.END_OUT) - at(before, pg.FIRST_OUT)) * size // pg.LINE
+    for o in range(0, outs, tall):
+        to = lines * min(o + tall, outs) // outs
+        for line in range(lines * o // outs, to):
+            prefetch_to_write(place + line * pg.LINE)
+        rows.forward_product(
+            kind, op, p, p + 1, o, min(o + tall, outs), count, first, end, at(op, pg.PART), part_panel, 0
+        )
+
+
+@helper
 def _join(kind: Any, op: int, p: int, o0: int, o1: int) -> None:
     """Z of neurons o0:o1 of a panel, from both sides' sums."""
     size = row_bytes(kind)
@@ -102,7 +119,10 @@ def _learn(kind: Any, run: int, op: int, count: int, stage: int, h: int, scratch
     """This side's weights of an op."""
     for i in range(at(op, pg.FIRST_TASK), at(op, pg.END_TASK)):
         task = at(run, pg.SIDE_TASKS) + 8 * pg.TASK_COLUMNS * i
-        weights.task(kind, run, task, count, stage, h, scratch)
+        if at(op, pg.TASK_RULE):
+            call_rule(at(op, pg.TASK_RULE), run, task, count, stage, h, scratch)
+        else:
+            weights.task(kind, run, task, count, stage, h, scratch)
 
 
 @helper
@@ -112,7 +132,10 @@ def _up(kind: Any, run: int, now: int, side: int, first: int, count: int, epoch:
     for p in range(_panels(kind, count)):
         rows.gather(kind, run, first, count, count, epoch, p, p + 1)
         rows.forward(kind, op, p, p + 1, at(op, pg.FIRST_OUT), at(op, pg.END_OUT), now)
-        _sum_own(kind, op + 8 * pg.OP_COLUMNS, p, count)
+        if together and at(run, pg.OPS) > 2:
+            _sum_beside(kind, run, op + 8 * pg.OP_COLUMNS, p, count)
+        else:
+            _sum_own(kind, op + 8 * pg.OP_COLUMNS, p, count)
         _post(run, side, 1, together)
 
 
@@ -172,7 +195,7 @@ def _other_losses(
         clock = _meet(run, side, need, together, profile, clock)
         if clock < 0:
             return clock
-        rows.transpose(kind, op, p, p + 1, 0, at(op, pg.OUT))
+        rows.transpose(kind, op, p, p + 1, 0, at(op, pg.OUT), count)
         _back(kind, run, now, last, p)
     if last > 1 and last >= at(run, pg.LOWEST):
         _post(run, side, _panels(kind, count), together)
@@ -199,7 +222,7 @@ def _down(
         clock = _meet(run, side, need + p + 1, together, profile, clock)
         if clock < 0:
             return clock
-        rows.transpose(kind, op, p, p + 1, o0, o1)
+        rows.transpose(kind, op, p, p + 1, o0, o1, count)
         _back(kind, run, now, index, p)
         if index > 1 and index >= at(run, pg.LOWEST):
             _post(run, side, 1, together)
@@ -248,6 +271,7 @@ def _steps(kind: Any, whole: int, me: int) -> int:
         stage = (place > 0) * weights.MORE + weights.LAST + (place == group - 1) * weights.DUE
         for side in range(me, end):
             store_int(nows + line * side + 8 * pg.NOW_COUNT, count)
+            store_int(nows + line * side + 8 * pg.NOW_PACKED, 0)
             _up(kind, runs + row * side, nows + line * side, side, first, count, epoch, together)
         for index in range(1, last):
             for side in range(me, end):

@@ -511,14 +511,15 @@ def _ways(
     """Which layers' products go by terms, of the rows and of the gradient: it follows from shapes alone.
 
     A prediction's must not depend on the batch, for a row is to have the same bits in any: large layers always go by
-    terms, others never. In training packing pays from a few panels of rows on, but not where a step is cut by neurons.
+    terms, others never. In training packing pays from a few panels of rows on; where a step is cut by neurons, only the
+    gradient's does.
     """
     rows, gradient = [], []
     for layer in layers:
         large = layer.fan_in * layer.fan_out >= LARGE
-        fits = layer.operation is DENSE and min(layer.fan_in, layer.fan_out) >= LEAST and not by_sides
+        fits = layer.operation is DENSE and min(layer.fan_in, layer.fan_out) >= LEAST
         if backward:
-            rows.append(fits and not thin and (large or panels >= LEAST_PANELS))
+            rows.append(fits and not thin and not by_sides and (large or panels >= LEAST_PANELS))
             gradient.append(fits and not thin and panels > 1)
         else:
             rows.append(fits and large)
@@ -532,7 +533,7 @@ def rule_names(program: Program, batch: int, backward: bool) -> list[str]:
         return []
     panels = -(-batch // program.tiles.samples)
     by_sides = backward and cut(program, batch)
-    rows, gradient = _ways(program.layers, panels, program.thin_rows(batch), backward, by_sides)
+    rows, gradient = _ways(program.layers, panels, program.thin_rows(batch, backward), backward, by_sides)
     needed = {"forward": any(rows), "backward": backward and any(rows), "task": any(gradient)}
     return [name for name, wanted in needed.items() if wanted]
 
