@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbp import program as pg
 from fastbp.cpu import engine as cpu
 from fastbp.cpu.tile import geometry
 from fastbp.graph import LATE, SPLIT, update_mode
@@ -18,8 +19,8 @@ from fastbp.optimizers import Optimizer
 from fastbp.plan import lay_out
 from fastbp.program import LayerSpec, Program
 
-RUNTIME = 50 << 20
-"""What loading the kernels takes, nearly all of it Numba's own tables: 47 MiB for 64-32-10, 53 to 55 where more kernels
+RUNTIME = 54 << 20
+"""What loading the kernels takes, nearly all of it Numba's own tables: 51 MiB for 64-32-10, 56 to 57 where more kernels
 are used, all of them in the cache."""
 FREELY = 64 << 20
 """Less than that is taken without a look at what the machine has."""
@@ -64,13 +65,13 @@ def training(
     staged : bytes of the data's checked copies (see ``data.staging_bytes``)
     validates : whether rows are held out, which are evaluated in a workspace of their own
     """
-    weights, samples = program.parameter_bytes, program.tiles.samples
+    weights, lanes = program.parameter_bytes, program.tiles.lanes
 
     def workspace(rows: int, backward: bool) -> int:
-        rows = program.thin_rows(rows) or -(-rows // samples) * samples
+        rows = program.thin_rows(rows, backward) or pg.round_up(rows, lanes)
         return lay_out(program, rows, 1, backward=backward).nbytes
 
-    rows = program.thin_rows(batch) or -(-batch // samples) * samples
+    rows = program.thin_rows(batch) or pg.round_up(batch, lanes)
     update = update_mode(program, optimizer.late, batch if optimizer.group == 1 else 0)
     plan = lay_out(program, rows, 1, backward=True, update=update)
     written = (plan.slabs > 1 or update in (LATE, SPLIT)) and optimizer.group == 1

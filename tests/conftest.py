@@ -21,10 +21,19 @@ def pytest_configure(config: pytest.Config) -> None:
             import simulator
 
             simulator.install()
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # pytest-xdist's order is by the number of tests, not by their time
+
+
+LONGEST = "machines", "gradients", "cuda_ptx", "bfloat16", "cuda_narrow", "cold_start", "cuda_kept", "memory"
+"""Files to begin with, so that no process is left alone with one: while `test_machines` compiles for other CPUs,
+`test_gradients` compiles this one's training loops, which both processes then find in the kernels' folder."""
 
 
 @pytest.hookimpl(trylast=True)  # -m has left out what isn't wanted
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     if config.option.part is not None:
         part, parts = map(int, config.option.part.split("/"))
         items[:] = items[part - 1 :: parts]

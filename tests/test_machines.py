@@ -27,19 +27,21 @@ SHAPES = [([1, 1], 1), ([5, 3], 33), ([17, 33, 1], 31), ([25, 23, 24, 11], 7), (
 SHAPES += [([97, 101, 10], 3), ([300, 40, 7], 1)]  # few rows
 
 
-def check_this_machine() -> None:
+def check_this_machine(*dtypes: str) -> None:
     """Losses, gradients and fits against the reference, 1 thread against 2, the border of every buffer."""
     import test_bfloat16
     import test_memory
 
     engine_module.SERIAL_WORK = 0.0  # two threads whatever the size
-    for dtype in ("float32", "float64"):
+    for dtype in dtypes:
         for widths, rows in SHAPES:
-            check(widths, rows, dtype)
-    for widths, rows in SHAPES:
-        test_bfloat16.check(make(widths, "tanh", "softmax", dtype="bfloat16", threads=2), LOSS, rows)
+            if dtype == "bfloat16":
+                test_bfloat16.check(make(widths, "tanh", "softmax", dtype=dtype, threads=2), LOSS, rows)
+            else:
+                check(widths, rows, dtype)
     if sys.platform == "linux":
         few = [case for case in test_memory.cases() if case[3] == "tanh" and case[4] in (LOSS, "mean_squared_error")]
+        few = [case for case in few if case[2] in dtypes]
         test_memory.run_guarded("end", few, test_memory.everything)
     print(vector_bytes())
 
@@ -72,17 +74,19 @@ def check(widths: list[int], rows: int, dtype: str) -> None:
 
 NARROWER = ("haswell", "", 32), ("haswell", None, 32), ("x86-64", "", 16)
 NEON = "x86-64", "", "NEON's shapes"
-CHECK = "import test_machines; test_machines.check_this_machine()"
+CHECK = "import test_machines; test_machines.check_this_machine{}"
 CHECK_NEON = f"import test_machines as t; t.tile.TILES[16, 16] = t.tile.TILES[32, 16]; {CHECK}"
 
 
 def check_another(cpu: str, features: str | None, shapes: Any) -> str:
     """`check_this_machine` by the instructions of another."""
     names = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
+    # float64 takes a training loop of its own, half a minute to compile: once for each width is enough
+    dtypes = ("float32", "bfloat16") if features is None else ("float32", "float64", "bfloat16")
     if shapes == NEON[-1]:
         # no setting of Numba's: it gives these kernels a cache folder of their own
-        return python(CHECK_NEON, **names, NUMBA_TILES_OF="NEON")
-    return python(CHECK, **names)
+        return python(CHECK_NEON.format(dtypes), **names, NUMBA_TILES_OF="NEON")
+    return python(CHECK.format(dtypes), **names)
 
 
 @functools.cache
