@@ -408,6 +408,7 @@ def test_a_capture_that_fails_is_closed(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(captured.importlib, "import_module", lambda name: Core)
     monkeypatch.setattr(captured.device, "_module", lambda: Cuda)
+    monkeypatch.setattr(captured.device, "simulated", lambda: False)
     with pytest.raises(ZeroDivisionError):
         captured.capture(lambda stream: 1 / 0)
     assert said == ["begin_building", "end_building", "close"]
