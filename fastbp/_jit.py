@@ -26,14 +26,20 @@ import numba.extending
 from numba.core import caching, types
 from numba.core.compiler_lock import global_compiler_lock
 
+from fastbp._linking import Function, Helper
+
 # No fast-math flags: sums are vectorised by hand (`_vector`, `cpu.tile`), so that their order is written, not chosen.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 launch_lock = threading.RLock()
 """Held around every parallel launch: Numba's workqueue layer aborts the process when two threads launch at once."""
 
-helper: Any = numba.njit(**OPTIONS)
-"""Decorator: a jitted function that other jitted functions call; never cached on its own."""
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """Decorator: a jitted function that other jitted functions call; never cached on its own."""
+    return Helper(function, OPTIONS)
+
 
 intrinsic: Any = numba.extending.intrinsic
 
@@ -180,7 +186,7 @@ class Kernel:
     """
 
     def __init__(self, function: Callable[..., Any], signature: Any, seconds: float = 0.2) -> None:
-        self.dispatcher = numba.njit(**OPTIONS)(function)
+        self.dispatcher = Function(function, OPTIONS)
         self.signature, self.seconds = signature, seconds
         self._address = 0
         self._result: Any = None
