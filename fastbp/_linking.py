@@ -26,6 +26,9 @@ class _Library(codegen.JITCodeLibrary):  # type: ignore[misc]
 class _Lowered(_Library):
     """A helper's code, to be linked; of itself never optimised and never run."""
 
+    def _optimize_functions(self, module: Any) -> None:
+        module.data_layout = self._codegen._data_layout
+
     def finalize(self) -> None:
         for function in self._final_module.functions:
             if not function.is_declaration:

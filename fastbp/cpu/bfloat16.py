@@ -450,7 +450,7 @@ RULES = {
 @functools.cache
 def rule(name: str) -> Kernel:
     """The compiled rule of a name: "forward", "backward", "pack inputs", "pack gradient", "pack weights" or "task"."""
-    return Kernel(RULES[name], SIGNATURE, seconds=1.2)
+    return Kernel(RULES[name], SIGNATURE, seconds=0.8)
 
 
 def bind(table: np.ndarray, backward_too: bool) -> None:

@@ -62,7 +62,7 @@ def most_threads(wanted: int) -> int:
 @functools.cache
 def worker_kernel(dtype: np.dtype) -> Kernel:
     """The compiled worker for numbers of a type."""
-    return Kernel(worker.make(dtype.type), worker.SIGNATURE, seconds=8.0)
+    return Kernel(worker.make(dtype.type), worker.SIGNATURE, seconds=15.0)
 
 
 def most_workspaces(state: int) -> int:

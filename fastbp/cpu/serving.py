@@ -41,7 +41,7 @@ def kernel(dtype: np.dtype) -> Kernel:
 
     number: Any = types.float32 if dtype == np.float32 else types.float64
     matrix = number[:, ::1]
-    return Kernel(serve, types.int64(matrix, matrix, types.int64, types.int64), seconds=0.4)
+    return Kernel(serve, types.int64(matrix, matrix, types.int64, types.int64), seconds=0.2)
 
 
 class Server:

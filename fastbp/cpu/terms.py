@@ -502,7 +502,7 @@ RULES = {"forward": forward, "backward": backward, "task": task}
 @functools.cache
 def rule(name: str) -> Kernel:
     """The compiled rule of a name: "forward", "backward" or "task"."""
-    return Kernel(RULES[name], SIGNATURE, seconds=1.2)
+    return Kernel(RULES[name], SIGNATURE, seconds=0.8)
 
 
 def _ways(

@@ -58,7 +58,7 @@ def kernel() -> Kernel:
                     store_int(line + 8 * i, load_int(order + 8 * i))
         return 0
 
-    return Kernel(orders, types.int64(types.int64, types.int64), seconds=0.5)
+    return Kernel(orders, types.int64(types.int64, types.int64), seconds=0.3)
 
 
 class Orders:
