@@ -7,6 +7,7 @@ intermediate code; a kernel links each helper that it reaches once, and LLVM see
 
 from typing import Any
 
+from llvmlite.binding import Linkage
 from numba import _dynfunc
 from numba.core import codegen, compiler, registry, typed_passes
 from numba.core.compiler_machinery import register_pass
@@ -31,7 +32,7 @@ class _Lowered(_Library):
 
     def finalize(self) -> None:
         for function in self._final_module.functions:
-            if not function.is_declaration:
+            if not function.is_declaration and function.linkage == Linkage.external:
                 function.linkage = "linkonce_odr"
         self._shared_module = self._final_module
         self._finalized = True
