@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.data import as_matrix
+from fastbp.data.staging import as_matrix
 
 SOURCES = ("array", "pandas", "polars", "pyarrow")
 WAYS = ("as_matrix", "estimator float32", "estimator float64")

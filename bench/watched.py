@@ -64,7 +64,7 @@ def phase(name: str, width: int, dtype: str = "float32") -> Run:
     """
     from fastbp import program as pg
     from fastbp.cpu.engine import worker_kernel
-    from fastbp.plan import PANELS_PER_TASK
+    from fastbp.layout.plan import PANELS_PER_TASK
 
     network = Network("", (width, width, width, 10), BATCH, 1)
     model = network.model("sgd", 1, dtype)

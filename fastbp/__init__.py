@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from fastbp import regularizers as regularizers
     from fastbp import schedules as schedules
     from fastbp.cpu.peak import peak_gflops as peak_gflops
-    from fastbp.fit import DivergenceError as DivergenceError
+    from fastbp.data.tabular import TabularEncoder as TabularEncoder
+    from fastbp.exchange.interchange import from_keras_weights as from_keras_weights
+    from fastbp.exchange.interchange import from_sklearn as from_sklearn
+    from fastbp.exchange.interchange import from_torch_state_dict as from_torch_state_dict
+    from fastbp.exchange.interchange import to_sklearn as to_sklearn
+    from fastbp.exchange.interchange import to_torch_state_dict as to_torch_state_dict
+    from fastbp.exchange.onnx import to_onnx as to_onnx
     from fastbp.history import History as History
-    from fastbp.interchange import from_keras_weights as from_keras_weights
-    from fastbp.interchange import from_sklearn as from_sklearn
-    from fastbp.interchange import from_torch_state_dict as from_torch_state_dict
-    from fastbp.interchange import to_sklearn as to_sklearn
-    from fastbp.interchange import to_torch_state_dict as to_torch_state_dict
     from fastbp.layers import Activation as Activation
     from fastbp.layers import ActivityRegularization as ActivityRegularization
     from fastbp.layers import AlphaDropout as AlphaDropout
@@ -66,12 +67,9 @@ if TYPE_CHECKING:
     from fastbp.losses import SparseCategoricalFocalCrossentropy as SparseCategoricalFocalCrossentropy
     from fastbp.losses import SquaredHinge as SquaredHinge
     from fastbp.losses import TweedieDeviance as TweedieDeviance
-    from fastbp.many import Histories as Histories
-    from fastbp.many import fit_many as fit_many
     from fastbp.model import Model as Model
     from fastbp.model import Sequential as Sequential
     from fastbp.model import load_model as load_model
-    from fastbp.onnx import to_onnx as to_onnx
     from fastbp.optimizers import LBFGS as LBFGS
     from fastbp.optimizers import SGD as SGD
     from fastbp.optimizers import Adadelta as Adadelta
@@ -82,12 +80,14 @@ if TYPE_CHECKING:
     from fastbp.optimizers import Nadam as Nadam
     from fastbp.optimizers import RAdam as RAdam
     from fastbp.optimizers import RMSprop as RMSprop
-    from fastbp.profiling import Profile as Profile
-    from fastbp.profiling import profile as profile
-    from fastbp.rate_finder import LearningRateCurve as LearningRateCurve
-    from fastbp.rate_finder import find_learning_rate as find_learning_rate
-    from fastbp.tabular import TabularEncoder as TabularEncoder
-    from fastbp.warming import warmup as warmup
+    from fastbp.reports.profiling import Profile as Profile
+    from fastbp.reports.profiling import profile as profile
+    from fastbp.training.fit import DivergenceError as DivergenceError
+    from fastbp.training.many import Histories as Histories
+    from fastbp.training.many import fit_many as fit_many
+    from fastbp.training.rate_finder import LearningRateCurve as LearningRateCurve
+    from fastbp.training.rate_finder import find_learning_rate as find_learning_rate
+    from fastbp.training.warming import warmup as warmup
 
 _CONTENTS = {
     "fastbp.cpu.peak": ("peak_gflops",),
@@ -135,23 +135,23 @@ _CONTENTS = {
         "SquaredHinge",
         "TweedieDeviance",
     ),
-    "fastbp.fit": ("DivergenceError",),
+    "fastbp.training.fit": ("DivergenceError",),
     "fastbp.history": ("History",),
-    "fastbp.interchange": (
+    "fastbp.exchange.interchange": (
         "from_keras_weights",
         "from_sklearn",
         "from_torch_state_dict",
         "to_sklearn",
         "to_torch_state_dict",
     ),
-    "fastbp.many": ("Histories", "fit_many"),
+    "fastbp.training.many": ("Histories", "fit_many"),
     "fastbp.model": ("Model", "Sequential", "load_model"),
-    "fastbp.onnx": ("to_onnx",),
+    "fastbp.exchange.onnx": ("to_onnx",),
     "fastbp.optimizers": ("LBFGS", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "Nadam", "RAdam", "RMSprop"),
-    "fastbp.profiling": ("Profile", "profile"),
-    "fastbp.tabular": ("TabularEncoder",),
-    "fastbp.warming": ("warmup",),
-    "fastbp.rate_finder": ("LearningRateCurve", "find_learning_rate"),
+    "fastbp.reports.profiling": ("Profile", "profile"),
+    "fastbp.data.tabular": ("TabularEncoder",),
+    "fastbp.training.warming": ("warmup",),
+    "fastbp.training.rate_finder": ("LearningRateCurve", "find_learning_rate"),
 }
 _MODULES = (
     "activations",

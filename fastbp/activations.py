@@ -13,7 +13,7 @@ from fastbp._math import exp, expm1, formula, log1p, logistic, normal_cdf
 from fastbp._math import tanh as _tanh
 from fastbp._spelling import answers, listed, nearest
 from fastbp._vector import maximum, minimum, where
-from fastbp.tracing import Steps, derivative_of, elementwise, follow, kept, named, restored
+from fastbp.formulas.tracing import Steps, derivative_of, elementwise, follow, kept, named, restored
 
 SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
@@ -32,7 +32,7 @@ class Activation:
     parameter : default of p, None where there is none
     coupled : whether a neuron's output depends on its whole row
     aliases : other names
-    made : the steps of a user's own function and of its derivative (see ``fastbp.tracing``)
+    made : the steps of a user's own function and of its derivative (see ``fastbp.formulas.tracing``)
     """
 
     name: str

@@ -5,8 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from fastbp import _arguments
-from fastbp._console import exit_code, one_line, short_warnings, sigterm_interrupts
+from fastbp.commands import arguments
+from fastbp.commands.console import exit_code, one_line, short_warnings, sigterm_interrupts
 from fastbp.cuda import DeviceError
 
 _COMMANDS = {
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        args = _arguments.parse(argv)
+        args = arguments.parse(argv)
         with sigterm_interrupts(), short_warnings():
             code = _command(args.command)(args)
             sys.stdout.flush()

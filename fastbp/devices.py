@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import data, memory, weighting
 from fastbp._checks import DTYPES
 from fastbp.cpu.engine import Engine as CPUEngine
 from fastbp.cpu.watch import Watch as CPUWatch
-from fastbp.device_arrays import OnDevice, found, on_host
-from fastbp.memory import Needs
-from fastbp.objective import Outcome
-from fastbp.operations import DENSE
+from fastbp.data import staging
+from fastbp.data.device_arrays import OnDevice, found, on_host
+from fastbp.layout.objective import Outcome
+from fastbp.layout.operations import DENSE
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec, Program
+from fastbp.training import memory, weighting
+from fastbp.training.memory import Needs
 
 if TYPE_CHECKING:
     from fastbp.cuda.engine import Engine as CUDAEngine
@@ -119,7 +120,7 @@ def made(device: str, specs: Sequence[LayerSpec], dtype: np.dtype, threads: int,
 
 
 def seen(rows: Any, name: str, device: str = "cuda", x: Any = None) -> Any:
-    """Rows that ``data.as_matrix`` gave of `x`; on a GPU their values are looked at there.
+    """Rows that ``staging.as_matrix`` gave of `x`; on a GPU their values are looked at there.
 
     Where "auto" chose the CPU since, they come to main memory.
 
@@ -129,7 +130,7 @@ def seen(rows: Any, name: str, device: str = "cuda", x: Any = None) -> Any:
     """
     if isinstance(rows, OnDevice):
         if device == "cpu":
-            return data.as_matrix(on_host(x, name), rows.dtype, name=name)
+            return staging.as_matrix(on_host(x, name), rows.dtype, name=name)
         from fastbp.cuda import arrays
 
         arrays.check_finite(rows, name)
@@ -138,17 +139,17 @@ def seen(rows: Any, name: str, device: str = "cuda", x: Any = None) -> Any:
 
 
 def targets(y: Any, kind: Any, outputs: int, dtype: np.dtype, device: str, **options: Any) -> Any:
-    """What ``data.as_targets`` gives; of an array on a GPU, where the kernels run there and it fits, `OnDevice`.
+    """What ``staging.as_targets`` gives; of an array on a GPU, where the kernels run there and it fits, `OnDevice`.
 
     Its values are looked at there, and converted where they are of another type. What is strided, of several columns of
     class numbers or of a type that kernels don't read goes through main memory, as does what is amiss, for the words.
 
     Raises
     ------
-    TypeError, ValueError : as ``data.as_targets``
+    TypeError, ValueError : as ``staging.as_targets``
     """
     there = _taken(y, kind, outputs, dtype, device, **options)
-    return data.as_targets(y, kind, outputs, dtype, **options) if there is None else there
+    return staging.as_targets(y, kind, outputs, dtype, **options) if there is None else there
 
 
 def row_weights(weights: Any, rows: int, dtype: np.dtype, device: str, name: str) -> Any:

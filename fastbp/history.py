@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastbp._spelling import answers, nearest
-from fastbp.progress import shown
+from fastbp.reports.progress import shown
 
 VALIDATION = "val_"
 

@@ -1,4 +1,4 @@
-"""Floor 1: losses: one row each, for every engine, test and benchmark; `loss_formulas` computes them."""
+"""Floor 1: losses: one row each, for every engine, test and benchmark; `formulas.losses` computes them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,13 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import loss_formulas as formulas
 from fastbp._checks import flag, number
 from fastbp._spelling import answers, listed
 from fastbp.activations import unknown
-from fastbp.class_columns import crossentropies
-from fastbp.loss_formulas import TINY
-from fastbp.tracing import Steps, derivative_of, elementwise, follow, kept, loss_by_rows, named, restored, unwrapped
+from fastbp.formulas import losses as formulas
+from fastbp.formulas.class_columns import crossentropies
+from fastbp.formulas.losses import TINY
+from fastbp.formulas.tracing import (
+    Steps,
+    derivative_of,
+    elementwise,
+    follow,
+    kept,
+    loss_by_rows,
+    named,
+    restored,
+    unwrapped,
+)
 
 
 @dataclass(frozen=True)
@@ -25,8 +35,8 @@ class Loss:
     name : how users call it
     function : f(a, y, p) -> (l, dl/da), of z and dl/dz where the loss is fused;
         for a coupled one f(da, a, y, n, weight, p) -> l, which writes weight * dl/da (of z where it is fused)
-    targets : what y holds, see ``data.TARGETS``: "dense" (N, O) numbers, or of a range, or "labels" (N,) class numbers;
-        of several columns of class numbers (see ``fastbp.class_columns``) how many classes each has
+    targets : what y holds, see ``staging.TARGETS``: "dense" (N, O) numbers, or of a range, "labels" (N,) class numbers;
+        of several columns of class numbers (see ``fastbp.formulas.class_columns``) how many classes each has
     fused_with : name of the output activation computed together with the loss, None where any will do
     parameters : names and values of p
     mean_outputs : whether the loss of a row is the mean over its outputs (else the sum)
@@ -36,7 +46,7 @@ class Loss:
     mask_nan : whether targets that are NaN are left out, see ``Model.compile``
     reported : what the value is multiplied by where it is reported; the gradient is that of the whole value
     aliases : other names
-    made : the steps of a user's own function (see ``fastbp.tracing``)
+    made : the steps of a user's own function (see ``fastbp.formulas.tracing``)
     """
 
     name: str

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastbp import _math
-from fastbp.tracing import Value
+from fastbp.formulas.tracing import Value
 
 abs, exp, expm1, log, log1p = np.abs, np.exp, np.expm1, np.log, np.log1p
 sqrt, square, sign, tanh, sin, cos = np.sqrt, np.square, np.sign, np.tanh, np.sin, np.cos

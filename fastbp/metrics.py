@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from fastbp._checks import number, whole
 from fastbp._spelling import answers, listed
 from fastbp.activations import unknown
+from fastbp.formulas.tallies import TALLIES, Tally
+from fastbp.formulas.tracing import Steps, by_rows, follow, kept, mean_of, named, restored
 from fastbp.losses import Loss
-from fastbp.tallies import TALLIES, Tally
-from fastbp.tracing import Steps, by_rows, follow, kept, mean_of, named, restored
 
 Array = NDArray[Any]
 
@@ -57,7 +57,7 @@ class Metric:
     options : names and values of what the user chose
     aliases : other names
     label : the name reported; "" for the one it was asked for by
-    made : the steps of a user's own function (see ``fastbp.tracing``)
+    made : the steps of a user's own function (see ``fastbp.formulas.tracing``)
     choose : f(metric, loss, outputs) -> the metric for that loss and so many outputs, None where it is always the same
     """
 

@@ -9,42 +9,33 @@ from typing import Any, Never
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import (
-    data,
-    devices,
-    files,
-    full_batch,
-    losses,
-    optimizers,
-    own_loop,
-    partial,
-    scoring,
-    sparse,
-    storage,
-    streaming,
-    summary,
-)
+from fastbp import devices, losses, optimizers
 from fastbp._checks import flag, whole
 from fastbp._jit import default_threads
 from fastbp._spelling import answers, unknown_argument
-from fastbp.bars import watched
 from fastbp.callbacks import Callback, CallbackList
-from fastbp.compilation import compile_kernels
-from fastbp.data import Sample
-from fastbp.fit import Fit, evaluated
-from fastbp.fit_options import Options, sources
-from fastbp.frames import check_names, names_of
-from fastbp.gradient_report import GradientReport, gradient_report
+from fastbp.data import sparse, staging
+from fastbp.data.frames import check_names, names_of
+from fastbp.data.sources import opened
+from fastbp.data.staging import Sample
+from fastbp.exchange import model_files as files
+from fastbp.exchange import storage
 from fastbp.history import History
 from fastbp.layers import Input, Layer
+from fastbp.layout.objective import EVALUATION_ROWS, Objective
+from fastbp.layout.stack import Stack
 from fastbp.losses import Loss
-from fastbp.objective import EVALUATION_ROWS, Objective
 from fastbp.optimizers import LBFGS, Optimizer
 from fastbp.program import LayerSpec
-from fastbp.progress import resolve_verbose, shown
-from fastbp.scoring import Scoring
-from fastbp.sources import opened
-from fastbp.stack import Stack
+from fastbp.reports import summary
+from fastbp.reports.bars import watched
+from fastbp.reports.gradients import GradientReport, gradient_report
+from fastbp.reports.progress import resolve_verbose, shown
+from fastbp.training import full_batch, own_loop, partial, scoring, streaming
+from fastbp.training.compilation import compile_kernels
+from fastbp.training.fit import Fit, evaluated
+from fastbp.training.options import Options, sources
+from fastbp.training.scoring import Scoring
 
 Array = NDArray[Any]
 Own = Callable[[Any, Any], Any]
@@ -256,7 +247,7 @@ class Model(Stack):
         assert self._loss is not None
         loss, columns = self._loss, names_of(x)
         check_names(self.column_names, columns, names[0])
-        rows = data.as_matrix(x, self.dtype, name=names[0], width=self._input, device=self.device)
+        rows = staging.as_matrix(x, self.dtype, name=names[0], width=self._input, device=self.device)
         width, count = self.output_width, len(rows)
         self.check_inputs(rows, self.compute_dtype, names[0])
         place = devices.place(self, rows.shape[1])
@@ -272,7 +263,7 @@ class Model(Stack):
         if self._engine is None and self._input is None and not self.layers:
             raise RuntimeError(f"{task}: the model has no layers")
         check_names(self.column_names, names_of(x))
-        rows = data.as_matrix(x, self.dtype, width=self._input, finite=finite, device=self.device)
+        rows = staging.as_matrix(x, self.dtype, width=self._input, finite=finite, device=self.device)
         if finite or isinstance(rows, sparse.SparseRows):  # else the kernels look, and whoever calls asks again
             self.check_inputs(rows, self.compute_dtype)
         self.build(rows.shape[1])

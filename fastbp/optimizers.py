@@ -1,4 +1,4 @@
-"""Floor 1: optimizers. A class is what a user configures, and the coefficients of its formula (see `update_formulas`).
+"""Floor 1: optimizers. A class is what a user configures, and the coefficients of its formula (see `formulas.updates`).
 
 The coefficients of many steps are computed at once on the host, schedules and bias corrections included. Decoupled
 weight decay, the average of the weights, clipping and accumulated gradients are options of all rules.
@@ -21,8 +21,7 @@ from fastbp._checks import flag
 from fastbp._settings import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, is_fraction, is_not_negative, is_positive
 from fastbp._spelling import answers, listed
 from fastbp.activations import unknown
-from fastbp.schedules import Schedule
-from fastbp.update_formulas import (
+from fastbp.formulas.updates import (
     adadelta,
     adagrad,
     adam,
@@ -38,6 +37,7 @@ from fastbp.update_formulas import (
     rmsprop_centered_momentum,
     rmsprop_momentum,
 )
+from fastbp.schedules import Schedule
 
 COEFFICIENTS = 8
 """Coefficients that every formula may use; those of the options follow."""

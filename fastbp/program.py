@@ -19,7 +19,7 @@ import numpy as np
 from fastbp._signals import HeldBack
 from fastbp.activations import Activation
 from fastbp.constraints import Constraint
-from fastbp.operations import DENSE, Operation
+from fastbp.layout.operations import DENSE, Operation
 
 # ---- columns of an op's row in the table (an op is a product, or what stands between two). Addresses are absolute,
 # distances are bytes.

@@ -12,10 +12,10 @@ from fastbp.activations import ACTIVATIONS
 from fastbp.constraints import CONSTRAINTS
 from fastbp.cuda import rules
 from fastbp.cuda.device import cuda
+from fastbp.formulas.noise import FORMULAS
+from fastbp.formulas.tallies import TALLIES
 from fastbp.losses import LOSSES
-from fastbp.noise_formulas import FORMULAS
 from fastbp.optimizers import OPTIMIZERS
-from fastbp.tallies import TALLIES
 
 OPTIONS: dict[str, Any] = {"weight_decay": 0.1, "use_ema": True, "clipvalue": 1.0}
 SPECIAL = ({"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"centered": True}, {"amsgrad": True})

@@ -19,10 +19,10 @@ import fastbp as fb
 from fastbp.cuda import arrays, bound, device, layout, products, rows, slices, targets, weights
 from fastbp.cuda.shapes import DEVICE
 from fastbp.cuda.step import Launch
+from fastbp.formulas.tallies import TALLIES
 from fastbp.layers import lower
-from fastbp.objective import Objective
+from fastbp.layout.objective import Objective
 from fastbp.program import Program
-from fastbp.tallies import TALLIES
 
 
 def launches(

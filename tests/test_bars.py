@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import fastbp as fb
-from fastbp import bars
-from fastbp.progress import resolve_verbose
+from fastbp.reports import bars
+from fastbp.reports.progress import resolve_verbose
 
 X = np.random.default_rng(0).standard_normal((64, 3))
 Y = X.sum(axis=1)

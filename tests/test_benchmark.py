@@ -10,9 +10,9 @@ import pytest
 from helpers import make
 
 import fastbp as fb
-from fastbp import _compare, benchmark
-from fastbp.benchmark import Benchmark
 from fastbp.losses import LOSSES
+from fastbp.reports import benchmark, comparison
+from fastbp.reports.benchmark import Benchmark
 
 STEPS, EPOCHS = 100, 5
 
@@ -54,7 +54,7 @@ def test_the_interval_leaves_out_what_mann_and_whitney_allow(m: int, n: int) -> 
     below = np.cumsum(counts) / counts.sum()
     for tail in (0.005, 0.025, 0.05, 0.1):
         wanted = max((u for u in range(m * n + 1) if below[u] <= tail), default=-1)
-        assert _compare._left_out(m, n, tail) == wanted
+        assert comparison._left_out(m, n, tail) == wanted
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
@@ -63,7 +63,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     held, narrow = 0, []
     for _ in range(1000):
         one, two = 1 + 0.05 * rng.pareto(2.0, (2, 8))
-        change = _compare.ratio(one, 1.1 * two)
+        change = comparison.ratio(one, 1.1 * two)
         held += change.low <= 1.1 <= change.high
         narrow.append(change.high / change.low)
     assert 940 <= held <= 985
@@ -72,24 +72,24 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 def test_changes_are_ratios_or_differences() -> None:
     before, now = np.array([1.0, 1.1, 1.2, 1.3]), np.array([2.0, 2.2, 2.4, 2.6])
-    change = _compare.ratio(before, now)
+    change = comparison.ratio(before, now)
     assert change.estimate == pytest.approx(2.0)
     assert (change.low, change.high) == pytest.approx((2 / 1.3, 2.6))
     other = change.inverse()
     assert (other.estimate, other.low, other.high) == pytest.approx((0.5, 1 / 2.6, 1.3 / 2))
-    gap = _compare.difference(before, now)
+    gap = comparison.difference(before, now)
     assert (gap.estimate, gap.low, gap.high) == pytest.approx((1.15, 0.7, 1.6))
 
 
 def test_too_few_values_are_refused() -> None:
     with pytest.raises(ValueError, match="3 and 3 measurements can't be compared with 95% confidence"):
-        _compare.difference(np.arange(3.0), np.arange(3.0))
+        comparison.difference(np.arange(3.0), np.arange(3.0))
 
 
 def test_verdicts() -> None:
     for low, high, wanted in ((1.04, 1.2, "worse"), (1.02, 1.2, "same"), (0.8, 0.96, "better"), (0.8, 1.5, "same")):
-        assert _compare.Change(1.0, low, high).verdict(0.03) == wanted
-    assert _compare.Change(0.1, 0.04, 0.2).verdict(0.03, nothing=0.0) == "worse"
+        assert comparison.Change(1.0, low, high).verdict(0.03) == wanted
+    assert comparison.Change(0.1, 0.04, 0.2).verdict(0.03, nothing=0.0) == "worse"
 
 
 def verdicts(before: Benchmark, now: Benchmark, **options: float) -> dict[str, str]:

@@ -149,7 +149,7 @@ def test_near_to_float32() -> None:
 def test_scores_are_those_of_float32(data: str) -> None:
     """Held-out accuracy over 5 seeds: the means differ by less than the seeds do."""
     pytest.importorskip("sklearn", reason="the data come with scikit-learn")
-    from fastbp import readers
+    from fastbp.data import readers
 
     table = readers.load(data)
     x = (table.x - table.x.mean(0)) / (table.x.std(0) + 1e-9)

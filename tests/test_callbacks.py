@@ -156,7 +156,7 @@ def test_python_is_entered_only_where_someone_watches(
     model.fit(X, Y, verbose=0)
     run = Engine.run
     monkeypatch.setattr(Engine, "run", lambda *args, **kwargs: runs.append(kwargs["steps"]) or run(*args, **kwargs))
-    monkeypatch.setattr("fastbp.fit.CHUNK_SECONDS", 1e9)
+    monkeypatch.setattr("fastbp.training.fit.CHUNK_SECONDS", 1e9)
     model.fit(X, Y, batch_size=4, epochs=10, verbose=0, callbacks=callback)
     assert sum(runs) == 100
     assert len(runs) == entries

@@ -19,11 +19,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import fastbp as fb
-from fastbp import storage
 from fastbp.callbacks import Callback, CSVLogger, EarlyStopping, LambdaCallback, ReduceLROnPlateau, Timer
-from fastbp.checkpoint import CheckpointWarning
 from fastbp.cpu import engine as engine_module
-from fastbp.files import state
+from fastbp.exchange import storage
+from fastbp.exchange.model_files import state
+from fastbp.training.checkpoint import CheckpointWarning
 
 SPARSE = "sparse_categorical_crossentropy"
 X, Y = inputs(90, 5), targets(SPARSE, 90, 3)
@@ -139,8 +139,8 @@ def test_max_time_and_a_checkpoint_cut_a_fit_in_parts(tmp_path: Path, monkeypatc
     whole, options = classifier(), {**OPTIONS, "checkpoint": tmp_path / "fit", "checkpoint_every": 10**6}
     whole.fit(X, Y, epochs=3000, **OPTIONS)
     readings = itertools.count()
-    monkeypatch.setattr("fastbp.fit.CHUNK_SECONDS", 0.0011)
-    monkeypatch.setattr("fastbp.fit.time", SimpleNamespace(perf_counter=lambda: 0.001 * next(readings)))
+    monkeypatch.setattr("fastbp.training.fit.CHUNK_SECONDS", 0.0011)
+    monkeypatch.setattr("fastbp.training.fit.time", SimpleNamespace(perf_counter=lambda: 0.001 * next(readings)))
     parts = 0
     while True:
         part, parts = classifier(), parts + 1

@@ -17,12 +17,14 @@ import pytest
 from helpers import PATIENCE
 
 import fastbp as fb
-from fastbp import benchmark, cli, readers
+from fastbp import cli
 from fastbp.commands import shared, trials
 from fastbp.commands.train import INTERRUPTED_MODEL
-from fastbp.compilation import Compiled
 from fastbp.cuda import DeviceError
-from fastbp.preparation import Preparation
+from fastbp.data import readers
+from fastbp.data.preparation import Preparation
+from fastbp.reports import benchmark
+from fastbp.training.compilation import Compiled
 
 FLOWERS = ("rose", "tulip", "daisy")
 

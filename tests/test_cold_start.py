@@ -15,12 +15,14 @@ from helpers import ROOT, python
 
 import fastbp
 import fastbp as fb
-from fastbp import _jit, bars, compilation
+from fastbp import _jit
 from fastbp.activations import ACTIVATIONS
 from fastbp.cpu import catalogue, rules, tallies, watch
+from fastbp.formulas.tallies import TALLIES
 from fastbp.losses import LOSSES
 from fastbp.optimizers import OPTIMIZERS
-from fastbp.tallies import TALLIES
+from fastbp.reports import bars
+from fastbp.training import compilation
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="modes and owners of folders are POSIX's")
 
@@ -55,7 +57,7 @@ with event.install_recorder("numba:compile") as compiled:
     for name in fastbp.__all__:
         getattr(fastbp, name)
     print(len(compiled.buffer), len(names))
-    from fastbp.counters import mix
+    from fastbp.formulas.counters import mix
     mix(1)
 print(len(compiled.buffer) > 0)
 """
@@ -141,7 +143,7 @@ def test_only_what_is_compiled_is_said_to_be(home: Path, tmp_path: Path) -> None
     assert "fastbp: compiling kernels, once per machine (some 1 seconds) ...\nfastbp: kernels ready after" in said
     (tmp_path / "kernels").write_text("not a folder")
     code += "import warnings\nwarnings.simplefilter('ignore')\nfrom fastbp.cpu.watch import clock\n"
-    code += "fastbp.compilation.compile_kernels([('clock', clock())], True)"
+    code += "fastbp.training.compilation.compile_kernels([('clock', clock())], True)"
     assert "compiling kernels, in every process" in python(code, FASTBP_CACHE_DIR=str(tmp_path / "kernels"))
 
 

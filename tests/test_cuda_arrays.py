@@ -8,7 +8,7 @@ from helpers import make
 from test_device_arrays import Interface, Packed
 
 import fastbp as fb
-from fastbp.device_arrays import OnDevice
+from fastbp.data.device_arrays import OnDevice
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
 from fastbp.cuda import arrays
@@ -173,7 +173,7 @@ def test_outputs_that_stay_on_the_device_are_taken_by_others(wrap: Any, monkeypa
     again = made.predict(X, out=got)
     assert again is got
     with monkeypatch.context() as patch:
-        patch.setattr("fastbp.device_arrays.CUDA", 1)
+        patch.setattr("fastbp.data.device_arrays.CUDA", 1)
         np.testing.assert_array_equal(np.from_dlpack(got), wanted)
     for bad, words in (("gpu", "out='gpu'"), ("device", "wanted an array")):
         other = model() if bad == "gpu" else make([5, 4, 3])
@@ -199,7 +199,7 @@ def test_weights_are_given_where_they_are(monkeypatch: pytest.MonkeyPatch) -> No
         np.testing.assert_array_equal(got, wanted)
         assert (got != before).any()
     with monkeypatch.context() as patch:
-        patch.setattr("fastbp.device_arrays.CUDA", 1)
+        patch.setattr("fastbp.data.device_arrays.CUDA", 1)
         for view, wanted in zip(views, found, strict=True):
             np.testing.assert_array_equal(np.from_dlpack(view), wanted)
     made.set_weights(began)
@@ -222,7 +222,7 @@ def test_weights_are_put_where_they_are(source: str, monkeypatch: pytest.MonkeyP
         made.fit(X, Y, batch_size=4, verbose=0)
         with monkeypatch.context() as patch:
             if given is there:
-                patch.setattr("fastbp.files.checked", None)  # they don't go through main memory
+                patch.setattr("fastbp.exchange.model_files.checked", None)  # they don't go through main memory
             made.set_weights(given)
         np.testing.assert_array_equal(made.predict(X), trained.predict(X))
         made.fit(X, Y, batch_size=4, verbose=0)

@@ -8,8 +8,8 @@ from helpers import error, inputs, make, targets
 
 import fastbp as fb
 from fastbp.activations import ACTIVATIONS
+from fastbp.formulas.tallies import TALLIES
 from fastbp.losses import LOSSES
-from fastbp.tallies import TALLIES
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
 from fastbp.cuda import lanes, narrow, rows

@@ -524,7 +524,7 @@ from dataclasses import replace
 from fastbp.cuda import narrow, rules, slices
 from fastbp.cuda.device import compile_ptx
 from fastbp.cuda.narrow_net import Activity, Norm
-from fastbp.tallies import TALLIES
+from fastbp.formulas.tallies import TALLIES
 from test_cuda_narrow import _net
 
 dtype = np.dtype("{precision}")

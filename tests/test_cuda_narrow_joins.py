@@ -10,9 +10,9 @@ from helpers import error, inputs, python, targets
 from test_layers import descend
 
 import fastbp as fb
-from fastbp.graph import update_mode
 from fastbp.layers import lower
-from fastbp.objective import Objective
+from fastbp.layout.graph import update_mode
+from fastbp.layout.objective import Objective
 from fastbp.program import Program
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")

@@ -12,12 +12,13 @@ import reference_layers
 from helpers import OUTPUT, error, python, targets
 
 import fastbp as fb
-from fastbp import _math, _vector, noise_formulas
+from fastbp import _math, _vector
 from fastbp.activations import ACTIVATIONS
 from fastbp.constraints import CONSTRAINTS, MinMaxNorm
+from fastbp.formulas import noise as noise_formulas
+from fastbp.formulas.tallies import TALLIES
 from fastbp.losses import LOSSES
 from fastbp.optimizers import AVERAGE_KEEP, KEEP, OPTIMIZERS, SCALE
-from fastbp.tallies import TALLIES
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
 from cuda_rules_kernel import custom, variants

@@ -9,9 +9,10 @@ from helpers import make
 from test_device_arrays import Interface, Packed
 
 import fastbp as fb
-from fastbp import devices, losses, weighting
-from fastbp.data import Sample
-from fastbp.device_arrays import OnDevice
+from fastbp import devices, losses
+from fastbp.data.device_arrays import OnDevice
+from fastbp.data.staging import Sample
+from fastbp.training import weighting
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
 from fastbp.cuda import blocks

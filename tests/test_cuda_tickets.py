@@ -13,7 +13,7 @@ import fastbp as fb
 from fastbp import losses
 from fastbp.cuda import device, narrow, products, shapes
 from fastbp.cuda.engine import Engine
-from fastbp.objective import Objective
+from fastbp.layout.objective import Objective
 
 pytestmark = pytest.mark.skipif(not device.simulated(), reason="it is about the simulator's blocks")
 

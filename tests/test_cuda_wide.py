@@ -19,7 +19,7 @@ from fastbp import losses
 from fastbp.cuda import captured, cublas, layout, narrow, products, wide
 from fastbp.cuda.engine import Engine
 from fastbp.cuda.shapes import DEVICE, shapes
-from fastbp.objective import Objective
+from fastbp.layout.objective import Objective
 from fastbp.program import Program
 
 UNKNOWN = "RELU_AUX_BIAS", "RELU_BIAS", "BGRADA", "BIAS", "DRELU"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.lib.stride_tricks import as_strided
 
-from fastbp import data
-from fastbp.data import MISSING_LABEL, Sample, as_matrix, as_targets, split_at
+from fastbp.data import staging
+from fastbp.data.staging import MISSING_LABEL, Sample, as_matrix, as_targets, split_at
 
 DTYPES = [
     *("float16", "float32", "float64", ">f2", ">f4", ">f8", "longdouble"),
@@ -67,7 +67,7 @@ def matrices(draw):
 @given(x=matrices(), dtype=st.sampled_from([np.float32, np.float64]), block=st.integers(1, 40))
 def test_any_array_is_staged(x, dtype, block):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "_BLOCK", block)
+        patch.setattr(staging, "_BLOCK", block)
         staged = as_matrix(x, dtype)
     assert staged.dtype == dtype and staged.dtype.isnative
     assert staged.flags.c_contiguous and staged.flags.aligned
@@ -90,7 +90,7 @@ def test_nan_and_infinity_are_found_wherever_they_stand(x, bad, fortran, block):
     cells = np.argwhere(~np.isfinite(x))
     x = np.asfortranarray(x) if fortran else x
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "_BLOCK", block)
+        patch.setattr(staging, "_BLOCK", block)
         if len(cells) == 0:
             np.testing.assert_array_equal(as_matrix(x, np.float64), x)
             return

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastbp import device_arrays
-from fastbp.device_arrays import OnDevice, found, on_host
+from fastbp.data import device_arrays
+from fastbp.data.device_arrays import OnDevice, found, on_host
 
 
 class Interface:

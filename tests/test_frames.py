@@ -16,9 +16,9 @@ import pytest
 from sklearn.neural_network import MLPClassifier as TheirClassifier
 
 import fastbp as fb
-from fastbp.data import as_matrix, as_targets
+from fastbp.data.frames import as_frame
+from fastbp.data.staging import as_matrix, as_targets
 from fastbp.estimators import MLPClassifier
-from fastbp.frames import as_frame
 
 NUMBERS = {"a": [1.0, 2.0, 3.0], "b": [4, 5, 6], "c": [True, False, True]}
 WANTED = [[1.0, 4.0, 1.0], [2.0, 5.0, 0.0], [3.0, 6.0, 1.0]]

@@ -59,8 +59,8 @@ print(json.dumps({"refused": refused, "waiting": history.waiting, "loss": loss, 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what a process allocates against a limit")
 def test_rows_of_ten_times_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastbp.streams.BLOCK_BYTES", BLOCK)
-    monkeypatch.setattr("fastbp.streams.CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr("fastbp.data.streams.BLOCK_BYTES", BLOCK)
+    monkeypatch.setattr("fastbp.data.streams.CHUNK_BYTES", CHUNK)
     x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (ROWS, COLUMNS))
     y = np.lib.format.open_memmap(tmp_path / "y.npy", "w+", np.float32, (ROWS, 1))
     block = np.random.default_rng(0).standard_normal((1 << 14, COLUMNS)).astype(np.float32)

@@ -226,7 +226,7 @@ def test_few_rows(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None
 @mixed
 def test_few_rows_on_many_cores_are_cut_at_layers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastbp.cpu.engine.SERIAL_WORK", 0.0)
-    monkeypatch.setattr("fastbp.plan.LAYER_WORK", 0.0)
+    monkeypatch.setattr("fastbp.layout.plan.LAYER_WORK", 0.0)
     check(name, made(name, dtype="float64", threads=3), 40, 1e-10)
 
 

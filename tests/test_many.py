@@ -10,11 +10,11 @@ from helpers import OUTPUT, inputs, interrupting, make, targets
 from sklearn.model_selection import KFold
 
 import fastbp as fb
-from fastbp import data
 from fastbp.cpu.engine import Engine
-from fastbp.fit import Fit
+from fastbp.data import staging
 from fastbp.losses import LOSSES
 from fastbp.optimizers import OPTIMIZERS
+from fastbp.training.fit import Fit
 
 ROWS = 90
 X = inputs(ROWS, 7)
@@ -154,7 +154,7 @@ def test_rows_may_be_indices_or_masks_of_many_kinds(rows: Any) -> None:
     fb.fit_many([together], X, ONE_HOT, rows=[rows], verbose=0)
     alone.fit(X[np.asarray(rows)], ONE_HOT[np.asarray(rows)], verbose=0)
     check_same(together, alone)
-    numbers = data.as_rows(rows, ROWS)
+    numbers = staging.as_rows(rows, ROWS)
     assert numbers.dtype == np.int64 and numbers.flags.c_contiguous
 
 

@@ -20,12 +20,12 @@ from test_layers import MIXED, made, rows_for
 
 import fastbp as fb
 from fastbp import model as model_module
-from fastbp import own_loop as own_loop_module
 from fastbp import program as program_module
 from fastbp.cpu import engine as engine_module
 from fastbp.cpu.engine import Engine
-from fastbp.plan import Plan
+from fastbp.layout.plan import Plan
 from fastbp.program import round_up
+from fastbp.training import own_loop as own_loop_module
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="guard pages are made with Linux's mprotect")
 

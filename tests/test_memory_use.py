@@ -9,8 +9,8 @@ import pytest
 from helpers import inputs, make, python, targets
 
 import fastbp as fb
-from fastbp import memory
 from fastbp.initializers import INITIALIZERS
+from fastbp.training import memory
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the resident set is read from Linux's /proc")
 MIB = 1 << 20

@@ -17,13 +17,13 @@ import pytest
 from helpers import inputs, make, targets
 
 import fastbp as fb
-from fastbp import storage
 from fastbp._jit import Kernel
 from fastbp.cpu.engine import Engine
 from fastbp.cpu.serving import Server
+from fastbp.exchange import storage
 from fastbp.history import History
 from fastbp.initializers import INITIALIZERS
-from fastbp.progress import resolve_verbose
+from fastbp.reports.progress import resolve_verbose
 
 SPARSE = "sparse_categorical_crossentropy"
 X, Y = inputs(40, 4), targets("mean_squared_error", 40, 2)

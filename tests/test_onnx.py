@@ -16,13 +16,13 @@ from test_custom import ACTIVATIONS as OWN
 from test_layers import MIXED, made, rows_for
 
 import fastbp as fb
-from fastbp import onnx as onnx_nodes
-from fastbp import tracing
 from fastbp.activations import ACTIVATIONS
 from fastbp.estimators import MLPClassifier, MLPRegressor, register_onnx_converters
+from fastbp.exchange import onnx as onnx_nodes
+from fastbp.exchange.onnx import ACTIVATIONS as OPERATORS
+from fastbp.exchange.onnx import IR_VERSION, LAYERS, OPSET
+from fastbp.formulas import tracing
 from fastbp.layers import LAYERS as KINDS
-from fastbp.onnx import ACTIVATIONS as OPERATORS
-from fastbp.onnx import IR_VERSION, LAYERS, OPSET
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_exported(monkeypatch: pytest.MonkeyPatch) -> None:
         fb.to_onnx(fb.Model([fb.Dense(1)]))
     with pytest.raises(ValueError, match="both named 'x'"):
         fb.to_onnx(make([2, 1]), output_name="x")
-    monkeypatch.setattr("fastbp.onnx.LAYERS", {})
+    monkeypatch.setattr("fastbp.exchange.onnx.LAYERS", {})
     with pytest.raises(ValueError, match=r"Dense\(1, .* has no ONNX operators"):
         fb.to_onnx(make([2, 1]))
 

@@ -10,8 +10,8 @@ from helpers import TOLERANCE, error
 
 from fastbp.activations import ACTIVATIONS
 from fastbp.cpu.engine import Engine
+from fastbp.layout.objective import Objective
 from fastbp.losses import LOSSES
-from fastbp.objective import Objective
 from fastbp.optimizers import SGD
 from fastbp.program import LayerSpec, aligned
 

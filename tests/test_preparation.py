@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fastbp import tabular
-from fastbp.preparation import Preparation, held_out
-from fastbp.readers import Dataset
+from fastbp.data import tabular
+from fastbp.data.preparation import Preparation, held_out
+from fastbp.data.readers import Dataset
 
 
 @settings(deadline=None)

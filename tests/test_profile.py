@@ -14,8 +14,8 @@ import fastbp as fb
 from fastbp import _vector, program
 from fastbp.cpu import engine as engine_module
 from fastbp.cpu.watch import Watch, clock
-from fastbp.files import state
-from fastbp.profiling import Repeats
+from fastbp.exchange.model_files import state
+from fastbp.reports.profiling import Repeats
 
 LOSS = "sparse_categorical_crossentropy"
 

@@ -17,7 +17,7 @@ from fastbp import program as pg
 from fastbp.activations import ACTIVATIONS
 from fastbp.cpu import tile
 from fastbp.cpu.tile import Geometry
-from fastbp.plan import Plan, lay_out
+from fastbp.layout.plan import Plan, lay_out
 from fastbp.program import LayerSpec, Program
 
 

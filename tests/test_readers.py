@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastbp import readers
-from fastbp.readers import load
+from fastbp.data import readers
+from fastbp.data.readers import load
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ from test_signals import press
 
 import fastbp as fb
 from fastbp import program as pg
-from fastbp import sides
 from fastbp._jit import Kernel
 from fastbp.activations import RELU
 from fastbp.constraints import MaxNorm
 from fastbp.cpu.engine import Engine
 from fastbp.cpu.launch import LAUNCHERS
 from fastbp.cpu.tile import Geometry
-from fastbp.plan import Plan
+from fastbp.layout import sides
+from fastbp.layout.plan import Plan
 from fastbp.program import LayerSpec, Program
 
 LOSS = "mean_squared_error"

@@ -11,9 +11,9 @@ import pytest
 from helpers import make, targets
 
 import fastbp as fb
-from fastbp import plan
 from fastbp.cpu import terms
-from fastbp.sparse import SparseRows, as_sparse
+from fastbp.data.sparse import SparseRows, as_sparse
+from fastbp.layout import plan
 
 scipy_sparse = pytest.importorskip("scipy.sparse", reason="scipy is not installed")
 

@@ -9,16 +9,16 @@ from helpers import inputs, targets
 from test_signals import press
 
 import fastbp as fb
-from fastbp import graph, plan
 from fastbp import program as pg
 from fastbp._signals import HeldBack
 from fastbp.callbacks import LambdaCallback
 from fastbp.cpu import engine as engine_module
 from fastbp.cpu.engine import Engine
 from fastbp.cpu.tile import geometry
-from fastbp.files import state
-from fastbp.graph import SPLIT
-from fastbp.plan import lay_out
+from fastbp.exchange.model_files import state
+from fastbp.layout import graph, plan
+from fastbp.layout.graph import SPLIT
+from fastbp.layout.plan import lay_out
 from fastbp.program import LayerSpec, Program
 
 SPARSE = "sparse_categorical_crossentropy"

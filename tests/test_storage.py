@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
 import fastbp as fb
-from fastbp import storage
+from fastbp.exchange import storage
 
 TENSORS = {
     "layers.0.kernel": np.arange(12, dtype=np.float32).reshape(3, 4),

@@ -13,8 +13,9 @@ from helpers import inputs, make, python, targets
 from pyarrow import parquet as pq
 
 import fastbp as fb
-from fastbp import sources, streaming, streams
-from fastbp.sources import Stored, StreamError, opened
+from fastbp.data import sources, streams
+from fastbp.data.sources import Stored, StreamError, opened
+from fastbp.training import streaming
 
 ROWS, WIDTH = 203, 5
 SPARSE = "sparse_categorical_crossentropy"
@@ -513,7 +514,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.modules["pyarrow"] = sys.modules["pyarrow.parquet"] = None
-from fastbp.sources import opened
+from fastbp.data.sources import opened
 try:
     opened({str(x)!r}, "label")
 except ImportError as error:

@@ -19,8 +19,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fastbp as fb
+from fastbp.data.tabular import CategoryColumn, NumberColumn
 from fastbp.estimators import MLPClassifier
-from fastbp.tabular import CategoryColumn, NumberColumn
 
 TABLE = pd.DataFrame(
     {
@@ -149,7 +149,7 @@ def test_any_table_comes_through_a_file(data: st.DataObject, rows: int, block: i
     assert again == encoder
     got = encoder.transform(table, np.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastbp.tabular._BLOCK", block)
+        patch.setattr("fastbp.data.tabular._BLOCK", block)
         np.testing.assert_array_equal(again.transform(table, np.float64), got)
     category, last = encoder.columns_[0], len(encoder.columns_[0].names_out)
     assert isinstance(category, CategoryColumn)

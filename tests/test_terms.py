@@ -9,8 +9,8 @@ import pytest
 from helpers import inputs, make, targets
 
 import fastbp as fb
-from fastbp import plan
 from fastbp.cpu import pairs, terms
+from fastbp.layout import plan
 
 LOSS = "sparse_categorical_crossentropy"
 pytestmark = pytest.mark.skipif(not pairs.amx_granted(), reason="this machine has no AMX, or its system grants none")
@@ -29,7 +29,7 @@ SHAPES = [
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Layers that would gain nothing go by terms too, and no step is cut by neurons."""
     monkeypatch.setattr(terms, "LEAST", 32)
-    monkeypatch.setattr("fastbp.sides.WEIGHTS", 0)
+    monkeypatch.setattr("fastbp.layout.sides.WEIGHTS", 0)
     plan._plan.cache_clear()
     yield
     plan._plan.cache_clear()

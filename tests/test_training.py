@@ -12,9 +12,9 @@ import reference
 from helpers import OUTPUT, TOLERANCE, error, inputs, interrupting, make, outputs, targets
 
 import fastbp as fb
-from fastbp import plan
 from fastbp.cpu import engine as engine_module
 from fastbp.cpu.engine import Engine
+from fastbp.layout import plan
 from fastbp.losses import LOSSES
 from fastbp.optimizers import OPTIMIZERS
 
@@ -254,10 +254,10 @@ def test_a_shuffled_epoch_visits_every_row_once_in_its_own_order() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_panels_rows_are_shuffled_together_as_each_is_alone(dtype: Any) -> None:
     from fastbp._jit import Kernel
-    from fastbp.counters import shuffled
     from fastbp.cpu.order import MOST_BITS, shuffled_rows
     from fastbp.cpu.rules import SIGNATURE
     from fastbp.cpu.tile import geometry
+    from fastbp.formulas.counters import shuffled
 
     def together(target: int, first: int, last: int, n: int, bits: int, key: int) -> float:
         shuffled_rows(dtype, target, first, last, n, bits, key)
@@ -283,7 +283,7 @@ def test_shuffles_are_even() -> None:
     rows, epochs = 5, 2000
     places, pairs = np.zeros((rows, rows)), np.zeros((rows, rows))
     from fastbp._jit import helper
-    from fastbp.counters import mix, shuffled
+    from fastbp.formulas.counters import mix, shuffled
 
     @helper
     def orders(table: np.ndarray) -> None:
@@ -404,7 +404,7 @@ def test_divergence_stops_the_fit_and_keeps_finite_weights(threads: int) -> None
 @pytest.fixture
 def uncut(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No step is cut by neurons, so that it sums as a prediction does."""
-    monkeypatch.setattr("fastbp.sides.WEIGHTS", 0)
+    monkeypatch.setattr("fastbp.layout.sides.WEIGHTS", 0)
     plan._plan.cache_clear()
     yield
     plan._plan.cache_clear()

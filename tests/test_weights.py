@@ -9,8 +9,8 @@ import reference
 from helpers import OUTPUT, TOLERANCE, error, expected, inputs, make, outputs, targets
 
 import fastbp as fb
-from fastbp.fit import Fit
 from fastbp.losses import LOSSES
+from fastbp.training.fit import Fit
 
 SPARSE = "sparse_categorical_crossentropy"
 ELEMENTWISE = [name for name, row in LOSSES.items() if not row.coupled]

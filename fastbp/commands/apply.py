@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from fastbp._atomic import replacing
-from fastbp._console import Voice, size
 from fastbp.commands import shared
+from fastbp.commands.console import Voice, size
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -98,8 +98,8 @@ _WRITERS = {".csv": _csv, ".npy": _npy, ".parquet": _parquet}
 def export(args: argparse.Namespace) -> int:
     """Write a saved model in another program's format."""
     import fastbp as fb
-    from fastbp.onnx import to_onnx
-    from fastbp.preparation import Preparation
+    from fastbp.data.preparation import Preparation
+    from fastbp.exchange.onnx import to_onnx
 
     say = Voice(args)
     if Path(args.out).suffix != ".onnx":

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from fastbp import _arguments
-from fastbp._console import Voice
-from fastbp.commands import shared
-from fastbp.preparation import Preparation
+from fastbp.commands import arguments, shared
+from fastbp.commands.console import Voice
+from fastbp.data.preparation import Preparation
 
 if TYPE_CHECKING:
-    from fastbp.benchmark import Benchmark
     from fastbp.model import Model
+    from fastbp.reports.benchmark import Benchmark
 
 WORSE, NOT_COMPARABLE = 1, 3
 """Exit codes of --compare."""
@@ -22,9 +21,10 @@ _OF_A_NETWORK = ("hidden", "activation", "optimizer", "learning_rate", "weight_d
 
 def bench(args: argparse.Namespace) -> int:
     """Measure what training a network costs, and compare with a measurement that was kept."""
-    from fastbp import benchmark, devices
-    from fastbp.bars import bar, watched
-    from fastbp.profiling import threads_text
+    from fastbp import devices
+    from fastbp.reports import benchmark
+    from fastbp.reports.bars import bar, watched
+    from fastbp.reports.profiling import threads_text
 
     say = Voice(args)
     if args.device == "cuda":  # before anything is read
@@ -65,7 +65,7 @@ def bench(args: argparse.Namespace) -> int:
 
 def _earlier(args: argparse.Namespace, subject: dict[str, Any]) -> tuple["Benchmark | None", list[str]]:
     """The measurement to compare with, and what makes it another one."""
-    from fastbp import benchmark
+    from fastbp.reports import benchmark
 
     if args.compare is None:
         return None, []
@@ -81,17 +81,17 @@ def _earlier(args: argparse.Namespace, subject: dict[str, Any]) -> tuple["Benchm
 
 def _subject(args: argparse.Namespace, say: Voice) -> tuple["Model", NDArray[Any], NDArray[Any], str]:
     """The model, inputs, targets and the data's name that the options of bench ask for."""
-    from fastbp import benchmark
+    from fastbp.reports import benchmark
 
     if args.data is None and args.model is None and args.network is None:
         raise ValueError("what to measure? Name DATA, --network 784-256-128-10 for made-up rows, or --model FILE")
     refused = {
         "--model brings its own network": args.model is not None
-        and [*(["--network"] if args.network else []), *_arguments.given(args, _OF_A_NETWORK)],
-        "--network names all widths": args.network is not None and _arguments.given(args, ["hidden"]),
+        and [*(["--network"] if args.network else []), *arguments.given(args, _OF_A_NETWORK)],
+        "--network names all widths": args.network is not None and arguments.given(args, ["hidden"]),
         "--network is for made-up rows": args.data is not None and args.network is not None and ["DATA"],
         "DATA has its own rows": args.data is not None and args.rows is not None and ["--rows"],
-        "made-up rows have no columns": args.data is None and _arguments.given(args, ["target", "ignore"]),
+        "made-up rows have no columns": args.data is None and arguments.given(args, ["target", "ignore"]),
     }
     for why, options in refused.items():
         if options:

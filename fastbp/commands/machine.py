@@ -2,11 +2,10 @@
 
 import argparse
 
-from fastbp import _arguments, _machine
 from fastbp._checks import DTYPES
-from fastbp._console import Voice
-from fastbp.commands import shared
-from fastbp.preparation import Preparation
+from fastbp.commands import arguments, installation, shared
+from fastbp.commands.console import Voice
+from fastbp.data.preparation import Preparation
 
 
 def info(args: argparse.Namespace) -> int:
@@ -22,7 +21,7 @@ def _info_of_machine(args: argparse.Namespace) -> int:
 
     say = Voice(args)
     gpu = presence.report()
-    facts, versions, kernels = _machine.machine(), _machine.versions(), _machine.kernels()
+    facts, versions, kernels = installation.machine(), installation.versions(), installation.kernels()
     threads, bits = _jit.default_threads(), facts["vector_bits"]
     others = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "fastbp")
     say("fastbp", f"{fb.__version__} ({others})")
@@ -91,7 +90,7 @@ def warmup(args: argparse.Namespace) -> int:
     say = Voice(args)
     dtypes = args.dtype or (DTYPES if args.all else ["float32"])
     done = fb.warmup(dtypes, everything=args.all)
-    kernels = _machine.kernels()
+    kernels = installation.kernels()
     say("kernels", f"{done.found} found, {len(done.compiled)} compiled in {done.seconds:.1f} s")
     say("kept in", shared.kept_text(kernels))
     say.document(
@@ -117,8 +116,8 @@ def completion(args: argparse.Namespace) -> int:
         ) from None
     if args.shell not in shtab.SUPPORTED_SHELLS:
         raise ImportError(f"shtab {shtab.__version__} knows no {args.shell}: pip install --upgrade shtab", name="shtab")
-    top = _arguments.parser()
-    for action in _arguments.actions(top):
+    top = arguments.parser()
+    for action in arguments.actions(top):
         if action.metavar in ("DATA", "MODEL", "FILE", "S|FILE"):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
     print(shtab.complete(top, args.shell))

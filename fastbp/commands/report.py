@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import _machine
+from fastbp.commands import installation
 from fastbp.commands.shared import score_text
-from fastbp.preparation import Preparation
-from fastbp.tabular import NumberColumn
+from fastbp.data.preparation import Preparation
+from fastbp.data.tabular import NumberColumn
 
 if TYPE_CHECKING:
     from fastbp.model import Model
@@ -48,7 +48,7 @@ def page(model: "Model", table: Preparation, report: dict[str, Any], x: Array, y
     title = f"{table.target} of {report['data']}"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        _paragraph(f"A {report['task']} by fastbp {_machine.versions()['fastbp']}, judged by {judged}."),
+        _paragraph(f"A {report['task']} by fastbp {installation.versions()['fastbp']}, judged by {judged}."),
         _paragraph(score_text(table.score(outputs, y), "")),
         _section("Data", _data(table, report) + _target(table, y, judged)),
         _section("Network", model._repr_html_()),
@@ -249,6 +249,6 @@ def _speed(model: "Model", report: dict[str, Any]) -> str:
         ("rows a second", f"{rate:,.0f}"),
         ("GFLOP/s", f"{rate * model.flops_per_sample / 1e9:.2f}"),
         ("threads", model.threads),
-        ("processor", _machine.machine()["cpu"]),
+        ("processor", installation.machine()["cpu"]),
     ]
     return _table(["", ""], facts)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import readers
-from fastbp._console import Voice, size
-from fastbp._csv import SKIP
-from fastbp.preparation import Preparation, held_out
-from fastbp.readers import Dataset
+from fastbp.commands.console import Voice, size
+from fastbp.data import readers
+from fastbp.data.csv_files import SKIP
+from fastbp.data.preparation import Preparation, held_out
+from fastbp.data.readers import Dataset
 
 if TYPE_CHECKING:
     from fastbp.model import Model

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import _arguments, activations, optimizers
+from fastbp import activations, optimizers
 from fastbp._atomic import replacing
-from fastbp._console import Voice, exit_code, size
 from fastbp.activations import Activation
-from fastbp.commands import shared
+from fastbp.commands import arguments, shared
+from fastbp.commands.console import Voice, exit_code, size
 from fastbp.commands.trials import Rows, cross_validated, searched
-from fastbp.preparation import Preparation
+from fastbp.data.preparation import Preparation
 
 if TYPE_CHECKING:
+    from fastbp.data.readers import Dataset
     from fastbp.model import Model
-    from fastbp.readers import Dataset
 
 INTERRUPTED_MODEL = "interrupted.fastbp"
 UNSAVED_MODEL = "unsaved.fastbp"
@@ -117,7 +117,7 @@ def _check_options(args: argparse.Namespace) -> None:
         if isinstance(row, Activation) and row.coupled:
             raise ValueError(f"--activation: {row.name} is for outputs; hidden layers take relu, gelu, tanh ...")
         if isinstance(row, optimizers.LBFGS):
-            odd = _arguments.given(args, ["batch_size", "learning_rate", "weight_decay"])
+            odd = arguments.given(args, ["batch_size", "learning_rate", "weight_decay"])
             odd += [f"--{name}" for name in ("folds", "search", "checkpoint") if getattr(args, name)]
             if odd:
                 raise ValueError(f"lbfgs looks at all rows in every step and has no {odd[0]}: leave it out")

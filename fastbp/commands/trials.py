@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp._console import Voice
 from fastbp.commands import shared
-from fastbp.preparation import Preparation
+from fastbp.commands.console import Voice
+from fastbp.data.preparation import Preparation
 
 Array = NDArray[Any]
 SEARCH_FOLDS = 3

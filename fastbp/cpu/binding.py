@@ -8,12 +8,12 @@ from fastbp import program as pg
 from fastbp.activations import IDENTITY
 from fastbp.cpu import penalty, rules, sparse
 from fastbp.cpu import tallies as tally_rules
+from fastbp.data.sparse import SparseRows
+from fastbp.formulas.tallies import Tally
+from fastbp.layout.plan import Plan
 from fastbp.losses import Loss
 from fastbp.optimizers import Optimizer
-from fastbp.plan import Plan
 from fastbp.program import Program
-from fastbp.sparse import SparseRows
-from fastbp.tallies import Tally
 
 NEAR = 768 << 10, 4 << 20
 """Bytes of weights between which only these are asked for ahead of their update, for other threads have read them.

@@ -16,9 +16,9 @@ from fastbp.cpu.peak import _loop as peak_loop
 from fastbp.cpu.runs import chain_kernel
 from fastbp.cpu.together import counter_kernel, serve_kernel, wait_kernel
 from fastbp.cpu.watch import clock
+from fastbp.formulas.tallies import TALLIES
 from fastbp.losses import LOSSES
 from fastbp.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Optimizer
-from fastbp.tallies import TALLIES
 
 USUAL = {
     "activations": ("sigmoid", "tanh", "softmax"),

@@ -24,18 +24,18 @@ from fastbp.cpu.sides import LINES, Sides
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.together import Beside
 from fastbp.cpu.watch import Watch
-from fastbp.graph import GIVEN, LATE, SPLIT, update_mode
-from fastbp.objective import EVALUATION_ROWS, Ending, Objective, Outcome
-from fastbp.operations import DENSE
+from fastbp.data.sparse import SparseRows
+from fastbp.layout.graph import GIVEN, LATE, SPLIT, update_mode
+from fastbp.layout.objective import EVALUATION_ROWS, Ending, Objective, Outcome
+from fastbp.layout.operations import DENSE
+from fastbp.layout.plan import Plan, lay_out
+from fastbp.layout.request import Request
+from fastbp.layout.sides import cut
 from fastbp.optimizers import COLUMNS, Optimizer
-from fastbp.plan import Plan, lay_out
 from fastbp.program import LayerSpec, Program, aligned
-from fastbp.request import Request
-from fastbp.sides import cut
-from fastbp.sparse import SparseRows
 
 if TYPE_CHECKING:
-    from fastbp.data import Sample
+    from fastbp.data.staging import Sample
 
 POLL_SECONDS = 0.1
 """Signals that reach another thread than the waiting one are noticed after so long."""

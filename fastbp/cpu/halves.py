@@ -13,7 +13,7 @@ from fastbp._vector import column, lanes, load_int, store_int
 from fastbp.cpu import penalty, rows, updates, weights
 from fastbp.cpu.rows import at
 from fastbp.cpu.tile import item_bytes, panel_width, prefetch_to_write
-from fastbp.plan import PANELS_PER_TASK
+from fastbp.layout.plan import PANELS_PER_TASK
 
 
 @helper

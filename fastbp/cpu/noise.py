@@ -14,10 +14,10 @@ from numba.core import types
 from fastbp import program as pg
 from fastbp._jit import intrinsic
 from fastbp._vector import column, llvm_type, load_number, splat, vec_of
-from fastbp.counters import mix
 from fastbp.cpu.rows import at
 from fastbp.cpu.tile import row_bytes
-from fastbp.noise_formulas import MIXER
+from fastbp.formulas.counters import mix
+from fastbp.formulas.noise import MIXER
 
 I32 = ir.IntType(32)
 

@@ -11,9 +11,9 @@ from fastbp._jit import Kernel
 from fastbp.activations import IDENTITY, RELU
 from fastbp.cpu import activity, embedding, noise, normalization, paths, rules
 from fastbp.cpu.rules import SIGNATURE
-from fastbp.noise_formulas import FORMULAS
-from fastbp.operations import ACTIVITY, DENSE
-from fastbp.plan import Plan
+from fastbp.formulas.noise import FORMULAS
+from fastbp.layout.operations import ACTIVITY, DENSE
+from fastbp.layout.plan import Plan
 from fastbp.program import LayerSpec
 
 BITS = {"gamma": normalization.GAMMA, "beta": normalization.BETA}

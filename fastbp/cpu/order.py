@@ -1,4 +1,4 @@
-"""Where a panel's rows are in the table, many at a time: the order of ``fastbp.counters.shuffled``."""
+"""Where a panel's rows are in the table, many at a time: the order of ``fastbp.formulas.counters.shuffled``."""
 
 from typing import Any
 

@@ -23,7 +23,6 @@ from fastbp._vector import (
     total,
     where,
 )
-from fastbp.counters import mix, shuffled
 from fastbp.cpu.order import MOST_BITS, rows_in_order, shuffled_rows
 from fastbp.cpu.tile import (
     GROUP,
@@ -38,6 +37,7 @@ from fastbp.cpu.tile import (
     tile_height,
     transpose_square,
 )
+from fastbp.formulas.counters import mix, shuffled
 
 
 @helper

@@ -10,8 +10,8 @@ from numba.core import types
 from fastbp import program as pg
 from fastbp._jit import Kernel, helper
 from fastbp._vector import call_worker, load_int, load_number
-from fastbp.objective import DIVERGED, Ending, Outcome
-from fastbp.plan import Plan
+from fastbp.layout.objective import DIVERGED, Ending, Outcome
+from fastbp.layout.plan import Plan
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Steps of two threads, each of them on its side of every layer (see ``fastbp.sides``), without phases.
+"""Steps of two threads, each of them on its side of every layer (see ``fastbp.layout.sides``), without phases.
 
 A side counts the panels of rows whose sums or dZ it has put where the other reads them, and waits for the other's count
 where it needs theirs; weights it updates when nobody needs them any more, while it would wait. The first worker goes
@@ -16,8 +16,8 @@ from fastbp._vector import call_rule, fetch_add, lanes, load_acquire, store_int,
 from fastbp.cpu import penalty, rows, steps, weights
 from fastbp.cpu.rows import at
 from fastbp.cpu.tile import most_rows, prefetch_to_write, row_bytes
-from fastbp.plan import Plan
-from fastbp.sides import OWN, RUN
+from fastbp.layout.plan import Plan
+from fastbp.layout.sides import OWN, RUN
 
 JOINED, BEGINS, THROUGH, LINES = 2, 3, 4, 5
 """Lines of a run's ``SYNC``, behind the sides' counts: whether the second worker is there, the step that both begin

@@ -26,9 +26,9 @@ from fastbp.cpu.rows import at
 from fastbp.cpu.rules import SIGNATURE
 from fastbp.cpu.thin import SQUARE
 from fastbp.cpu.tile import item_bytes, panel_width, transpose_square
-from fastbp.plan import Plan
+from fastbp.data.sparse import SparseRows
+from fastbp.layout.plan import Plan
 from fastbp.program import Program
-from fastbp.sparse import SparseRows
 
 # ---- columns of an op's sparse row
 (

@@ -1,4 +1,4 @@
-"""The loops that sum a tally over a panel of batch rows: see ``fastbp.tallies``.
+"""The loops that sum a tally over a panel of batch rows: see ``fastbp.formulas.tallies``.
 
 A rule takes (a, y, n, counts, sums, p): the panel's outputs and targets, n columns, what each row counts, where the
 panel's sums (float64) are written, and the tally's numbers. A loop that keeps rows takes the first one's place instead.
@@ -15,7 +15,7 @@ from fastbp._vector import column, lanes, load_number, spread, spread_numbers, s
 from fastbp.cpu.pairs import stack
 from fastbp.cpu.rules import SIGNATURE
 from fastbp.cpu.tile import item_bytes
-from fastbp.tallies import Tally, best
+from fastbp.formulas.tallies import Tally, best
 
 PLACES = 128
 """Bytes of two registers, at most."""

@@ -42,10 +42,10 @@ from fastbp.cpu.pairs import (
 from fastbp.cpu.rows import at
 from fastbp.cpu.rules import SIGNATURE
 from fastbp.cpu.tile import prefetch_to_read, prefetch_to_write, transpose_square
-from fastbp.operations import DENSE
-from fastbp.plan import PANELS_PER_TASK, Plan
+from fastbp.layout.operations import DENSE
+from fastbp.layout.plan import PANELS_PER_TASK, Plan
+from fastbp.layout.sides import cut
 from fastbp.program import LayerSpec, Program
-from fastbp.sides import cut
 
 KIND: Any = np.float32
 ROW, VECTOR = 128, 64  # bytes of a row of a panel of activations, and of a vector

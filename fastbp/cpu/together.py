@@ -18,7 +18,7 @@ from fastbp._jit import Kernel, yield_address
 from fastbp._vector import call_yield, fetch_add, load_acquire, pause, store_int, ticks
 from fastbp.cpu.runs import Chain, run_chain
 from fastbp.cpu.watch import clock
-from fastbp.objective import Outcome
+from fastbp.layout.objective import Outcome
 
 if TYPE_CHECKING:
     from fastbp.cpu.engine import Engine, _Bound

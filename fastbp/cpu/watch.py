@@ -11,7 +11,7 @@ from numba.core import types
 from fastbp import program as pg
 from fastbp._jit import Kernel
 from fastbp._vector import ticks
-from fastbp.plan import Plan
+from fastbp.layout.plan import Plan
 
 
 def _make() -> Kernel:

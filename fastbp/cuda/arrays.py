@@ -11,7 +11,7 @@ import numpy as np
 from fastbp.cuda.cublas import address_of
 from fastbp.cuda.device import cuda, kernel, launch, simulated
 from fastbp.cuda.shapes import shapes
-from fastbp.device_arrays import LEGACY_STREAM, OnDevice
+from fastbp.data.device_arrays import LEGACY_STREAM, OnDevice
 
 BLOCKS = 1024
 """Most blocks of a look at all numbers."""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import counters
 from fastbp._jit import helper
 from fastbp.cuda import arrays, presence
-from fastbp.device_arrays import OnDevice
-from fastbp.objective import Outcome
-from fastbp.request import Request
-from fastbp.sparse import SparseRows
+from fastbp.data.device_arrays import OnDevice
+from fastbp.data.sparse import SparseRows
+from fastbp.formulas import counters
+from fastbp.layout.objective import Outcome
+from fastbp.layout.request import Request
 
 if TYPE_CHECKING:
     from fastbp.cuda.engine import Prepared

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import operations
 from fastbp.activations import IDENTITY
 from fastbp.constraints import Constraint
 from fastbp.cuda import device, normalization, ops, products, rows, rules, tickets, weights
@@ -16,10 +15,11 @@ from fastbp.cuda.device import cuda
 from fastbp.cuda.layout import Layout
 from fastbp.cuda.shapes import Shapes, shapes
 from fastbp.cuda.step import BACKWARD, FORWARD, GATHER, LOSS, WEIGHTS, Launch, of_phase
-from fastbp.graph import GIVEN, LATE
-from fastbp.noise_formulas import FORMULAS
-from fastbp.objective import Objective
-from fastbp.operations import DENSE
+from fastbp.formulas.noise import FORMULAS
+from fastbp.layout import operations
+from fastbp.layout.graph import GIVEN, LATE
+from fastbp.layout.objective import Objective
+from fastbp.layout.operations import DENSE
 from fastbp.optimizers import Optimizer
 from fastbp.program import ROW_MULTIPLE, round_up
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from fastbp.bars import watched
-from fastbp.compilation import compile_kernels
 from fastbp.cuda.device import simulated
 from fastbp.cuda.step import Launch
+from fastbp.reports.bars import watched
+from fastbp.training.compilation import compile_kernels
 
 FIRST_SECONDS, SECONDS_A_BYTE = 0.15, 1.2e-4
 """A kernel of 1,500 bytes of bytecode takes some 0.3 s to compile, one of 40,000 5 s."""

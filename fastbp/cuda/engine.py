@@ -24,16 +24,16 @@ from fastbp.cuda.presence import in_words, roomy
 from fastbp.cuda.shapes import shapes
 from fastbp.cuda.step import Step
 from fastbp.cuda.watch import Watch
-from fastbp.device_arrays import OnDevice, place_of
-from fastbp.graph import GIVEN, update_mode
-from fastbp.objective import DIVERGED, Objective, Outcome
+from fastbp.data.device_arrays import OnDevice, place_of
+from fastbp.data.sparse import SparseRows
+from fastbp.layout.graph import GIVEN, update_mode
+from fastbp.layout.objective import DIVERGED, Objective, Outcome
+from fastbp.layout.request import Request
 from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec, Program, aligned
-from fastbp.request import Request
-from fastbp.sparse import SparseRows
 
 if TYPE_CHECKING:
-    from fastbp.data import Sample
+    from fastbp.data.staging import Sample
 
 MOST_STEPS, MOST_TINY_STEPS, RUN_WORK = 1 << 12, 1 << 16, 2e9
 """Most steps of a run: room for their coefficients stands ready on the device. More where a run does less work."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from fastbp import program as pg
 from fastbp.activations import IDENTITY
-from fastbp.graph import Graph
-from fastbp.operations import ACTIVITY, ARRANGE, DENSE, FORK
+from fastbp.layout.graph import Graph
+from fastbp.layout.operations import ACTIVITY, ARRANGE, DENSE, FORK
 from fastbp.optimizers import Optimizer
 from fastbp.program import ROW_MULTIPLE, LayerSpec, Program, round_up
 

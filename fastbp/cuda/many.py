@@ -18,9 +18,9 @@ from fastbp.cuda.narrow_code import FIRSTS
 from fastbp.cuda.narrow_net import Network, Shared
 from fastbp.cuda.presence import in_words
 from fastbp.cuda.step import Launch
-from fastbp.device_arrays import place_of
-from fastbp.objective import Outcome
-from fastbp.sparse import SparseRows
+from fastbp.data.device_arrays import place_of
+from fastbp.data.sparse import SparseRows
+from fastbp.layout.objective import Outcome
 
 SHARED_OF_ALL = 227 << 10
 """Bytes of a multiprocessor's shared memory that the blocks on it share (of an H100 or H200)."""

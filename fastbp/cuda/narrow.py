@@ -22,14 +22,24 @@ from fastbp.cuda.narrow_code import FIRSTS, Writer
 from fastbp.cuda.narrow_net import NOISY, NORMAL, OUTPUTS, Activity, Matrix, Network, Norm, Path, Shared
 from fastbp.cuda.narrow_updates import EACH, TOGETHER
 from fastbp.cuda.step import WHOLE, Launch
-from fastbp.graph import GIVEN
-from fastbp.noise_formulas import FORMULAS
-from fastbp.operations import ACTIVATION, ACTIVITY, ARRANGE, CONCATENATE, DENSE, EMBEDDING, FORK, JOIN, STANDARDIZE
+from fastbp.formulas.noise import FORMULAS
+from fastbp.layout.graph import GIVEN
+from fastbp.layout.operations import (
+    ACTIVATION,
+    ACTIVITY,
+    ARRANGE,
+    CONCATENATE,
+    DENSE,
+    EMBEDDING,
+    FORK,
+    JOIN,
+    STANDARDIZE,
+)
 
 if TYPE_CHECKING:
     from fastbp.cuda.bound import Bound, Data
     from fastbp.cuda.layout import Layout
-    from fastbp.objective import Objective
+    from fastbp.layout.objective import Objective
     from fastbp.optimizers import Optimizer
 
 THREADS = 256

@@ -8,9 +8,9 @@ import numpy as np
 from fastbp import program as pg
 from fastbp.activations import IDENTITY, Activation
 from fastbp.constraints import Constraint
+from fastbp.formulas.tallies import Tally
 from fastbp.losses import Loss
 from fastbp.program import round_up
-from fastbp.tallies import Tally
 
 TILES = (4, 4), (2, 4), (2, 2), (1, 4), (1, 2), (1, 1)
 """Results that a thread computes at once, rows x columns: the first that leaves work to half of the threads."""

@@ -5,7 +5,7 @@ from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
 from fastbp.cuda.narrow_activity import Activities
 from fastbp.cuda.narrow_net import GROUPS, PARTS
-from fastbp.tallies import Tally
+from fastbp.formulas.tallies import Tally
 
 
 class Sums(Activities):

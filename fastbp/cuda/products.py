@@ -25,7 +25,7 @@ from fastbp.cuda.precision import half, rounded
 from fastbp.cuda.rows import goes_on
 from fastbp.cuda.shapes import Shapes, Tile
 from fastbp.cuda.step import Launch
-from fastbp.operations import DENSE
+from fastbp.layout.operations import DENSE
 
 if TYPE_CHECKING:
     from fastbp.cuda.bound import Bound

@@ -17,8 +17,8 @@ from fastbp.cuda import rules, tickets
 from fastbp.cuda.device import cuda, inlined, kernel
 from fastbp.cuda.lanes import Sharing
 from fastbp.cuda.shapes import Shapes
+from fastbp.formulas.tallies import Tally
 from fastbp.losses import Loss
-from fastbp.tallies import Tally
 
 NO_TARGETS, NUMBERS, LABELS = range(3)
 

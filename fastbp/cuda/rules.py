@@ -11,7 +11,7 @@ Each is asked for by its table row and the type of the numbers, like the CPU eng
 * constraint(row, dtype)       f(w, squares, p) -> w
 * noise(name, dtype)           a pair f(x, u, v, p) -> the noisy number, f(da, u, v, p) -> its gradient
 * uniform(dtype)               f(key, row, neuron key) -> a number of [0, 1)
-* mix(), shuffled()            the counters of ``fastbp.counters``
+* mix(), shuffled()            the counters of ``fastbp.formulas.counters``
 
 a, z, dz, y, numbers, h and p are anything that an index picks a number from: arrays, their slices, tuples (p of an
 elementwise activation is the number itself). All numbers are of the type that was asked for, `weight` and `g` too;
@@ -34,16 +34,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbp import counters, noise_formulas, tallies
 from fastbp._vector import copysign, fma, maximum, minimum, where
 from fastbp.activations import IDENTITY, Activation
 from fastbp.constraints import Constraint
 from fastbp.cuda.device import inlined, simulated
 from fastbp.cuda.lanes import Sharing, shared
 from fastbp.cuda.scalars import made, of_source, scalar
+from fastbp.formulas import counters, tallies
+from fastbp.formulas import noise as noise_formulas
+from fastbp.formulas.tallies import Tally
 from fastbp.losses import Loss
 from fastbp.optimizers import AVERAGE_KEEP, KEEP, MOST, OVERWRITE, SCALE, Optimizer
-from fastbp.tallies import Tally
 
 
 class TallyRule(NamedTuple):

@@ -20,12 +20,12 @@ from fastbp.cuda.narrow_net import INPUTS, Network, Shared
 from fastbp.cuda.rows import goes_on
 from fastbp.cuda.shapes import Shapes
 from fastbp.cuda.step import FORWARD, LOSS, WEIGHTS, Launch, of_phase
-from fastbp.graph import GIVEN
+from fastbp.layout.graph import GIVEN
 from fastbp.program import round_up
 
 if TYPE_CHECKING:
     from fastbp.cuda.bound import Bound, Data
-    from fastbp.tallies import Tally
+    from fastbp.formulas.tallies import Tally
 
 ROWS = 128, 64, 32, 16
 """Rows of a slice, the most that fit are taken."""

@@ -14,7 +14,7 @@ import numpy as np
 from fastbp.cuda import arrays
 from fastbp.cuda.device import cuda, kernel, launch
 from fastbp.cuda.shapes import shapes
-from fastbp.device_arrays import OnDevice
+from fastbp.data.device_arrays import OnDevice
 
 READ = frozenset(("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"))
 """Types of numbers that the kernels read."""
@@ -169,8 +169,8 @@ def taken(
     Parameters
     ----------
     y : on the device
-    kind : as in ``data.as_targets``, or "weights": (N,) numbers from 0, not all of them 0
-    outputs, dtype, rows, name, missing : as in ``data.as_targets``
+    kind : as in ``staging.as_targets``, or "weights": (N,) numbers from 0, not all of them 0
+    outputs, dtype, rows, name, missing : as in ``staging.as_targets``
 
     Returns
     -------

@@ -23,7 +23,7 @@ from fastbp.cuda.layout import Layout
 from fastbp.cuda.precision import half
 from fastbp.cuda.shapes import Shapes
 from fastbp.cuda.step import Launch
-from fastbp.operations import DENSE
+from fastbp.layout.operations import DENSE
 from fastbp.program import round_up
 
 if TYPE_CHECKING:

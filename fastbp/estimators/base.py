@@ -13,13 +13,13 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_random_state, check_X_y
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastbp.data import as_matrix
+from fastbp.data.frames import columns_of
+from fastbp.data.staging import as_matrix
 from fastbp.devices import checked
 from fastbp.estimators.course import Course, Trainings
 from fastbp.estimators.network import Network, Samples, crowd
 from fastbp.estimators.parameters import CLIPS, STOCHASTIC
 from fastbp.estimators.shape import hidden_rows, sizes_of
-from fastbp.frames import columns_of
 from fastbp.losses import LOSSES
 from fastbp.model import Model
 from fastbp.schedules import Schedule

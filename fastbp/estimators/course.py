@@ -19,8 +19,8 @@ from fastbp.estimators.rates import AdamRates, Rates, SGDRates
 from fastbp.estimators.shuffles import Orders
 from fastbp.estimators.watching import Watchers
 from fastbp.estimators.weights import Weights
+from fastbp.layout.objective import Ending, Objective, Outcome
 from fastbp.losses import Loss
-from fastbp.objective import Ending, Objective, Outcome
 
 Array = NDArray[Any]
 

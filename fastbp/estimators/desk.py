@@ -29,7 +29,7 @@ from fastbp.estimators.course import Trainings
 from fastbp.estimators.network import Network, Training, crowd
 from fastbp.estimators.parameters import STOCHASTIC
 from fastbp.estimators.shape import sizes_of
-from fastbp.objective import Outcome
+from fastbp.layout.objective import Outcome
 
 BOOKED_WORK = 4e9
 """Most floating-point operations of a fit that takes one thread throughout, some 0.1 s: of longer ones Python has

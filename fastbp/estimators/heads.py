@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp.class_columns import FIRST, marks
+from fastbp.formulas.class_columns import FIRST, marks
 
 Array = NDArray[Any]
 
@@ -30,7 +30,7 @@ class Heads:
         return int(self.borders[-1])
 
     def targets(self, y: Array) -> Array:
-        """(N, outputs) of rows of labels (N, columns), see ``fastbp.class_columns``."""
+        """(N, outputs) of rows of labels (N, columns), see ``fastbp.formulas.class_columns``."""
         numbers = [np.searchsorted(labels, y[:, column]) for column, labels in enumerate(self.classes)]
         return marks(np.stack(numbers, axis=1), self.counts, np.float32)
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sklearn.utils.optimize import _check_optimize_result
 
 from fastbp.estimators.network import Network, Samples
-from fastbp.full_batch import descend
 from fastbp.losses import Loss
+from fastbp.training.full_batch import descend
 
 
 def minimise(

@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp import devices
-from fastbp.bars import watched
-from fastbp.compilation import compile_kernels
+from fastbp.data.sparse import SparseRows, as_sparse, is_sparse
 from fastbp.estimators import shuffles
 from fastbp.estimators.rates import StepRule
 from fastbp.estimators.shape import Shape
 from fastbp.layers import lower
+from fastbp.layout.objective import Ending, Objective, Outcome
+from fastbp.layout.operations import DENSE
 from fastbp.losses import Loss
-from fastbp.objective import Ending, Objective, Outcome
-from fastbp.operations import DENSE
 from fastbp.program import aligned
-from fastbp.sparse import SparseRows, as_sparse, is_sparse
+from fastbp.reports.bars import watched
+from fastbp.training.compilation import compile_kernels
 
 Array = NDArray[Any]
 

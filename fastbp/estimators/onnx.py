@@ -6,7 +6,7 @@ import numpy as np
 
 from fastbp.estimators.classifier import MLPClassifier
 from fastbp.estimators.regressor import MLPRegressor
-from fastbp.onnx import Graph, add_network, element_type
+from fastbp.exchange.onnx import Graph, add_network, element_type
 
 _INT64 = 7
 """ONNX's number of the type (TensorProto.DataType)."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import update_formulas
+from fastbp.formulas import updates as update_formulas
 from fastbp.optimizers import Optimizer
 from fastbp.schedules import Schedule
 
@@ -23,7 +23,7 @@ class StepRule(Optimizer):
 
     Parameters
     ----------
-    update : formula of ``fastbp.update_formulas``
+    update : formula of ``fastbp.formulas.updates``
     slots_kept : arrays that it keeps beside the weights, which begin as zeros
     rates : (steps,) learning rates
     columns : the formula's coefficients: (steps,) arrays or numbers

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from fastbp import operations, regularizers
+from fastbp import regularizers
 from fastbp._spelling import answers
 from fastbp.layers.base import Layer, Network
+from fastbp.layout import operations
 
 
 class ActivityRegularization(Layer):

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import activations, operations
+from fastbp import activations
 from fastbp._settings import NOT_NEGATIVE, Settings, is_not_negative
 from fastbp.activations import IDENTITY
-from fastbp.operations import Operation
+from fastbp.layout import operations
+from fastbp.layout.operations import Operation
 from fastbp.program import LayerSpec, Piece
 
 LAYERS: dict[str, type["Layer"]] = {}

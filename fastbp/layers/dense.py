@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbp import activations, constraints, initializers, operations, regularizers
+from fastbp import activations, constraints, initializers, regularizers
 from fastbp._checks import flag
 from fastbp._spelling import answers
 from fastbp.activations import IDENTITY
 from fastbp.constraints import Constraint
 from fastbp.layers.activity import penalise
 from fastbp.layers.base import Layer, Network, activation_of, activation_settings, checked_multiplier, plain
+from fastbp.layout import operations
 from fastbp.program import Piece
 from fastbp.regularizers import Regularizer
 

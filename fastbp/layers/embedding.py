@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbp import constraints, initializers, operations, regularizers
+from fastbp import constraints, initializers, regularizers
 from fastbp._checks import whole
 from fastbp._spelling import answers
 from fastbp.constraints import Constraint
 from fastbp.layers.base import Layer, Network, checked_multiplier, plain
-from fastbp.operations import EMBEDDING, STANDARDIZE
+from fastbp.layout import operations
+from fastbp.layout.operations import EMBEDDING, STANDARDIZE
 from fastbp.program import PIECE, Piece
 from fastbp.regularizers import Regularizer
 

@@ -5,11 +5,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastbp import operations
 from fastbp._spelling import answers
 from fastbp.activations import SELU_ALPHA, SELU_SCALE
 from fastbp.layers.base import Layer, Network
-from fastbp.operations import Operation
+from fastbp.layout import operations
+from fastbp.layout.operations import Operation
 
 
 class Noise(Layer):

@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbp import initializers, operations
+from fastbp import initializers
 from fastbp._checks import whole
 from fastbp._spelling import answers
 from fastbp.layers.base import Layer, Network, checked_multiplier
-from fastbp.operations import Operation
+from fastbp.layout import operations
+from fastbp.layout.operations import Operation
 from fastbp.program import Piece, pieces_of
 
 

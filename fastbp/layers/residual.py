@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import activations, initializers, operations
+from fastbp import activations, initializers
 from fastbp._spelling import answers
 from fastbp.activations import IDENTITY
 from fastbp.layers.base import Layer, Network, activation_of, activation_settings, unique_names
+from fastbp.layout import operations
 from fastbp.program import Piece
 
 

@@ -1,0 +1,1 @@
+"""Floor 2: networks on disk and in other libraries' hands."""

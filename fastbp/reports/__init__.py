@@ -1,0 +1,1 @@
+"""Floor 2: what is shown: progress, summaries, profiles and speed compared."""
