@@ -71,6 +71,7 @@ KERNEL_SOURCES = (
     "program.py",
     "schedules.py",
     "cpu/*.py",
+    "data/__init__.py",
     "data/sparse.py",
     "estimators/shuffles.py",
     "formulas/*.py",
@@ -130,8 +131,9 @@ def cache_folder() -> Path | None:
 class _Locator(caching._CacheLocator):  # type: ignore[misc]
     """Puts a kernel's cache files into `cache_folder`, whose name carries what Numba's own key leaves out."""
 
-    def __init__(self, folder: Path, line: int) -> None:
+    def __init__(self, folder: Path, py_file: str, line: int) -> None:
         self.folder, self.line = folder, line
+        self._py_file = py_file  # named in Numba's warning of what can't be cached (NUMBA_OPT=0)
 
     def get_cache_path(self) -> str:
         return str(self.folder)
@@ -145,7 +147,7 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> "_Locator | None":
         folder = cache_folder()
-        return None if folder is None else cls(folder, py_func.__code__.co_firstlineno)
+        return None if folder is None else cls(folder, py_file, py_func.__code__.co_firstlineno)
 
 
 class _Impl(caching.CompileResultCacheImpl):  # type: ignore[misc]

@@ -166,6 +166,57 @@ def softplus_derivative(z: Any, a: Any, p: Any) -> Any:
 
 
 @formula
+def softsign(z: Any, p: Any) -> Any:
+    return z / (1.0 + abs(z))
+
+
+@formula
+def softsign_derivative(z: Any, a: Any, p: Any) -> Any:
+    rest = 1.0 - abs(a)
+    return rest * rest
+
+
+@formula
+def tanh_of_softplus(z: Any) -> Any:
+    """tanh(log(1 + e^z)) = (1 + 2 e^-z) / (1 + 2 e^-z + 2 e^-2z), by whichever of e^z and e^-z can't overflow."""
+    e = exp(-abs(z))
+    least = where(z > 0.0, e * e, 1.0 + e * 0.0)
+    rest = where(z > 0.0, 1.0 + 2.0 * e, e * (e + 2.0))
+    return rest / (rest + 2.0 * least)
+
+
+@formula
+def mish(z: Any, p: Any) -> Any:
+    return z * tanh_of_softplus(z)
+
+
+@formula
+def mish_derivative(z: Any, a: Any, p: Any) -> Any:
+    t = tanh_of_softplus(z)
+    return t + z * (1.0 - t * t) * logistic(z)
+
+
+@formula
+def hard_sigmoid(z: Any, p: Any) -> Any:
+    return minimum(maximum(z + 3.0, 0.0), 6.0) * (1.0 / 6.0)
+
+
+@formula
+def hard_sigmoid_derivative(z: Any, a: Any, p: Any) -> Any:
+    return where(abs(a - 0.5) < 0.5, 1.0 / 6.0, a * 0.0)
+
+
+@formula
+def hard_silu(z: Any, p: Any) -> Any:
+    return z * (minimum(maximum(z + 3.0, 0.0), 6.0) * (1.0 / 6.0))
+
+
+@formula
+def hard_silu_derivative(z: Any, a: Any, p: Any) -> Any:
+    return where(z < 3.0, where(z > -3.0, z * (1.0 / 3.0) + 0.5, z * 0.0), 1.0)
+
+
+@formula
 def exponential(z: Any, p: Any) -> Any:
     return exp(z)
 
@@ -210,6 +261,10 @@ SILU = Activation("silu", silu, silu_derivative, keeps_z=True, aliases=("swish",
 SIGMOID = Activation("sigmoid", sigmoid, sigmoid_derivative, aliases=("logistic",))
 TANH = Activation("tanh", hyperbolic_tangent, hyperbolic_tangent_derivative)
 SOFTPLUS = Activation("softplus", softplus, softplus_derivative)
+SOFTSIGN = Activation("softsign", softsign, softsign_derivative)
+MISH = Activation("mish", mish, mish_derivative, keeps_z=True)
+HARD_SIGMOID = Activation("hard_sigmoid", hard_sigmoid, hard_sigmoid_derivative)
+HARD_SILU = Activation("hard_silu", hard_silu, hard_silu_derivative, keeps_z=True, aliases=("hard_swish",))
 EXPONENTIAL = Activation("exponential", exponential, exponential_derivative, aliases=("exp",))
 SOFTMAX = Activation("softmax", softmax, softmax_gradient, coupled=True)
 
@@ -227,6 +282,10 @@ ACTIVATIONS = {
         SIGMOID,
         TANH,
         SOFTPLUS,
+        SOFTSIGN,
+        MISH,
+        HARD_SIGMOID,
+        HARD_SILU,
         EXPONENTIAL,
         SOFTMAX,
     )

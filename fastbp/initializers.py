@@ -58,6 +58,13 @@ def _plain(deviation: float) -> Initializer:
     return draw
 
 
+def _orthogonal(rng: np.random.Generator, i: int, o: int, shape: tuple[int, int]) -> Iterator[Piece]:
+    # the signs of R's diagonal make the draw uniform over all orthogonal matrices (Mezzadri 2007)
+    q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
+    q *= np.where(np.diagonal(r) < 0.0, -1.0, 1.0)
+    yield from pieces_of(q if shape[0] >= shape[1] else q.T)
+
+
 def _constant(value: float) -> Initializer:
     return lambda rng, i, o, shape: pieces_of(np.broadcast_to(value, shape))
 
@@ -85,12 +92,15 @@ INITIALIZERS: dict[str, Initializer] = {
     "random_uniform": _uniform(lambda i, o: 0.05**2 / 3.0),
     "random_normal": _plain(0.05),
     "truncated_normal": _cut(0.05),
+    "orthogonal": _orthogonal,
+    "identity": lambda rng, i, o, shape: pieces_of(np.eye(*shape)),
     "zeros": _constant(0.0),
     "ones": _constant(1.0),
 }
 """Glorot and Bengio 2010, He et al. 2015, LeCun et al. 1998; fan-in and fan-out are the kernel's rows and columns.
 "uniform" and "random_uniform" go from -0.05 to 0.05, "random_normal" and "truncated_normal" (cut at two of them) have
-the deviation 0.05, as in Keras."""
+the deviation 0.05, as in Keras. "orthogonal" has columns (rows, where those are fewer) of length 1 at right angles
+(Saxe et al. 2013); "identity" is 1 on the diagonal."""
 
 
 def checked(initializer: str | ArrayLike | Own, label: str) -> Any:

@@ -106,6 +106,38 @@ def softplus(z: Array) -> Array:
     return np.logaddexp(0, z)
 
 
+def softsign(z: Array) -> Array:
+    return z / (1 + np.abs(z))
+
+
+def d_softsign(z: Array) -> Array:
+    return 1 / (1 + np.abs(z)) ** 2
+
+
+def mish(z: Array) -> Array:
+    return z * np.tanh(softplus(z))
+
+
+def d_mish(z: Array) -> Array:
+    return np.tanh(softplus(z)) + z * sigmoid(z) / np.cosh(softplus(z)) ** 2
+
+
+def hard_sigmoid(z: Array) -> Array:
+    return np.clip(z / 6 + 0.5, 0, 1)
+
+
+def d_hard_sigmoid(z: Array) -> Array:
+    return np.where(np.abs(z) < 3, 1 / 6, 0.0)
+
+
+def hard_silu(z: Array) -> Array:
+    return z * hard_sigmoid(z)
+
+
+def d_hard_silu(z: Array) -> Array:
+    return hard_sigmoid(z) + z * d_hard_sigmoid(z)
+
+
 def softmax(z: Array) -> Array:
     e = np.exp(z - z.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
@@ -128,9 +160,13 @@ ACTIVATIONS: dict[str, tuple[Elementwise, Elementwise]] = {
     "sigmoid": (sigmoid, d_sigmoid),
     "tanh": (np.tanh, d_tanh),
     "softplus": (softplus, sigmoid),
+    "softsign": (softsign, d_softsign),
+    "mish": (mish, d_mish),
+    "hard_sigmoid": (hard_sigmoid, d_hard_sigmoid),
+    "hard_silu": (hard_silu, d_hard_silu),
     "exponential": (np.exp, np.exp),
 }
-ACTIVATION_ALIASES = {"identity": "linear", "swish": "silu", "logistic": "sigmoid"}
+ACTIVATION_ALIASES = {"identity": "linear", "swish": "silu", "hard_swish": "hard_silu", "logistic": "sigmoid"}
 
 
 def activate(name: str, z: Array) -> Array:

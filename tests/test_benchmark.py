@@ -191,7 +191,7 @@ def test_a_binary_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark._machine, "machine", lambda: {"cpu": "two"})
+    monkeypatch.setattr(benchmark.installation, "machine", lambda: {"cpu": "two"})
     found = benchmark.differences({"network": "4-3", "threads": 1, "device": "cpu", "rows": 5}, bench(100, 1))
     assert sorted(found) == ["cpu: two, there one", "rows: 5, there None", "threads: 1, there 2"]
 

@@ -210,7 +210,7 @@ import os, signal, sys
 import numpy as np
 from helpers import inputs, make, targets
 import fastbp as fb
-from fastbp import storage
+from fastbp.exchange import storage
 from fastbp.callbacks import EarlyStopping
 
 path, moment, count = sys.argv[1], sys.argv[2], int(sys.argv[3])

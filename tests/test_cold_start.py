@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT, python
+from numba.core.errors import NumbaWarning
 
 import fastbp
 import fastbp as fb
@@ -135,7 +137,7 @@ def test_another_network_compiles_nothing(home: Path) -> None:
 
 def test_only_what_is_compiled_is_said_to_be(home: Path, tmp_path: Path) -> None:
     """However long it takes: without the delay, a process that finds all its kernels still says nothing."""
-    code = "import sys, fastbp.compilation\nsys.stderr = sys.stdout\nfastbp.compilation.DELAY = 0.0\n"
+    code = "import sys, fastbp.training.compilation\nsys.stderr = sys.stdout\nfastbp.training.compilation.DELAY = 0.0\n"
     said = python(code + TRAIN, FASTBP_CACHE_DIR=str(home / "kernels"))
     assert "compiling" not in said and "epoch 3/3" in said
     other = TRAIN.replace('"relu"', '"softplus"')
@@ -406,8 +408,22 @@ print(*(module.__file__ for name, module in sys.modules.items() if name.partitio
     imported = {Path(path) for path in python(code).split()}
     assert package / "cpu" / "engine.py" in imported
     assert imported <= covered
-    assert {path.parent.name for path in covered} == {"fastbp", "cpu", "estimators"}
+    assert {path.parent.name for path in covered} == {"fastbp", "cpu", "data", "estimators", "formulas", "layout"}
     assert package / "model.py" not in covered
+
+
+def test_a_kernel_that_cant_be_kept_is_compiled_and_says_so() -> None:
+    """As with NUMBA_OPT=0, where addresses stay in the code."""
+    cache = _jit._KernelCache(abs_of)
+    result = SimpleNamespace(
+        lifted=[], library=SimpleNamespace(has_dynamic_globals=True), fndesc=SimpleNamespace(qualname="abs_of")
+    )
+    with pytest.warns(NumbaWarning, match='Cannot cache compiled function "abs_of"'):
+        assert not cache._impl.check_cachable(result)
+
+
+def abs_of(x: float) -> float:
+    return abs(x)
 
 
 def test_the_folders_name_changes_with_any_kernel_source_and_setting(

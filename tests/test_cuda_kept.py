@@ -142,7 +142,7 @@ import sys
 from standing import stand_in
 stand_in((9, 0))
 import fastbp as fb
-from fastbp import compilation
+from fastbp.training import compilation
 from fastbp.cuda import compiling
 from launches import launches
 sys.stderr = sys.stdout

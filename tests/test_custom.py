@@ -14,7 +14,7 @@ import fastbp as fb
 fm = fb.math
 
 
-def mish(z: Any) -> Any:
+def gated(z: Any) -> Any:
     return z * fm.tanh(fm.softplus(z))
 
 
@@ -32,7 +32,7 @@ def piecewise(z: Any) -> Any:
 
 
 ACTIVATIONS: list[Callable[[Any], Any]] = [
-    mish,
+    gated,
     steps_of_newton,
     piecewise,
     lambda z: np.log(1 + z**2) + np.log1p(np.abs(z)) - np.sqrt(z * z + 2),
@@ -191,7 +191,7 @@ def test_class_numbers_are_one_hot_for_a_metric() -> None:
 
 
 def everything(dtype: str = "float32", seed: int = 0, threads: int = 1) -> fb.Model:
-    model = fb.Model([fb.Dense(130, mish), fb.Dense(70, "tanh"), fb.Dense(3)], dtype=dtype, seed=seed, threads=threads)
+    model = fb.Model([fb.Dense(130, gated), fb.Dense(70, "tanh"), fb.Dense(3)], dtype=dtype, seed=seed, threads=threads)
     model.compile(fb.Adam(0.01), cosine, metrics=["mae", fb.metrics.custom(METRICS[1], name="most")])
     return model
 
@@ -221,7 +221,7 @@ def test_files_and_pickles_hold_the_functions_as_data(tmp_path: Path) -> None:
     for other in others:
         assert other.metrics_names == names
         assert other.layers[0].activation == model.layers[0].activation
-        assert other.layers[0].activation.name == "mish"
+        assert other.layers[0].activation.name == "gated"
         np.testing.assert_array_equal(other.predict(x), model.predict(x))
         assert other.evaluate(x, y) == model.evaluate(x, y)
     wanted = model.fit(x, y, epochs=2, verbose=0).history
@@ -239,10 +239,10 @@ def test_networks_side_by_side_and_checkpoints(tmp_path: Path) -> None:
 
 
 def test_a_damaged_function_is_refused() -> None:
-    steps = list(fb.activations.custom(mish).made or ())
+    steps = list(fb.activations.custom(gated).made or ())
     for wrong in (None, [], steps[:-1], [("import", "os"), *steps[1:]], [("argument", "x"), *steps[1:]], 3):
         with pytest.raises(ValueError, match=r"a function of one's own in the file is damaged"):
-            fb.activations.remade("mish", wrong)
+            fb.activations.remade("gated", wrong)
 
 
 def test_one_function_is_one_formula() -> None:

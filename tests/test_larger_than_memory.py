@@ -19,7 +19,7 @@ CODE = """
 import json, os, resource, sys, threading
 import numpy as np
 import fastbp as fb
-from fastbp import streams
+from fastbp.data import streams
 
 streams.BLOCK_BYTES, streams.CHUNK_BYTES = BLOCK, CHUNK
 threading.stack_size(2 << 20)

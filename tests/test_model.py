@@ -329,6 +329,24 @@ def test_initialisers_of_one_scale_are_those_of_keras(name: str, deviation: floa
     assert (np.abs(kernel).max() > 0.15) == (name == "random_normal")
 
 
+@pytest.mark.parametrize(("fan_in", "fan_out"), [(40, 7), (7, 40), (12, 12), (5, 1)])
+def test_orthogonal_kernels_keep_lengths(fan_in: int, fan_out: int) -> None:
+    kernels = []
+    for seed in (1, 2):
+        layer = fb.Dense(fan_out, kernel_initializer="orthogonal", input_dim=fan_in)
+        kernels.append(fb.Model([layer], dtype="float64", seed=seed).get_weights()[0])
+    for kernel in kernels:
+        squares = kernel.T @ kernel if fan_in >= fan_out else kernel @ kernel.T
+        np.testing.assert_allclose(squares, np.eye(min(fan_in, fan_out)), atol=1e-14)
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.1
+
+
+def test_an_identity_kernel_passes_its_inputs_on() -> None:
+    model = fb.Model([fb.Dense(5, kernel_initializer="identity", input_dim=3)], dtype="float64")
+    x = inputs(4, 3).astype(np.float64)
+    np.testing.assert_array_equal(model.predict(x), np.c_[x, np.zeros((4, 2))])
+
+
 def test_layers_are_found_by_name_and_number() -> None:
     model = fb.Model([fb.Dense(3), fb.Dense(2), fb.Dense(1, name="out")])
     assert model.get_layer("dense_1") is model.get_layer(index=1) is model.layers[1]

@@ -33,7 +33,7 @@ from reference import (
 )
 
 STEP = 1e-5
-#: No point within STEP of the kinks at 0.
+#: No point within STEP of the kinks at 0 and 3.
 Z = np.linspace(-4.0, 4.0, 42).reshape(6, 7)
 
 
@@ -93,6 +93,13 @@ def network(sizes: list[int], rng: np.random.Generator, use_bias: bool = True) -
         ("tanh", math.log(2), 0.6),
         ("softplus", 0.0, math.log(2)),
         ("softplus", 1e4, 1e4),
+        ("softsign", -3.0, -0.75),
+        ("mish", math.log(2), 0.8 * math.log(2)),
+        ("mish", 1e4, 1e4),
+        ("hard_sigmoid", 1.5, 0.75),
+        ("hard_sigmoid", -4.0, 0.0),
+        ("hard_silu", -1.5, -0.375),
+        ("hard_silu", 4.0, 4.0),
         ("exponential", 1.0, math.e),
     ],
 )

@@ -138,8 +138,8 @@ def test_keras_names_are_taken_as_they_are(get: Callable[[str], Any], name: str,
         (fb.losses.get, "cross_entropy", "'sparse_categorical_crossentropy' or 'categorical_crossentropy' or 'binary"),
         (fb.losses.get, "squared_error", "Did you mean 'mean_squared_error'?"),
         (lambda name: fb.Dense(1, kernel_initializer=name), "kaiming_normal", "Did you mean 'he_normal'?"),
-        (lambda name: fb.Dense(1, kernel_initializer=name), "orthogonal", "or an array, or a function of its shape"),
-        (fb.activations.get, "mish", "or a function of z, such as lambda z: z * fb.math.tanh"),
+        (lambda name: fb.Dense(1, kernel_initializer=name), "sparse", "or an array, or a function of its shape"),
+        (fb.activations.get, "swoosh", "or a function of z, such as lambda z: z * fb.math.tanh"),
     ],
 )
 def test_names_of_other_tools_are_answered(get: Callable[[str], Any], name: str, message: str) -> None:

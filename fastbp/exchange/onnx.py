@@ -120,6 +120,10 @@ def _silu(graph: Graph, z: str, row: Activation) -> str:
     return graph.add("Mul", z, graph.add("Sigmoid", z))
 
 
+def _hard_sigmoid(graph: Graph, z: str, row: Activation) -> str:
+    return graph.add("HardSigmoid", z, alpha=1.0 / 6.0, beta=0.5)
+
+
 def _softmax(graph: Graph, z: str, row: Activation) -> str:
     return graph.add("Softmax", z, axis=-1)
 
@@ -136,6 +140,10 @@ ACTIVATIONS: dict[str, Callable[[Graph, str, Activation], str]] = {
     "sigmoid": _alone("Sigmoid"),
     "tanh": _alone("Tanh"),
     "softplus": _alone("Softplus"),
+    "softsign": _alone("Softsign"),
+    "mish": _alone("Mish"),
+    "hard_sigmoid": _hard_sigmoid,
+    "hard_silu": _alone("HardSwish"),
     "exponential": _alone("Exp"),
     "softmax": _softmax,
 }

@@ -48,7 +48,8 @@ class Dense(Layer):
     use_bias : whether the layer has a bias, default True
     kernel_initializer : "glorot_uniform" (default), "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
         "lecun_normal", "uniform" (from -0.05 to 0.05, as "random_uniform"), "random_normal", "truncated_normal"
-        (deviation 0.05), "zeros", "ones"; an array (I, O), or a function that makes it of its shape
+        (deviation 0.05), "orthogonal", "identity", "zeros", "ones"; an array (I, O), or a function that makes it of
+        its shape
     bias_initializer : the same, default "zeros"; an array has the shape (O,)
     kernel_regularizer : penalty on the kernel, part of the loss: "l1", "l2", "l1_l2" (each with 0.01) or an object such
         as ``fb.regularizers.L2(1e-4)``; None (default) for none
