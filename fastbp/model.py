@@ -18,8 +18,7 @@ from fastbp.data import sparse, staging
 from fastbp.data.frames import check_names, names_of
 from fastbp.data.sources import opened
 from fastbp.data.staging import Sample
-from fastbp.exchange import model_files as files
-from fastbp.exchange import storage
+from fastbp.exchange import model_files, storage
 from fastbp.history import History
 from fastbp.layers import Input, Layer
 from fastbp.layout.objective import EVALUATION_ROWS, Objective
@@ -562,7 +561,7 @@ class Model(Stack):
         self.build(None if self.built else self._width_by(weights))
         assert self._engine is not None
         if not devices.put_weights(self._engine, weights):
-            self._engine.program.put(self._engine.weights, files.checked(self, weights, "set_weights"))
+            self._engine.program.put(self._engine.weights, model_files.checked(self, weights, "set_weights"))
 
     def count_params(self) -> int:
         """P, the number of weights and biases."""
@@ -589,7 +588,7 @@ class Model(Stack):
 
     def named_weights(self) -> dict[str, Array]:
         """The arrays of `get_weights` by the names they have in files: ``<layer>.kernel``, ``<layer>.bias``."""
-        return dict(zip(files.labels(self), self.get_weights(), strict=True))
+        return dict(zip(model_files.labels(self), self.get_weights(), strict=True))
 
     # -------------------------------------------------- files
 
@@ -599,11 +598,11 @@ class Model(Stack):
         Tensors are named ``<layer>.kernel`` (I, O), ``<layer>.bias`` (O,) and ``optimizer.<slot>.<layer>.kernel`` ...;
         everything else is JSON in the file's metadata. Nothing in the file can run code.
         """
-        storage.write(path, *files.state(self))
+        storage.write(path, *model_files.state(self))
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write the weights alone, without network and optimizer, as `save` writes them; `load_weights` reads them."""
-        storage.write(path, self.named_weights(), {"weights": files.labels(self)})
+        storage.write(path, self.named_weights(), {"weights": model_files.labels(self)})
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Put the weights of a file that `save_weights` or `save` wrote into this network of the same shape.
@@ -612,7 +611,7 @@ class Model(Stack):
         ------
         ValueError : a file of another kind, or weights of another network
         """
-        files.load_weights(self, path)
+        model_files.load_weights(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, device: str = "cpu") -> "Model":
@@ -627,7 +626,8 @@ class Model(Stack):
         devices.checked(device, "float32")  # what is wrong with the device isn't wrong with the file
         tensors, content = storage.read(path)
         try:
-            return files.restored(cls(**files.settings(content), threads=threads, device=device), tensors, content)
+            empty = cls(**model_files.settings(content), threads=threads, device=device)
+            return model_files.restored(empty, tensors, content)
         except (KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)} doesn't hold a model that this version can read: {error}") from error
 
@@ -645,14 +645,14 @@ class Model(Stack):
     def __getstate__(self) -> dict[str, Any]:
         if self.layers and self._input is not None:
             own = {"threads": self.threads, "device": self.device, "history": self.history}
-            return {"state": files.state(self), **own}
+            return {"state": model_files.state(self), **own}
         return dict(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "state" in state:
             tensors, content = state["state"]
             own = {"threads": state["threads"], "device": devices.there(state["device"])}
-            twin = files.restored(type(self)(**files.settings(content), **own), tensors, content)
+            twin = model_files.restored(type(self)(**model_files.settings(content), **own), tensors, content)
             state = {**twin.__dict__, "history": state["history"]}
         self.__dict__.update(state)
 

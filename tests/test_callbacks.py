@@ -455,7 +455,15 @@ def test_mistakes_that_show_while_training(callback: Callback, error: type[Excep
 def test_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """By what it hands over; MLflow itself is no dependency of the tests."""
     metrics: list[tuple[int, dict[str, float]]] = []
-    stand_in = SimpleNamespace(log_metrics=lambda values, step: metrics.append((step, values)))
+    params: dict[str, Any] = {}
+    run = SimpleNamespace(info=SimpleNamespace(run_id="1"))
+    stand_in = SimpleNamespace(
+        active_run=lambda: None,
+        start_run=lambda: run,
+        get_run=lambda name: SimpleNamespace(data=SimpleNamespace(params=dict(params))),
+        log_params=params.update,
+        log_metrics=lambda values, step: metrics.append((step, values)),
+    )
     monkeypatch.setitem(sys.modules, "mlflow", stand_in)
     model = fb.Model([fb.Dense(1)])
     model.compile(fb.SGD(0.25), "mse", metrics=["mae"])
@@ -466,6 +474,11 @@ def test_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
         "loss": history.history["loss"][1],
         "mae": history.history["mae"][1],
     }
+    told = {"optimizer_name": "sgd", "optimizer_learning_rate": 0.25, "loss": "mse", "epochs": 2, "parameters": 2}
+    assert told.items() <= params.items()
+    assert params["layers"] == "Dense(1, activation='linear')"
+    model.fit([[1.0], [2.0]], [1.0, 2.0], epochs=5, verbose=0, callbacks=MLflow())
+    assert params["epochs"] == 2  # MLflow refuses another value in the same run
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(ImportError, match=r"pip install 'fastbp\[mlflow\]'"):
         MLflow()

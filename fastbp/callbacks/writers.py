@@ -56,7 +56,11 @@ class CSVLogger(Callback):
 
 
 class MLflow(Callback):
-    """Logs the values of each epoch and the learning rate to MLflow's active run.
+    """Logs to MLflow's active run: the values of each epoch and the learning rate; what is trained, and how.
+
+    Parameters are the optimizer with its settings, the loss, the layers, the number type, the seed and what
+    `Callback.params` holds. A parameter that the run has already keeps its value, as MLflow wants it: several fits of
+    one run go on from each other.
 
     Raises
     ------
@@ -68,6 +72,25 @@ class MLflow(Callback):
             import mlflow  # noqa: F401
         except ImportError as error:
             raise ImportError("MLflow needs mlflow: pip install 'fastbp[mlflow]'") from error
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        import mlflow
+
+        model = self.model
+        assert model.optimizer is not None
+        described: dict[str, Any] = {
+            "epochs": self.params["epochs"],
+            "steps": self.params["steps"],
+            "loss": model.loss_name,
+            **{f"optimizer_{name}": value for name, value in model.optimizer.config().items()},
+            "layers": ", ".join(map(repr, model.layers)),
+            "parameters": model.count_params(),
+            "dtype": model.compute_dtype,
+            "seed": model.seed,
+        }
+        run = mlflow.active_run() or mlflow.start_run()
+        known = mlflow.get_run(run.info.run_id).data.params
+        mlflow.log_params({name: value for name, value in described.items() if name not in known})
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         import mlflow

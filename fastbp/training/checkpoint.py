@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp import losses, metrics
-from fastbp.exchange import model_files as files
-from fastbp.exchange import storage
+from fastbp.exchange import model_files, storage
 from fastbp.training.scoring import joined
 
 if TYPE_CHECKING:
@@ -177,15 +176,15 @@ def identity(fit: "Fit") -> dict[str, Any]:
 
 
 def _state(fit: "Fit") -> tuple[dict[str, Array], dict[str, Any]]:
-    tensors, content = files.state(fit.model)
+    tensors, content = model_files.state(fit.model)
     history = fit.history
     names = ("history", "epoch", "learning_rate", "seconds", "waiting", "_epochs_of")
     rate = fit.model._optimizer.learning_rate if fit.model._optimizer else 0.0
     states: list[Any] = []
     for index, callback in enumerate(fit.callbacks.callbacks):
-        states.append(_packed(callback.get_state(), f"{files.FIT}callback.{index}", tensors))
+        states.append(_packed(callback.get_state(), f"{model_files.FIT}callback.{index}", tensors))
     for index, rows in enumerate(joined(fit.kept)):
-        tensors[f"{files.FIT}kept.{index}"] = rows
+        tensors[f"{model_files.FIT}kept.{index}"] = rows
     content["fit"] = _plain(
         {
             "begun_with": identity(fit),
@@ -207,14 +206,14 @@ def _state(fit: "Fit") -> tuple[dict[str, Array], dict[str, Any]]:
 def _restore(fit: "Fit", tensors: dict[str, Array], content: dict[str, Any]) -> list[dict[str, Any]]:
     """Put all of it back but the callbacks' states, which are returned."""
     model, state = fit.model, content["fit"]
-    files.put_state(model, tensors)
+    model_files.put_state(model, tensors)
     model._updates, model._epochs_seen = content["updates"], content["epochs"]
     if state["learning_rate"] is not None:
         assert model._optimizer is not None
         model._optimizer = replace(model._optimizer, learning_rate=state["learning_rate"])
     fit.done, fit.epoch, fit.step = state["done"], state["epoch"], state["step"]
     fit.sums, fit.epoch_seconds = np.array(state["sums"]), state["epoch_seconds"]
-    kept = [name for name in tensors if name.startswith(f"{files.FIT}kept.")]
+    kept = [name for name in tensors if name.startswith(f"{model_files.FIT}kept.")]
     fit.kept = [tuple(tensors[name] for name in sorted(kept))] if kept else []
     fit.passes = state["passes"]
     fit.feed.wind(state["passes"], fit.epoch, fit.step)

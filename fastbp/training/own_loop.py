@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from fastbp._signals import HeldBack
 from fastbp.data import sparse
-from fastbp.exchange import model_files as files
+from fastbp.exchange import model_files
 from fastbp.layout.objective import EVALUATION_ROWS, Objective
 from fastbp.program import aligned
 from fastbp.training import scoring
@@ -77,7 +77,7 @@ def apply(model: "Model", given: Sequence[ArrayLike]) -> None:
     """See ``Model.apply_gradients``."""
     engine, _, optimizer = model._compiled("apply_gradients")
     flat = aligned(engine.program.parameter_bytes).view(model.dtype)
-    engine.program.put(flat, files.checked(model, given, "apply_gradients"))
+    engine.program.put(flat, model_files.checked(model, given, "apply_gradients"))
     model._ready(Objective(), True, optimizer, False, EVALUATION_ROWS)
     with HeldBack():
         engine.apply(optimizer, flat, model._updates)
