@@ -230,6 +230,13 @@ def test_evaluate_and_predict_take_the_raw_table_in_any_column_order(run, flower
     assert [line.split(",") for line in Path("p.csv").read_text().splitlines()] == lines
     report = json.loads(run("predict", flower_model, "unknown.csv", "--json")[1])
     assert report["columns"]["flower"] == [line[0] for line in lines[1:]]
+    out = run("predict", flower_model, "unknown.csv", "--probabilities")[1]
+    header, *each = (line.split(",") for line in out.splitlines())
+    assert header == ["flower", "probability daisy", "probability rose", "probability tulip"]
+    for line, (_, sure) in zip(each, lines[1:], strict=True):
+        shares = dict(zip(("daisy", "rose", "tulip"), map(float, line[1:]), strict=True))
+        assert abs(sum(shares.values()) - 1) < 1e-5
+        assert shares[line[0]] == max(shares.values()) == float(sure)
 
 
 def test_info_of_a_model(run, flower_model):
@@ -514,6 +521,8 @@ def test_a_raw_table_is_learned_and_predicted(run, house_model):
     lines = out.splitlines()
     assert code == 0 and lines[0] == "house,price" and len(lines) == 81
     assert lines[1].startswith("h0,") and lines[80].startswith("h79,")
+    code, _, err = run("predict", house_model, "houses.csv", "--probabilities")
+    assert code == 2 and "--probabilities is for classes; h.fastbp predicts the number price" in err
     assert "R2 0.9" in run("evaluate", house_model, "houses.csv")[1]
     assert fb.TabularEncoder.from_meta(fb.load_model(house_model).meta).feature_names_in_ == ["size", "town"]
 

@@ -36,6 +36,8 @@ def predict(args: argparse.Namespace) -> int:
         if Path(args.out).suffix not in _WRITERS:
             raise ValueError(f"--out {args.out}: its format is told by its ending, one of {', '.join(_WRITERS)}")
     model, table = shared.load_model(args.model, args.threads, args.device)
+    if args.probabilities and table.classes is None:
+        raise ValueError(f"--probabilities is for classes; {args.model} predicts the number {table.target}")
     data = shared.load_for(table, args, None)
     shared.report_skipped(data, say)
     outputs = model.predict(table.inputs(data.x, model.dtype))
@@ -46,7 +48,10 @@ def predict(args: argparse.Namespace) -> int:
     if table.classes is not None:
         columns[table.target] = [table.classes[i] for i in answers]
         sure = f"probability of {table.target}" if "probability" in columns else "probability"
-        columns[sure] = [float(f"{p:.6g}") for p in outputs.max(axis=1)]
+        shown = {sure: outputs.max(axis=1)}
+        if args.probabilities:
+            shown = {f"{sure} {name}": outputs[:, i] for i, name in enumerate(table.classes)}
+        columns |= {name: [float(f"{p:.6g}") for p in values] for name, values in shown.items()}
     about = {"command": "predict", "model": args.model, "data": data.name, "target": table.target}
     if args.out is not None:
         with replacing(args.out) as part:

@@ -79,6 +79,9 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--id", metavar="COLUMN", help="a column to keep beside predictions (default: that of train --id)"
     )
+    predict.add_argument(
+        "--probabilities", action="store_true", help="a column for each class, not only for the predicted one"
+    )
     predict.add_argument("--out", metavar="FILE", help="write .csv, .parquet or .npy (default: CSV to stdout)")
 
     export = command("export", "MODEL --out FILE [options]", "write a saved model as an ONNX graph")
