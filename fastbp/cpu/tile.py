@@ -147,7 +147,12 @@ def tile_height(n: int, most: int) -> int:
 @helper
 def gradient_height(kind: Any, n: int, vectors: int) -> int:
     """Rows of the next tile of so many vectors whose lanes are neurons, where n rows are left: the odd ones first."""
-    tall = min(12, gradient_sums(kind) // vectors)
+    tall = gradient_sums(kind)
+    if vectors == 2:  # a division takes as long as some rows
+        tall //= 2
+    elif vectors > 2:
+        tall //= vectors
+    tall = min(12, tall)
     if n % 2 and n > 1 and has_odd_tiles(kind):
         if n > 8:
             return 13 if n > 12 and tall > 8 else 9

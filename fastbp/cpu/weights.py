@@ -4,7 +4,7 @@ from typing import Any
 
 from fastbp import program as pg
 from fastbp._jit import helper
-from fastbp._vector import call_rule, column, lanes, load_int, spread
+from fastbp._vector import call_rule, column, lanes, load_int, load_number, spread
 from fastbp.cpu import penalty, updates
 from fastbp.cpu.rows import at
 from fastbp.cpu.tile import (
@@ -24,6 +24,8 @@ FEW_SAMPLES, TOGETHER, NEAR = 32, 32, 1 << 17
 """Over so few batch rows a tile is soon summed, and its update mostly its call: so many inputs' are made together.
 
 Where weights take as many bytes, each tile's lines are better used as they come: Adam at one row +11 % otherwise."""
+HELD = 1 << 14
+"""Bytes of weights and moments that stay in a core's first cache from step to step: nothing to be asked for ahead."""
 LAST, MORE, DUE = 1, 2, 4
 """Bits of a stage: the batch's last slab; earlier slabs or batches were summed; the sum is whole, and an update due."""
 
@@ -130,6 +132,30 @@ def _sum_tile(
 
 
 @helper
+def _products(
+    kind: Any, op: int, k: int, rows: int, j: int, panels: int, b: int, c: int, c_panel: int, more: int
+) -> None:
+    """As `_sum_tile` over the batch row b alone, for any number of inputs: no sums that registers would hold."""
+    size, n, item = row_bytes(kind), lanes(kind), item_bytes(kind)
+    width, samples = panel_width(kind), 2 * n
+    per_panel, vectors = width // n, _tile_vectors(kind, op, j, 1)
+    a = at(op, pg.A) + b // samples * at(op, pg.A_PANEL) + k * size + b % samples * item
+    for i in range(panels):
+        dz = column(kind, at(op, pg.T) + (j + i) * at(op, pg.T_PANEL) + b * width * item, 1)
+        for m in range(per_panel):
+            value = dz[m]
+            if m >= vectors:
+                value = spread(kind, 0.0)
+            place = column(kind, c + i * c_panel + m * n * item, 1)
+            if more:
+                for r in range(rows):
+                    place[r * per_panel] = place[r * per_panel] + spread(kind, load_number(kind, a + r * size)) * value
+            else:
+                for r in range(rows):
+                    place[r * per_panel] = spread(kind, load_number(kind, a + r * size)) * value
+
+
+@helper
 def sums(
     kind: Any,
     run: int,
@@ -153,8 +179,11 @@ def sums(
     k_bytes, w_panel = panel_width(kind) * item_bytes(kind), at(op, pg.W_PANEL)
     moments = at(run, pg.MOMENTS)
     arrays = at(run, pg.ARRAYS) if due else 0
-    near = at(run, pg.MOMENTS) < NEAR
+    if at(run, pg.THREADS) == 1 and arrays * moments <= HELD:
+        arrays = 0
+    near = moments < NEAR
     together = TOGETHER if due and near and b1 - b0 <= FEW_SAMPLES else 1
+    single = b1 - b0 == 1
     j = j0
     while j < j1:
         panels = _tile_width(kind, op, j, j1)
@@ -165,13 +194,21 @@ def sums(
             first, w = k, at(op, pg.W) + j * w_panel + k * k_bytes
             c = g + (j - j0) * g_panel + (k - k0) * k_bytes
             while k < min(k1, first + together):
-                rows = k1 - k if few else gradient_height(kind, k1 - k, vectors)
+                if few:
+                    rows = k1 - k
+                elif single:
+                    rows = min(k1 - k, TOGETHER)
+                else:
+                    rows = gradient_height(kind, k1 - k, vectors)
                 begin = (k - first) * k_bytes
                 for m in range(arrays):
                     for i in range(panels):
                         for byte in range(begin, begin + rows * k_bytes, pg.LINE):
                             prefetch_to_write(w + m * moments + i * w_panel + byte)
-                _sum_tile(kind, op, k, rows, j, panels, b0, b1, c + begin, g_panel, more)
+                if single and not few:
+                    _products(kind, op, k, rows, j, panels, b0, c + begin, g_panel, more)
+                else:
+                    _sum_tile(kind, op, k, rows, j, panels, b0, b1, c + begin, g_panel, more)
                 k += rows
             if due:
                 for i in range(panels):
