@@ -6,7 +6,8 @@ A rule takes six int64 arguments (addresses and counts) and returns a float64, s
 * derivative   (da, a, z, n, parameter, -)             dL/da becomes dL/dz
 * loss         (dz, a, y, n, parameters, scale)        n columns; returns the panel's loss
 * tally        (a, y, n, counts, sums, p)              n columns; writes the panel's sums (see ``cpu.tallies``)
-* update       (w, moments, g, n, coefficients, status)   n vectors; moments is the distance from array to array
+* update       (w, moments, g, n, coefficients, status)   n vectors, or of -n rows of a panel the first vector each;
+                                                          moments is the distance from array to array
 * penalty      (w, n, strengths, -, -, -)              n vectors; returns their penalty (see ``cpu.penalty``)
 * pull         (g, w, n, strengths, scale, -)          adds the penalty's gradient to n vectors of g
 
@@ -136,6 +137,7 @@ def _update(
     function: Callable[..., Any],
     kind: Any,
     step: int,
+    per_panel: int,
     width: int,
     slots: int,
     decays: bool,
@@ -149,7 +151,9 @@ def _update(
         wild = spread(kind, 0.0)
         weight, gradient = column(kind, w, 1), column(kind, g, 1)
         average = column(kind, w + (1 + slots) * moments, 1)
-        for i in range(n):
+        apart = 1 if n >= 0 else per_panel
+        for turn in range(abs(n)):
+            i = turn * apart
             place = w + i * step + moments
             state = load_vectors(kind, place, moments, slots)
             old = weight[i]
@@ -273,7 +277,8 @@ def update(optimizer: Optimizer, dtype: np.dtype, guarded: bool = False) -> Kern
     """The rule that moves weights by their gradient."""
     slots, decays, averages = len(optimizer.initials), bool(optimizer.weight_decay), bool(optimizer.use_ema)
     clipping = optimizer.clipvalue is not None, optimizer.late
-    constants = vector_bytes(), optimizer.width, slots, decays, averages, *clipping, guarded
+    of_panel = geometry(dtype.itemsize).panel_vectors
+    constants = vector_bytes(), of_panel, optimizer.width, slots, decays, averages, *clipping, guarded
     return _kernel(_update, optimizer.formula, dtype, *constants)
 
 

@@ -49,7 +49,7 @@ def prepare(kind: Any, run: int, op: int, k: int, rows: int, w: int, g: int, h: 
 
 @helper
 def update(run: int, op: int, vectors: int, w: int, g: int, h: int) -> None:
-    """Move so many vectors of weights by their gradient."""
+    """Move so many vectors of weights by their gradient, or the first ones of -vectors rows of a panel."""
     own = h + at(op, pg.RATES)
     call_rule(at(run, pg.UPDATE), w, at(run, pg.MOMENTS), g, vectors, own, at(run, pg.STATUS))
 
@@ -184,6 +184,7 @@ def sums(
     near = moments < NEAR
     together = TOGETHER if due and near and b1 - b0 <= FEW_SAMPLES else 1
     single = b1 - b0 == 1
+    per_panel = panel_width(kind) // lanes(kind)
     j = j0
     while j < j1:
         panels = _tile_width(kind, op, j, j1)
@@ -212,7 +213,11 @@ def sums(
                 k += rows
             if due:
                 for i in range(panels):
-                    finish(kind, run, op, first, k - first, w + i * w_panel, c + i * g_panel, h)
+                    prepare(kind, run, op, first, k - first, w + i * w_panel, c + i * g_panel, h)
+                    if at(run, pg.UPDATE):
+                        alone = per_panel > 1 and vectors == 1  # the panel's other vectors stand for no neurons
+                        moved = first - k if alone else (k - first) * per_panel
+                        update(run, op, moved, w + i * w_panel, c + i * g_panel, h)
         j += panels
 
 
