@@ -9,7 +9,9 @@ import pytest
 from scipy.stats import loguniform
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_regression
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import FitFailedWarning
+from sklearn.feature_selection import SelectFromModel
 from sklearn.model_selection import GridSearchCV, GroupKFold, ParameterGrid, RandomizedSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -126,6 +128,19 @@ def test_fits_in_line_are_those_of_the_estimator_alone(grid: Any, monkeypatch: p
         for a, b in zip(wanted, ours.found[name], strict=True):
             np.testing.assert_array_equal(a, b)
     assert len(set(engines)) == 5 * len(ParameterGrid(grid))
+
+
+def test_estimators_that_work_in_parallel_themselves() -> None:
+    """Beside fits that are booked, as others, within them, and in the refit, where joblib hands out tasks as it goes."""
+    forest, mlp = RandomForestClassifier(20, random_state=0), MLPClassifier(**SMALL)
+    for estimator, grid in (
+        (forest, {"max_depth": [2, 3]}),
+        (make_pipeline(SelectFromModel(forest), mlp), {"mlpclassifier__alpha": [1e-3, 1.0]}),
+        (GridSearchCV(mlp, {"alpha": [1e-3, 1e-2, 1e-1, 1.0]}), {"cv": [3, 4]}),
+    ):
+        theirs, ours = GridSearchCV(estimator, grid, cv=3), MLPSearchCV(estimator, grid, cv=3, n_jobs=2)
+        same(theirs.fit(X, Y), ours.fit(X, Y))
+        np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
 
 
 def test_what_cannot_stand_in_line_is_fitted_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:

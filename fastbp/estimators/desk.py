@@ -169,11 +169,15 @@ class Desk(ThreadingBackend):  # type: ignore[misc]
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._tasks: list[tuple[Any, Any]] = []
+        self._collecting = True
         self._stopping = False
 
-    def submit(self, func: Any, callback: Any = None) -> None:
-        """Keep a task until `retrieval_context`, when there are no more."""
-        self._tasks.append((func, callback))
+    def submit(self, func: Any, callback: Any = None) -> Any:
+        """Keep a task of the search until `retrieval_context`, when there are no more; run others, as a refit's."""
+        if self._collecting and _is_fit(func):
+            self._tasks.append((func, callback))
+            return None
+        return super().submit(func, callback)
 
     def retrieve_result_callback(self, out: Any) -> Any:
         """What came of a task."""
@@ -183,6 +187,8 @@ class Desk(ThreadingBackend):  # type: ignore[misc]
     def retrieval_context(self) -> Iterator[None]:
         """Run the tasks."""
         tasks, self._tasks = self._tasks, []
+        if tasks:
+            self._collecting = False
         folds: dict[int, Fold] = {}
         booked, others = [], []
         while tasks:  # and nobody keeps those that are done
@@ -202,9 +208,7 @@ class Desk(ThreadingBackend):  # type: ignore[misc]
         """A task as a fit that can be booked, None where it can't."""
         if len(task.items) > 1:
             return None
-        ((function, arguments, options),) = task.items
-        if getattr(function, "__name__", "") != "_fit_and_score":  # of a pipeline's columns, say
-            return None
+        ((_, arguments, options),) = task.items
         estimator, x, y = arguments
         if (
             not isinstance(estimator, BasePerceptron)
@@ -276,6 +280,11 @@ class Desk(ThreadingBackend):  # type: ignore[misc]
             else:
                 line.wait()
         return False
+
+
+def _is_fit(task: Any) -> bool:
+    """Whether it is one of a search, not of what an estimator does beside."""
+    return all(getattr(function, "__name__", "") == "_fit_and_score" for function, _, _ in task.items)
 
 
 def _engine(network: Network) -> Engine:
