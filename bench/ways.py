@@ -1,7 +1,7 @@
 """The ways that a step can go on a GPU, side by side on the same networks.
 
 ``python bench/ways.py``, or some networks: ``... --networks tiny,mnist``. fastbp chooses by the sizes in
-``fastbp/cuda/ways.py``, ``narrow.py`` and ``wide.py``; this table is what to choose them by.
+``fastbp/cuda/ways.py``, ``narrow/`` and ``wide.py``; this table is what to choose them by.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def forced(way: str) -> Iterator[None]:
     Unfit
         Where a network can't, when its step is made.
     """
-    from fastbp.cuda import captured, narrow, slices
+    from fastbp.cuda import captured
+    from fastbp.cuda.narrow import one_block, slices
     from fastbp.cuda.step import Launches
 
     def only(name: str, reason: Callable[..., str]) -> Callable[..., str]:
@@ -73,9 +74,9 @@ def forced(way: str) -> Iterator[None]:
         return chosen
 
     with ExitStack() as patches:
-        for module, name in ((narrow, "one block"), (slices, "slices")):
+        for module, name in ((one_block, "one block"), (slices, "slices")):
             patches.enter_context(mock.patch.object(module, "reason", only(name, module.reason)))
-        patches.enter_context(mock.patch.object(narrow, "MOST_WORK", float("inf")))
+        patches.enter_context(mock.patch.object(one_block, "MOST_WORK", float("inf")))
         if way == "launches":
             patches.enter_context(mock.patch.object(captured, "step_of", Launches))
         yield

@@ -212,7 +212,7 @@ def copy(out: Any, rows: Any) -> None:
 
 def together() -> Callable[..., list[tuple[Outcome, float]]]:
     """What runs several engines of a GPU at once."""
-    from fastbp.cuda.many import run_together
+    from fastbp.cuda.narrow.many import run_together
 
     return run_together
 

@@ -14,8 +14,9 @@ from cuda.bindings import driver
 from helpers import error, inputs, make, targets
 
 import fastbp as fb
-from fastbp.cuda import device, narrow, presence
+from fastbp.cuda import device, presence
 from fastbp.cuda.device import cuda, kernel
+from fastbp.cuda.narrow import one_block
 
 pytestmark = pytest.mark.gpu
 THREADS = 8
@@ -23,7 +24,7 @@ THREADS = 8
 
 def test_right_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several launches; the later ones are replayed as graphs."""
-    monkeypatch.setattr(narrow, "MOST_WORK", 0)
+    monkeypatch.setattr(one_block, "MOST_WORK", 0)
     model = make([260, 3], output="tanh", device="cuda")
     model.compile(fb.SGD(0.05), "mse")
     x, y = inputs(90, 260), targets("mean_squared_error", 90, 3)  # so many inputs are summed by two blocks

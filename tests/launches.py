@@ -16,7 +16,8 @@ import numba
 import numpy as np
 
 import fastbp as fb
-from fastbp.cuda import arrays, bound, device, layout, products, rows, slices, targets, weights
+from fastbp.cuda import arrays, bound, device, layout, products, rows, targets, weights
+from fastbp.cuda.narrow import slices
 from fastbp.cuda.shapes import DEVICE
 from fastbp.cuda.step import Launch
 from fastbp.formulas.tallies import TALLIES

@@ -23,9 +23,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     """Small networks launch by launch, and by one block of threads where that can be."""
     if request.param == "many launches":
         pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
-        from fastbp.cuda import narrow
+        from fastbp.cuda.narrow import one_block
 
-        monkeypatch.setattr(narrow, "MOST_WORK", 0)
+        monkeypatch.setattr(one_block, "MOST_WORK", 0)
 
 
 @pytest.mark.parametrize("hidden", ELEMENTWISE)
@@ -265,7 +265,7 @@ def test_progress_on_a_gpu_shows_no_share_of_the_cpus_peak(capsys: pytest.Captur
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 def test_products_of_rounded_factors(precision: str, way: None, cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a linear network, whose gradients are products of rounded factors: as NumPy rounds them."""
-    monkeypatch.setattr("fastbp.cuda.narrow.MOST_WORK", 0)
+    monkeypatch.setattr("fastbp.cuda.narrow.one_block.MOST_WORK", 0)
     model = make([6, 3], device="cuda", precision=precision)
     x, y = inputs(9, 6).astype(np.float32), targets("mean_squared_error", 9, 3).astype(np.float32)
     model.compile("sgd", "mse")
@@ -292,8 +292,8 @@ def test_sums_over_many_rows_are_cut_in_parts(
 ) -> None:
     from fastbp.cuda import products
 
-    monkeypatch.setattr("fastbp.cuda.narrow.MOST_WORK", 0)
-    monkeypatch.setattr("fastbp.cuda.slices.LEAST_ROWS", 1 << 40)
+    monkeypatch.setattr("fastbp.cuda.narrow.one_block.MOST_WORK", 0)
+    monkeypatch.setattr("fastbp.cuda.narrow.slices.LEAST_ROWS", 1 << 40)
     seen: list[int] = []
     learn = products.learn
     monkeypatch.setattr(products, "learn", lambda *options: seen.append(1) or learn(*options))

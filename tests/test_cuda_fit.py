@@ -20,7 +20,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     """Small networks launch by launch, and by one block of threads where that can be."""
     if request.param == "many launches":
         pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
-        monkeypatch.setattr("fastbp.cuda.narrow.MOST_WORK", 0)
+        monkeypatch.setattr("fastbp.cuda.narrow.one_block.MOST_WORK", 0)
 
 
 def models(loss: str = LABELS, **options: Any) -> list[fb.Model]:
@@ -143,8 +143,8 @@ def test_a_profile_says_where_a_step_goes(cuda: bool) -> None:
 
 
 def test_slices_of_rows_have_phases_too(cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastbp.cuda.narrow.MOST_WORK", 0)
-    monkeypatch.setattr("fastbp.cuda.slices.LEAST_ROWS", 1)
+    monkeypatch.setattr("fastbp.cuda.narrow.one_block.MOST_WORK", 0)
+    monkeypatch.setattr("fastbp.cuda.narrow.slices.LEAST_ROWS", 1)
     found = fb.profile(models()[1], X, Y, batch_size=8, seconds=0.05)
     assert list(found.parts) == ["forward", "loss", "weights", "launch", "python"]
 

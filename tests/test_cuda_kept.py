@@ -17,7 +17,8 @@ from standing import machine_code, stand_in
 stand_in({capability})
 import numpy as np
 import fastbp as fb
-from fastbp.cuda import narrow, rules
+from fastbp.cuda import rules
+from fastbp.cuda.narrow import one_block
 from launches import launches, type_of
 from test_cuda_narrow import _net
 
@@ -30,7 +31,7 @@ if {narrow}:
     from numba import types
     number, whole = types.float32[::1], types.int64[::1]
     arrays = whole, whole, number, number, number, types.float64[::1], number, number, whole, number, number
-    found.add((narrow.written(net)[0], (types.int64, *arrays)))
+    found.add((one_block.written(net)[0], (types.int64, *arrays)))
 compiled = 0
 codes = []
 for kernel, signature in sorted(found, key=lambda one: str(one)):

@@ -12,7 +12,8 @@ from fastbp.formulas.tallies import TALLIES
 from fastbp.losses import LOSSES
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
-from fastbp.cuda import lanes, narrow, rows
+from fastbp.cuda import lanes, rows
+from fastbp.cuda.narrow import one_block
 from fastbp.cuda.shapes import shapes
 
 ROWS, OUTPUTS = 13, 7
@@ -45,7 +46,7 @@ CASES: dict[str, tuple[Any, str, list[Any]]] = {
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes one thread do a row."""
-    monkeypatch.setattr(narrow, "MOST_WORK", 0)
+    monkeypatch.setattr(one_block, "MOST_WORK", 0)
     return lambda: monkeypatch.setattr(rows, "shareable", lambda *_: False)
 
 

@@ -9,8 +9,8 @@ from helpers import inputs, make, targets
 import fastbp as fb
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
-from fastbp.cuda import many, narrow
 from fastbp.cuda.engine import Engine
+from fastbp.cuda.narrow import many, one_block
 
 ROWS = 31
 
@@ -76,7 +76,7 @@ def same(models: list[fb.Model], histories: Any, wanted: list[Any]) -> None:
 def test_each_network_comes_out_as_if_alone(
     ahead: int, cuda: bool, grids: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(narrow, "STEPS_AHEAD", ahead)
+    monkeypatch.setattr(one_block, "STEPS_AHEAD", ahead)
     x, y = inputs(ROWS, 5), targets("mean_squared_error", ROWS, 2)
     wanted = alone(networks(range(3)), batch_size=8, epochs=4)
     models = networks(range(3))

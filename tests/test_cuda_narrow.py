@@ -10,8 +10,9 @@ import fastbp as fb
 from fastbp.activations import ACTIVATIONS
 
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
-from fastbp.cuda import narrow, slices, ways
-from fastbp.cuda.narrow_net import GROUPS, Shared, tile
+from fastbp.cuda import ways
+from fastbp.cuda.narrow import one_block, slices
+from fastbp.cuda.narrow.net import GROUPS, Shared, tile
 
 ROWS = 23
 
@@ -84,7 +85,7 @@ def test_one_block_trains_like_many_launches(
     build = lambda: make(widths, hidden, output, dtype=dtype, device="cuda", seed=4)  # noqa: E731
     found = train(build(), loss, optimizer, **options)
     assert set(taken) == {"Narrow"}
-    monkeypatch.setattr(narrow, "MOST_WORK", 0)
+    monkeypatch.setattr(one_block, "MOST_WORK", 0)
     alike(found, train(build(), loss, optimizer, **options), 1e-5 if dtype == "float32" else 1e-11)
     assert taken[-1] == "Launches"
 
@@ -99,7 +100,7 @@ def sliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(bound.layout.batch)
         return launches(bound, data)
 
-    monkeypatch.setattr(narrow, "MOST_WORK", 0)
+    monkeypatch.setattr(one_block, "MOST_WORK", 0)
     monkeypatch.setattr(slices, "LEAST_ROWS", 1)
     monkeypatch.setattr(slices, "launches", watched)
     return found
@@ -149,9 +150,9 @@ def test_rows_that_are_kept(
     weights = np.random.default_rng(3).integers(0, 3, ROWS).astype(float)
     options: dict[str, Any] = {"metrics": ["auc", "accuracy"], "weighted_metrics": ["auc"], "sample_weight": weights}
     found = []
-    monkeypatch.setattr(narrow, "STEPS_AHEAD", 3)
+    monkeypatch.setattr(one_block, "STEPS_AHEAD", 3)
     for most, least in ((8e6, 1), (0, 1), (0, 100)):
-        monkeypatch.setattr(narrow, "MOST_WORK", most)
+        monkeypatch.setattr(one_block, "MOST_WORK", most)
         monkeypatch.setattr(slices, "LEAST_ROWS", least)
         model = make([4, 5, outputs], "tanh", output, device="cuda", seed=4)
         found.append(train(model, loss, "adam", batch=5, **options))
@@ -203,8 +204,8 @@ def test_what_layers_say_of_their_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = []
-    for most in (narrow.MOST_WORK, 0):
-        monkeypatch.setattr(narrow, "MOST_WORK", most)
+    for most in (one_block.MOST_WORK, 0):
+        monkeypatch.setattr(one_block, "MOST_WORK", most)
         model = regularised()
         model.build(4)
         model.layers[0].trainable = not frozen_first
@@ -221,8 +222,8 @@ def test_neither_threads_nor_launches_change_the_bits(norm: bool, cuda: bool, mo
     """And the same twice."""
     found = []
     for threads, ahead in ((6, 2048), (6, 2048), (6, 5), (3, 2048), (13, 1)):
-        monkeypatch.setattr(narrow, "SIMULATED_THREADS", threads)
-        monkeypatch.setattr(narrow, "STEPS_AHEAD", ahead)
+        monkeypatch.setattr(one_block, "SIMULATED_THREADS", threads)
+        monkeypatch.setattr(one_block, "STEPS_AHEAD", ahead)
         model = make([5, 9, 3], "gelu", "softmax", device="cuda", seed=4)
         if norm:
             between = fb.LayerNormalization(), fb.Dense(6, "tanh"), fb.BatchNormalization()
@@ -255,8 +256,8 @@ def test_rows_that_are_chosen_weighted_and_masked(
 ) -> None:
     """Subsets of rows, targets that are NaN, an epoch's end in the middle of a launch."""
     found = []
-    for most in (narrow.MOST_WORK, 0):
-        monkeypatch.setattr(narrow, "MOST_WORK", most)
+    for most in (one_block.MOST_WORK, 0):
+        monkeypatch.setattr(one_block, "MOST_WORK", most)
         model = make([4, 5, 2], "tanh", device="cuda", seed=1)
         x, y = inputs(ROWS, 4), targets("mean_squared_error", ROWS, 2)
         y[3, 0] = y[9] = np.nan
@@ -294,15 +295,15 @@ def test_noise_is_part_of_the_code(
 ) -> None:
     """By one block, in several launches of several steps, by slices of rows, and launch by launch: the same noise."""
     found = []
-    monkeypatch.setattr(narrow, "STEPS_AHEAD", 3)
+    monkeypatch.setattr(one_block, "STEPS_AHEAD", 3)
     for most, least in ((8e6, 1), (0, 1), (0, 100)):
-        monkeypatch.setattr(narrow, "MOST_WORK", most)
+        monkeypatch.setattr(one_block, "MOST_WORK", most)
         monkeypatch.setattr(slices, "LEAST_ROWS", least)
         found.append(train(noisy(kind), "mse", fb.Adam(0.02), batch=12, metrics=["mae"]))
     alike(found[0], found[2])
     alike(found[1], found[2])
     assert taken == ["Narrow", "Launches", "Launches"] and set(sliced) == {12}
-    monkeypatch.setattr(narrow, "MOST_WORK", 8e6)
+    monkeypatch.setattr(one_block, "MOST_WORK", 8e6)
     model = noisy(kind)
     model.compile("sgd", "mse")
     np.testing.assert_array_equal(model.predict(inputs(9, 4)), model.predict(inputs(9, 4)))
@@ -351,9 +352,9 @@ def test_normalisations_are_part_of_the_code(
 ) -> None:
     """By one block, by slices of rows where no batch is needed whole, and launch by launch; a short last batch too."""
     found = []
-    monkeypatch.setattr(narrow, "STEPS_AHEAD", 3)
+    monkeypatch.setattr(one_block, "STEPS_AHEAD", 3)
     for most, least in ((8e6, 1), (0, 1), (0, 100)):
-        monkeypatch.setattr(narrow, "MOST_WORK", most)
+        monkeypatch.setattr(one_block, "MOST_WORK", most)
         monkeypatch.setattr(slices, "LEAST_ROWS", least)
         model = normalised(kind, dtype)
         optimizer = fb.Adam(0.02, weight_decay=0.1, clipnorm=0.3 if dtype == "float64" else None)
@@ -399,7 +400,7 @@ def test_penalties_on_activations_are_part_of_the_code(
     """By one block, by slices of rows, and launch by launch; the last batch has fewer rows."""
     found = []
     for most, least in ((8e6, 1), (0, 1), (0, 100)):
-        monkeypatch.setattr(narrow, "MOST_WORK", most)
+        monkeypatch.setattr(one_block, "MOST_WORK", most)
         monkeypatch.setattr(slices, "LEAST_ROWS", least)
         optimizer = fb.Adam(0.02, global_clipnorm=0.3 if dtype == "float64" else None)
         found.append(train(penalised(kind, dtype), "mse", optimizer, batch=12, epochs=2, metrics=["mae"]))
@@ -415,7 +416,7 @@ def test_a_penalty_that_overflows_ends_the_launch(
 ) -> None:
     """The loss itself is finite: what is penalised has no weight in it."""
     for most, least in ((8e6, 1), (0, 1), (0, 100)):
-        monkeypatch.setattr(narrow, "MOST_WORK", most)
+        monkeypatch.setattr(one_block, "MOST_WORK", most)
         monkeypatch.setattr(slices, "LEAST_ROWS", least)
         model = fb.Model([fb.Dense(3), fb.ActivityRegularization(l2=0.1), fb.Dense(2)], device="cuda")
         model.build(4)
@@ -439,14 +440,14 @@ def test_other_layers_and_sizes_go_launch_by_launch(
         fb.Model([fb.Dense(4), fb.Dropout(0.2), fb.GaussianNoise(0.1), fb.Dense(2)], device="cuda"),
         fb.Model([fb.Dense(2), fb.Dropout(0.2)], device="cuda"),
         fb.Model([fb.ActivityRegularization(l2=0.1), fb.GaussianNoise(0.1), fb.Dense(2)], device="cuda"),
-        fb.Model([fb.Dense(narrow.WIDEST + 1), fb.Dense(2)], device="cuda"),
-        fb.Model([*(fb.Dense(2) for _ in range(narrow.MOST_LAYERS)), fb.Dense(2)], device="cuda"),
+        fb.Model([fb.Dense(one_block.WIDEST + 1), fb.Dense(2)], device="cuda"),
+        fb.Model([*(fb.Dense(2) for _ in range(one_block.MOST_LAYERS)), fb.Dense(2)], device="cuda"),
         fb.Model([fb.Dense(2, trainable=False)], device="cuda"),
     ]
     for model in models:
         model.build(3)
         train(model, "mse", "sgd", epochs=1)
-    monkeypatch.setattr(narrow.device, "shared_bytes", lambda: 4096)
+    monkeypatch.setattr(one_block.device, "shared_bytes", lambda: 4096)
     train(make([20, 10, 1], device="cuda"), "mse", "adam", epochs=1)
     assert taken == ["Launches"] * 11
 
@@ -492,7 +493,7 @@ def _net(hidden: str = "relu", **options: Any) -> Any:
         "labels": False,
         "threads": 256,
     }
-    return narrow.Network(**{**fields, **options})
+    return one_block.Network(**{**fields, **options})
 
 
 def test_the_memory_of_a_small_network() -> None:
@@ -521,9 +522,10 @@ import numpy as np
 from numba import types
 import fastbp as fb
 from dataclasses import replace
-from fastbp.cuda import narrow, rules, slices
+from fastbp.cuda import rules
+from fastbp.cuda.narrow import one_block, slices
 from fastbp.cuda.device import compile_ptx
-from fastbp.cuda.narrow_net import Activity, Norm
+from fastbp.cuda.narrow.net import Activity, Norm
 from fastbp.formulas.tallies import TALLIES
 from test_cuda_narrow import _net
 
@@ -547,7 +549,7 @@ for loss, norm in [*zip(losses, (by_rows, by_batch))][{first}:]:
         norms=(given, norm), noises=(("gaussian_noise", 1), ("dropout", 4)), ops=(2, 5), count=6,
         activities=((Activity(1, 2),), tuple(Activity(4, place) for place in range(3))),
     )
-    made, shared = narrow.written(net)
+    made, shared = one_block.written(net)
     arrays = number, number, number, types.float64[::1], number, whole if labels else number, whole, *[number] * 3
     codes = compile_ptx(made, (types.int64, whole, whole, *arrays), capabilities, threads=net.threads)
     for (major, minor), code in zip(capabilities, codes, strict=True):

@@ -18,9 +18,10 @@ from fastbp.program import Program
 pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
 from test_cuda_narrow import alike, sliced, taken, train
 
-from fastbp.cuda import layout, narrow, rows, slices
-from fastbp.cuda.narrow_code import Writer
-from fastbp.cuda.narrow_net import Network
+from fastbp.cuda import layout, rows
+from fastbp.cuda.narrow import one_block, slices
+from fastbp.cuda.narrow.code import Writer
+from fastbp.cuda.narrow.net import Network
 
 __all__ = ["sliced", "taken"]
 
@@ -119,7 +120,7 @@ def rows_for(model: fb.Model, count: int) -> np.ndarray:
 
 def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps go this way from now on."""
-    monkeypatch.setattr(narrow, "MOST_WORK", 8e6 if way == "block" else 0)
+    monkeypatch.setattr(one_block, "MOST_WORK", 8e6 if way == "block" else 0)
     monkeypatch.setattr(slices, "LEAST_ROWS", 1 if way == "slices" else 100)
 
 
@@ -237,8 +238,8 @@ def test_the_same_bits(cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice, with other numbers of threads, in several launches."""
     found = []
     for threads, ahead in ((6, 2048), (6, 2048), (13, 2)):
-        monkeypatch.setattr(narrow, "SIMULATED_THREADS", threads)
-        monkeypatch.setattr(narrow, "STEPS_AHEAD", ahead)
+        monkeypatch.setattr(one_block, "SIMULATED_THREADS", threads)
+        monkeypatch.setattr(one_block, "STEPS_AHEAD", ahead)
         found.append(train(built("beside, more"), "mse", "adam", epochs=1))
     for history, arrays in found[1:]:
         assert history == found[0][0]
@@ -262,8 +263,8 @@ def code(layers: list[Any], dtype: str = "float32") -> Network:
     optimizer = fb.Adam(0.01)
     program = Program(lower(layers, 4).specs, np.dtype(dtype), layout.Rows())
     plan = layout.Layout(program, 32, backward=True, update=update_mode(program, False))
-    assert narrow.unlike(plan) == ""
-    return narrow.network(plan, Objective(fb.MeanSquaredError()), optimizer, rows.NUMBERS, narrow.THREADS)
+    assert one_block.unlike(plan) == ""
+    return one_block.network(plan, Objective(fb.MeanSquaredError()), optimizer, rows.NUMBERS, one_block.THREADS)
 
 
 @pytest.mark.parametrize("way", ["block", "slices"])
@@ -274,7 +275,7 @@ import os
 del os.environ["NUMBA_ENABLE_CUDASIM"]
 from numba import types
 import fastbp as fb
-from fastbp.cuda import narrow, slices
+from fastbp.cuda.narrow import one_block, slices
 from fastbp.cuda.device import compile_ptx
 from test_cuda_narrow_joins import code
 
@@ -287,7 +288,7 @@ layers = [
 capabilities, whole = [(7, 5), (9, 0), (10, 0)], types.int64[::1]
 if "{way}" == "block":
     net, number = code(layers), types.float32[::1]
-    made, first = narrow.written(net)[0], (types.int64, whole, whole, number, number, number, types.float64[::1])
+    made, first = one_block.written(net)[0], (types.int64, whole, whole, number, number, number, types.float64[::1])
 else:
     net, number = code(layers, "float64"), types.float64[::1]
     made, first = slices.written(slices.bare(net), ()), (whole, number, number, number, number)

@@ -22,8 +22,8 @@ ELSEWHERE = {
     "wide.halve",
     "wide.sum_rows",
     "wide.widen",
-    "narrow.written",
-    "slices.written",
+    "narrow.one_block.written",
+    "narrow.slices.written",
 }
 """Compiled by ``test_cuda_wide.py`` and ``test_cuda_narrow.py``."""
 
@@ -35,12 +35,14 @@ WITH_TICKETS = {"rows.output", "rows.wide_output", "products.forward", "products
 def makers() -> set[str]:
     """The functions that make kernels: modules of ``fastbp/cuda`` and their names there."""
     found = set()
-    for path in (ROOT / "fastbp" / "cuda").glob("*.py"):
+    folder = ROOT / "fastbp" / "cuda"
+    for path in folder.rglob("*.py"):
+        module = ".".join(path.relative_to(folder).with_suffix("").parts)
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and path.stem != "device":
                 calls = (part.func for part in ast.walk(node) if isinstance(part, ast.Call))
                 if any(isinstance(called, ast.Name) and called.id == "kernel" for called in calls):
-                    found.add(f"{path.stem}.{node.name}")
+                    found.add(f"{module}.{node.name}")
     return found
 
 

@@ -11,8 +11,9 @@ from numba.cuda.simulator import kernel as simulator
 
 import fastbp as fb
 from fastbp import losses
-from fastbp.cuda import device, narrow, products, shapes
+from fastbp.cuda import device, products, shapes
 from fastbp.cuda.engine import Engine
+from fastbp.cuda.narrow import one_block
 from fastbp.layout.objective import Objective
 
 pytestmark = pytest.mark.skipif(not device.simulated(), reason="it is about the simulator's blocks")
@@ -39,7 +40,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, outputs: int, steps: int = 3) -> tu
         parts.append(found[2][1])
         return found
 
-    monkeypatch.setattr(narrow, "reason", lambda *_: "it is not asked for")
+    monkeypatch.setattr(one_block, "reason", lambda *_: "it is not asked for")
     monkeypatch.setattr(products.Tiles, "_cut", watched)
     model = fb.Model([fb.Dense(9, activation="tanh", kernel_regularizer="l2"), fb.Dense(outputs)], seed=3)
     model.build(13)

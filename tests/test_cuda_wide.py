@@ -16,8 +16,9 @@ from cublas_stand_in import Blas, Lt
 
 import fastbp as fb
 from fastbp import losses
-from fastbp.cuda import captured, cublas, layout, narrow, products, wide
+from fastbp.cuda import captured, cublas, layout, products, wide
 from fastbp.cuda.engine import Engine
+from fastbp.cuda.narrow import one_block
 from fastbp.cuda.shapes import DEVICE, shapes
 from fastbp.layout.objective import Objective
 from fastbp.program import Program
@@ -39,7 +40,7 @@ LAYERS: dict[str, Callable[[], list[fb.layers.Layer]]] = {
 @pytest.fixture(autouse=True)
 def launch_by_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small networks don't go their own way here."""
-    monkeypatch.setattr(narrow, "reason", lambda *_: "it is not asked for")
+    monkeypatch.setattr(one_block, "reason", lambda *_: "it is not asked for")
 
 
 def trained(

@@ -279,12 +279,13 @@ def test_the_ways_of_a_step_are_timed_side_by_side(monkeypatch: pytest.MonkeyPat
     pytest.importorskip("numba_cuda", reason="numba-cuda isn't made for this system")
     import ways
 
-    from fastbp.cuda import captured, narrow
+    from fastbp.cuda import captured
+    from fastbp.cuda.narrow import one_block
 
     gone: list[str] = []
-    plain, block = captured.Launches.run, narrow.Narrow.run
+    plain, block = captured.Launches.run, one_block.Narrow.run
     monkeypatch.setattr(captured.Launches, "run", lambda *given: (gone.append("launches"), plain(*given)))
-    monkeypatch.setattr(narrow.Narrow, "run", lambda *given: (gone.append("one block"), block(*given)))
+    monkeypatch.setattr(one_block.Narrow, "run", lambda *given: (gone.append("one block"), block(*given)))
 
     def clock(work: Any) -> float:
         work()

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from fastbp.cuda import captured, narrow, slices
+from fastbp.cuda import captured
+from fastbp.cuda.narrow import one_block, slices
 from fastbp.cuda.step import Step
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ def step_of(bound: "Bound", data: "Data") -> Step:
     keeps = data.result is not None
     if data.starts is not None:  # sparse rows
         return captured.step_of(bound.launches(data), bound.products.first())
-    if not narrow.reason(bound.layout, bound.objective, bound.optimizer, data.targets, keeps):
-        return narrow.Narrow(bound, data)
+    if not one_block.reason(bound.layout, bound.objective, bound.optimizer, data.targets, keeps):
+        return one_block.Narrow(bound, data)
     if not slices.reason(bound, data):
         return captured.step_of(slices.launches(bound, data))
     return captured.step_of(bound.launches(data), bound.products.first())
@@ -27,4 +28,4 @@ def step_of(bound: "Bound", data: "Data") -> Step:
 
 def steps_ahead(step: Step) -> int:
     """Steps that are put into the stream before the stop flag is looked at again."""
-    return narrow.STEPS_AHEAD if isinstance(step, narrow.Narrow) else STEPS_AHEAD
+    return one_block.STEPS_AHEAD if isinstance(step, one_block.Narrow) else STEPS_AHEAD

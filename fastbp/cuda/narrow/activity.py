@@ -2,8 +2,8 @@
 
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
-from fastbp.cuda.narrow_lines import Lines
-from fastbp.cuda.narrow_net import INPUTS, PARTS, Activity
+from fastbp.cuda.narrow.lines import Lines
+from fastbp.cuda.narrow.net import INPUTS, PARTS, Activity
 
 
 class Activities(Lines):

@@ -11,8 +11,8 @@ Noise of a layer's inputs is drawn where they are computed, and again where the 
 
 The phases of a step, with one barrier after each: a product forward for each layer, the loss by rows, a product back
 for each layer but the first, and all gradients with their updates. A normalisation adds two each way (see
-``narrow_norms``), norms of gradients and constraints some behind the gradients (see ``narrow_updates``); where paths
-part and meet, most often none (see ``narrow_joins``). What else is to do runs beside them on the threads that have the
+``narrow.norms``), norms of gradients and constraints some behind the gradients (see ``narrow.updates``); where paths
+part and meet, most often none (see ``narrow.joins``). What else is to do runs beside them on the threads that have the
 least to do: row numbers of the next batch beside the loss, its inputs on their way to registers while gradients are
 summed, the batch's sums in two stages beside the gradients and the next batch's first product.
 
@@ -25,9 +25,9 @@ from collections.abc import Iterator, Sequence
 from fastbp import program as pg
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
-from fastbp.cuda.narrow_joins import Joins
-from fastbp.cuda.narrow_net import INPUTS, tile
-from fastbp.cuda.narrow_norms import Drawing
+from fastbp.cuda.narrow.joins import Joins
+from fastbp.cuda.narrow.net import INPUTS, tile
+from fastbp.cuda.narrow.norms import Drawing
 from fastbp.program import round_up
 
 UNROLL = 64

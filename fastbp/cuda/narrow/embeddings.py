@@ -5,9 +5,9 @@ batch and adds what comes back to the rows with its category, in their order.
 """
 
 from fastbp.cuda import layout as lo
-from fastbp.cuda.narrow_net import INPUTS
-from fastbp.cuda.narrow_norms import Drawing
-from fastbp.cuda.narrow_updates import Updates
+from fastbp.cuda.narrow.net import INPUTS
+from fastbp.cuda.narrow.norms import Drawing
+from fastbp.cuda.narrow.updates import Updates
 
 
 class Embeddings(Updates):

@@ -1,16 +1,16 @@
 """The code of a small network's paths that part and meet again, and of what else is done number by number.
 
 A block whose inputs skip it begins with a layer that passes them on and ends with one that puts both paths together
-(see ``narrow_net.Path``). Neither takes a phase where what stands before it, or, going back, behind it, can do its
+(see ``narrow.net.Path``). Neither takes a phase where what stands before it, or, going back, behind it, can do its
 work on each number in passing. The product of a path that skips a block is summed where the paths meet; its gradient
 with respect to its inputs where they parted.
 """
 
 from fastbp.activations import IDENTITY
 from fastbp.cuda import rules
-from fastbp.cuda.narrow_embeddings import Embeddings
-from fastbp.cuda.narrow_net import INPUTS, NOISY, NORMAL, OUTPUTS, Path
-from fastbp.cuda.narrow_norms import Drawing
+from fastbp.cuda.narrow.embeddings import Embeddings
+from fastbp.cuda.narrow.net import INPUTS, NOISY, NORMAL, OUTPUTS, Path
+from fastbp.cuda.narrow.norms import Drawing
 
 
 class Joins(Embeddings):

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbp.cuda import rules
 from fastbp.cuda.device import cuda, simulated
-from fastbp.cuda.narrow_net import ALIGNED, Network, Shared
+from fastbp.cuda.narrow.net import ALIGNED, Network, Shared
 
 
 class Lines:

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.cuda import narrow
 from fastbp.cuda.blocks import rows_at_once
 from fastbp.cuda.bound import constants_of
 from fastbp.cuda.compiling import make_ready
 from fastbp.cuda.device import cuda, simulated
 from fastbp.cuda.engine import Engine, Prepared
-from fastbp.cuda.narrow_code import FIRSTS
-from fastbp.cuda.narrow_net import Network, Shared
+from fastbp.cuda.narrow import one_block
+from fastbp.cuda.narrow.code import FIRSTS
+from fastbp.cuda.narrow.net import Network, Shared
 from fastbp.cuda.presence import in_words
 from fastbp.cuda.step import Launch
 from fastbp.data.device_arrays import place_of
@@ -70,11 +70,12 @@ def _groups(prepared: Sequence[Prepared]) -> list[tuple[Network | None, list[int
     for place, one in enumerate(prepared):
         ready, keeps = one.ready, one.asked.result is not None or bool(one.asked.kept)
         sparse = isinstance(one.arrays[0], SparseRows)
-        if sparse or narrow.reason(ready.layout, ready.objective, ready.optimizer, one.targets, keeps):
+        if sparse or one_block.reason(ready.layout, ready.objective, ready.optimizer, one.targets, keeps):
             alone.append((None, [place]))
             continue
         assert ready.optimizer is not None
-        net = narrow.network(ready.layout, ready.objective, ready.optimizer, one.targets, narrow.threads(many=True))
+        threads = one_block.threads(many=True)
+        net = one_block.network(ready.layout, ready.objective, ready.optimizer, one.targets, threads)
         x, y, rows, weights, present = one.arrays
         data = *(place_of(array) for array in (x, y, weights, present)), rows is None
         found.setdefault((net, data), (net, []))[1].append(place)
@@ -93,8 +94,8 @@ class _Side:
     def __init__(self, net: Network, runs: Sequence[Prepared]) -> None:
         self._runs = runs
         shared = Shared(net).bytes
-        blocks = 1 if simulated() else max(1, min(narrow.MANY_BLOCKS, SHARED_OF_ALL // (shared + 1024)))
-        self._kernel, self._shared = narrow.written(net, blocks)
+        blocks = 1 if simulated() else max(1, min(one_block.MANY_BLOCKS, SHARED_OF_ALL // (shared + 1024)))
+        self._kernel, self._shared = one_block.written(net, blocks)
         self._threads, first = net.threads, runs[0]
         self._bases = np.zeros((len(runs), len(FIRSTS)), np.int64)
         self._bases[:, -1] = [run.steps for run in runs]
@@ -130,13 +131,13 @@ class _Side:
         grid, longest = len(self._runs), max(run.steps for run in self._runs)
         launch = Launch(self._kernel, (grid,), self._threads, (1, *self._arguments), self._shared)
         make_ready([launch], any(run.engine.shown for run in self._runs))
-        for first in range(0, longest, narrow.STEPS_AHEAD):
+        for first in range(0, longest, one_block.STEPS_AHEAD):
             if any(run.engine.stop_flag[0] for run in self._runs):
                 break
             if first:
                 self._bases[:, -1] = [max(0, run.steps - first) for run in self._runs]
                 self._arguments[0].copy_to_device(self._bases.reshape(-1))
-            most = min(narrow.STEPS_AHEAD, longest - first)
+            most = min(one_block.STEPS_AHEAD, longest - first)
             replace(launch, arguments=(most, *self._arguments))(0)
         tables, params, sums = (array.copy_to_host() for array in self._own)
         for run, bases in zip(self._runs, self._bases, strict=True):

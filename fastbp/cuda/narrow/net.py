@@ -148,7 +148,7 @@ class Network:
     penalised : layers whose weights are penalised
     slots : arrays that the optimizer keeps beside the weights
     numbers : coefficients of a step
-    clips : whether updates are by the norm of the gradient, and of what; see ``narrow_updates``, "" for not
+    clips : whether updates are by the norm of the gradient, and of what; see ``narrow.updates``, "" for not
     group : batches whose mean gradient makes one update; their sum is the last of the slots, where there are several
     constraints : layers whose kernels are brought to a constraint after each update, and to which
     update : the optimizer's rule

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from fastbp.activations import IDENTITY
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
-from fastbp.cuda.narrow_net import OUTPUTS, Norm
-from fastbp.cuda.narrow_sums import Sums
+from fastbp.cuda.narrow.net import OUTPUTS, Norm
+from fastbp.cuda.narrow.sums import Sums
 
 Drawing = Callable[[bool, str, str, str], str]
 """Noise as code of (back, number, row, column)."""

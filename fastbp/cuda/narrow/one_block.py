@@ -2,7 +2,7 @@
 
 What takes a step of a small network its time is waiting: for launches, for memory, for other threads. Here nothing is
 launched between steps, nothing but inputs and targets leaves a multiprocessor's own memory, and only the threads of one
-block wait for each other (see ``narrow_code``). A multiprocessor is one of many, so networks with more to compute are
+block wait for each other (see ``narrow.code``). A multiprocessor is one of many, so networks with more to compute are
 quicker over all of them (see ``slices``); and many small networks train side by side, a block each. All numbers are
 float32 (or float64), whatever precision products of larger networks are asked for: tensor cores have nothing to gain.
 """
@@ -18,9 +18,9 @@ from fastbp.activations import IDENTITY
 from fastbp.cuda import device, rows, rules
 from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, kernel, simulated
-from fastbp.cuda.narrow_code import FIRSTS, Writer
-from fastbp.cuda.narrow_net import NOISY, NORMAL, OUTPUTS, Activity, Matrix, Network, Norm, Path, Shared
-from fastbp.cuda.narrow_updates import EACH, TOGETHER
+from fastbp.cuda.narrow.code import FIRSTS, Writer
+from fastbp.cuda.narrow.net import NOISY, NORMAL, OUTPUTS, Activity, Matrix, Network, Norm, Path, Shared
+from fastbp.cuda.narrow.updates import EACH, TOGETHER
 from fastbp.cuda.step import WHOLE, Launch
 from fastbp.formulas.noise import FORMULAS
 from fastbp.layout.graph import GIVEN

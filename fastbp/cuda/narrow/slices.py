@@ -2,7 +2,7 @@
 
 Activations never leave a multiprocessor's memory: a block has all weights beside them, and sums its own rows' gradient.
 The blocks' gradients are added up, in their order, by a second launch, and the update follows as for any network whose
-gradients are written out. The code of the phases is that of ``narrow_code``.
+gradients are written out. The code of the phases is that of ``narrow.code``.
 """
 
 import functools
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp import program as pg
-from fastbp.cuda import device, narrow, rows
+from fastbp.cuda import device, rows
 from fastbp.cuda import layout as lo
 from fastbp.cuda.device import cuda, kernel, simulated
-from fastbp.cuda.narrow_code import Writer
-from fastbp.cuda.narrow_net import INPUTS, Network, Shared
+from fastbp.cuda.narrow import one_block
+from fastbp.cuda.narrow.code import Writer
+from fastbp.cuda.narrow.net import INPUTS, Network, Shared
 from fastbp.cuda.rows import goes_on
 from fastbp.cuda.shapes import Shapes
 from fastbp.cuda.step import FORWARD, LOSS, WEIGHTS, Launch, of_phase
@@ -199,7 +200,7 @@ def network(bound: "Bound", targets: int) -> Network | None:
     """What the code depends on, with the rows of a slice for a batch; None where none of them fits."""
     layout, optimizer = bound.layout, bound.optimizer
     assert optimizer is not None
-    whole = narrow.network(layout, bound.objective, optimizer, targets, narrow.threads())
+    whole = one_block.network(layout, bound.objective, optimizer, targets, one_block.threads())
     plain, found = bare(whole), None
     for count in SIMULATED_ROWS if simulated() else ROWS:
         net = replace(plain, batch=count)
@@ -221,7 +222,7 @@ def reason(bound: "Bound", data: "Data") -> str:
         return "outputs or the inputs' gradient are kept"
     if layout.batch < LEAST_ROWS:
         return "there are few rows"
-    if unfit := narrow.unlike(layout):
+    if unfit := one_block.unlike(layout):
         return unfit
     if any(layer.whole_batch for layer in layout.layers):
         return "a normalisation needs the whole batch at once"

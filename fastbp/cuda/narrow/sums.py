@@ -3,8 +3,8 @@
 from fastbp.activations import IDENTITY
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
-from fastbp.cuda.narrow_activity import Activities
-from fastbp.cuda.narrow_net import GROUPS, PARTS
+from fastbp.cuda.narrow.activity import Activities
+from fastbp.cuda.narrow.net import GROUPS, PARTS
 from fastbp.formulas.tallies import Tally
 
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from fastbp.constraints import NUMBERS
 from fastbp.cuda import layout as lo
 from fastbp.cuda import rules
-from fastbp.cuda.narrow_net import GROUPS
-from fastbp.cuda.narrow_norms import Norms
+from fastbp.cuda.narrow.net import GROUPS
+from fastbp.cuda.narrow.norms import Norms
 from fastbp.optimizers import MOST
 
 TOGETHER, EACH = "together", "each"
