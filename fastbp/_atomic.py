@@ -20,6 +20,7 @@ def replacing(path: str | os.PathLike[str], *, previous: str | os.PathLike[str] 
     Raises
     ------
     FileNotFoundError : the folder does not exist
+    FileExistsError : `path` is a device, a pipe or a socket
     IsADirectoryError : `path` is a folder
     """
     target = Path(os.path.realpath(path))
@@ -27,6 +28,8 @@ def replacing(path: str | os.PathLike[str], *, previous: str | os.PathLike[str] 
         raise FileNotFoundError(f"the folder {target.parent} does not exist: make it, or write {target.name} elsewhere")
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file")
+    if target.exists() and not target.is_file():
+        raise FileExistsError(f"{path} is a device or a pipe: name a file")
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     mode = _create(part)
     try:

@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from fastbp.commands import arguments
 from fastbp.commands.console import exit_code, one_line, short_warnings, sigterm_interrupts
 from fastbp.cuda import DeviceError
 
@@ -42,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    if sys.stdout is None:  # closed by the shell; a file that is opened would get its number
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
+        from fastbp.commands import arguments  # Ctrl-C may come while Numba is loaded
+
         args = arguments.parse(argv)
         with sigterm_interrupts(), short_warnings():
             code = _command(args.command)(args)

@@ -1,5 +1,6 @@
 """The command line: exit codes, streams, files, and what it says to people and to programs."""
 
+import importlib.abc
 import io
 import json
 import os
@@ -417,7 +418,7 @@ def test_bench_wants_enough_processes_to_compare(run, in_this_process):
             ("train", "t.csv", "--learning-rate", "fast"),
             "argument --learning-rate: wanted a number above 0, got 'fast'",
         ),
-        (("train", "t.csv", "--seed", "-1"), "wanted a whole number from 0, got '-1'"),
+        (("train", "t.csv", "--seed", "-1"), "wanted a whole number from 0 to 2.*, got '-1'"),
         (("train", "t.csv", "--learning-rate", "-1"), "argument --learning-rate: wanted a number above 0, got '-1'"),
         (("train", "t.csv", "--activation", "rleu"), "rleu.*relu"),
         (("train", "t.csv", "--activation", "softmax"), "--activation: softmax is for outputs; hidden layers take"),
@@ -482,7 +483,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, args, message):
         ("length,width,height\n1,2,3\n", "there is no column 'flower' to compare with"),
         (
             "length,width,height,flower\n1,2,3,lily\n",
-            "row 0: the target 'flower' is 'lily', a class the model has not seen",
+            "line 2: the target 'flower' is 'lily', a class the model has not seen",
         ),
         ("length,width,height,flower\n1,x,3,rose\n", "line 2, column 'width': 'x' is not a finite number"),
     ],
@@ -550,7 +551,7 @@ def test_a_bad_row_is_named_by_line_and_column(run, broken, message):
     code, _, err = run("train", "h.csv", "--epochs", 1)
     assert code == 2 and re.search(message, err), err
     code, out, _ = run("train", "h.csv", "--epochs", 1, "--skip-bad-rows")
-    assert code == 0 and "skipped     1 bad rows of h.csv" in out and re.search(message.partition(":")[0][8:], out)
+    assert code == 0 and "skipped     1 bad row of h.csv" in out and re.search(message.partition(":")[0][8:], out)
 
 
 def test_all_bad_rows_are_counted_and_listed(run):
@@ -576,10 +577,10 @@ def test_what_a_model_cannot_take(run, house_model, row, message):
     code, out, err = run("predict", house_model, "new.csv")
     assert (code, out) == (2, "") and message in err and "--categorical" not in err
     code, out, err = run("predict", house_model, "new.csv", "--skip-bad-rows", "--out", "p.csv")
-    assert code == 0 and "skipped     1 bad rows of new.csv" in out
+    assert code == 0 and "skipped     1 bad row of new.csv" in out
     assert Path("p.csv").read_text().splitlines()[1].startswith("ok,")
     code, out, err = run("predict", house_model, "new.csv", "--skip-bad-rows")
-    assert code == 0 and out == Path("p.csv").read_text() and "skipped     1 bad rows of new.csv" in err
+    assert code == 0 and out == Path("p.csv").read_text() and "skipped     1 bad row of new.csv" in err
     Path("new.csv").write_text(f"house,size,town,price\n{row}\n")
     code, _, err = run("predict", house_model, "new.csv", "--skip-bad-rows")
     assert code == 2 and re.search("no row is left|no line of it is a row|has 3 values", err)
@@ -748,6 +749,51 @@ def test_nothing_is_overwritten_without_force(run, flower_model):
     assert code == 2 and "b.json exists" in err
     assert run("predict", flower_model, "flowers.csv", "--out", "p.csv", "--force")[0] == 0
     assert len(Path("p.csv").read_text().splitlines()) == 91
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "t.csv", "--out", "t.csv"], "--out t.csv would take the place of the table that is read"),
+        (["train", "t.csv", "--plot", "./t.csv"], "--plot ./t.csv would take the place of the table that is read"),
+        (["train", "t.csv", "--checkpoint", "t.csv"], "--checkpoint t.csv would take the place of the table"),
+        (["train", "t.csv", "--validation", "v.csv", "--report", "v.csv"], "place of the table of --validation"),
+        (["train", "t.csv", "--out", "m", "--checkpoint", "m"], "--checkpoint m would take the place of --out"),
+        (["train", "t.csv", "--plot", "p.png", "--report", "p.png"], "--report p.png would take the place of --plot"),
+        (["predict", "f.fastbp", "t.csv", "--out", "t.csv"], "--out t.csv would take the place of the table"),
+        (["predict", "f.fastbp", "link.csv", "--out", "t.csv"], "--out t.csv would take the place of the table"),
+        (["export", "f.onnx", "--out", "f.onnx"], "--out f.onnx would take the place of the model"),
+        (["bench", "t.csv", "--save", "t.csv"], "--save t.csv would take the place of the table that is read"),
+        (["train", "t.csv", "--out", os.devnull], f"--out {os.devnull} is a device or a pipe: name a file"),
+        (["predict", "f.fastbp", "t.csv", "--out", os.devnull], f"--out {os.devnull} is a device or a pipe"),
+    ],
+)
+def test_nothing_takes_the_place_of_what_is_read(run, flower_model, args, message):
+    """Nor of what is written beside it; --force changes nothing about that."""
+    shutil.copy("flowers.csv", "t.csv")
+    shutil.copy("flowers.csv", "v.csv")
+    shutil.copy(flower_model, "f.onnx")
+    Path("link.csv").symlink_to("t.csv")
+    before = {path: path.read_bytes() for path in Path().iterdir()}
+    code, out, err = run(*args, "--force")
+    assert (code, out) == (2, "") and message in err
+    assert {path: path.read_bytes() for path in Path().iterdir()} == before
+
+
+def test_standard_output_may_be_closed(flower_model):
+    """A program without standard output, as a shell's >&- makes it, writes its file all the same."""
+    command = f"exec {sys.executable} -m fastbp predict {flower_model} flowers.csv --out p.csv >&-"
+    root = str(Path(fb.__file__).parent.parent)
+    found = subprocess.run(
+        ["sh", "-c", command],
+        env={**os.environ, "PYTHONPATH": root},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    assert Path("p.csv").read_text().count("\n") == 91
 
 
 def test_a_model_that_can_not_be_saved_is_kept_elsewhere(run, monkeypatch):
@@ -1013,6 +1059,18 @@ def test_an_interrupt_before_the_training_saves_nothing(run, monkeypatch, tmp_pa
     monkeypatch.setattr(fb, "load_model", interrupted)
     assert run(*args) == (130, "", "fastbp: interrupted\n")
     assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupt_while_the_commands_are_loaded(run, monkeypatch):
+    class Finder(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, *_):
+            if name == "fastbp.commands.arguments":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "fastbp.commands.arguments", raising=False)
+    monkeypatch.delattr("fastbp.commands.arguments", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert run("train", "digits") == (130, "", "fastbp: interrupted\n")
 
 
 def test_a_reader_that_goes_away_is_no_error(flower_model):

@@ -300,6 +300,9 @@ def test_class_weights_are_sample_weights() -> None:
     same(MLPClassifier(max_iter=5, random_state=0).fit(X, Y, weight), ours, X)
     with pytest.raises(ValueError, match="'balanced' is not supported for partial_fit"):
         MLPClassifier(class_weight="balanced").partial_fit(X, Y, classes=[0, 1, 2])
+    for odd in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=rf"class_weight must be numbers from 0, got {odd}"):
+            MLPClassifier(class_weight={0: 1.0, 1: odd}).fit(X, Y)
 
 
 def test_weight_decay_shrinks_weights() -> None:
@@ -408,6 +411,9 @@ def test_errors_are_scikit_learns() -> None:
             messages.append(str(found.value))
         if settings.keys() != {"solver"}:
             assert messages[0] == messages[1]
+    for sizes in ((8, 5.5), [float("nan")]):
+        with pytest.raises(ValueError, match=r"hidden_layer_sizes must be whole numbers, got (5\.5|nan)"):
+            MLPClassifier(hidden_layer_sizes=sizes).fit(X, Y)
     for own in (
         {"dropout": 0.1},
         {"weight_decay": 0.1},

@@ -17,6 +17,7 @@ from sklearn.neural_network import MLPClassifier as TheirClassifier
 
 import fastbp as fb
 from fastbp.data.frames import as_frame
+from fastbp.data.readers import load
 from fastbp.data.staging import as_matrix, as_targets
 from fastbp.estimators import MLPClassifier
 
@@ -121,6 +122,13 @@ def test_columns_of_many_models_of_files_and_of_estimators(tmp_path: Path) -> No
             warnings.simplefilter("ignore")
             estimator = kind((4,), max_iter=2).fit(frame, y)
         assert fb.from_sklearn(estimator).column_names == ["a", "b", "c"]
+
+
+def test_a_target_of_dates_is_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1.0, 2.0], "when": pd.to_datetime(["2026-01-01", "2026-01-02"])})
+    frame.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"column 'when' of t\.parquet holds dates; wanted numbers or text"):
+        load(tmp_path / "t.parquet", mixed=True)
 
 
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pandas", "polars", "arrow"])

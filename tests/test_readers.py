@@ -187,6 +187,10 @@ def test_the_task_can_be_chosen(table):
             "line 2, column 'y': 'dog' is text in a column with numbers.*classification",
         ),
         ("a,y\n1,dog\n2,\n", "line 3, column 'y' is empty"),
+        ("a,y\n1,dog\n2,NA\n", "line 3, column 'y' is 'NA', which stands for nothing: fill it or drop the line"),
+        ('a,b,y\n1,2,3\n4,"5\n6,7,8\n', r"line 3 has 2 values.*quote in it is closed 2 lines below, or never"),
+        ('a,b,y\n1,2,3\n4,"5\n6",7\n8,9,1\n', "line 3, column 'b': .* its quote is closed 1 line below, or never"),
+        ("a,y\n1," + "z" * 99 + "\n2,3\n", r"line 2, column 'y': 'z{60} \.\.\.' is text in a column with numbers"),
         ("a,b,a\n1,2,3\n", "has two columns named 'a'"),
         ("y\n1\n2\n", "has no input column beside the target 'y'"),
         ("1 2 3\n4 5 6\n", "has no input column"),
@@ -199,6 +203,47 @@ def test_the_task_can_be_chosen(table):
 def test_what_is_wrong_with_a_csv(table, content, message):
     with pytest.raises(ValueError, match=message):
         load(table(content))
+
+
+def test_lines_are_counted_as_editors_count_them(table):
+    """A row is named by the line in which it begins, also below cells of several lines."""
+    path = table('"a\nb",c,y\n1,2,3\n4,x,5\n')
+    with pytest.raises(ValueError, match="line 4, column 'c': 'x'"):
+        load(path)
+    path = table('name,c,y\n"two\nlines",2,3\nAnn,4,5\nBob,x,7\n')
+    with pytest.raises(ValueError, match="line 5, column 'c': 'x'"):
+        load(path, ignore=["name"])
+
+
+def test_targets_too_large_to_square(table):
+    for values, row in (("1e300", 0), ("0.5\n2,-1e200", 1)):
+        with pytest.raises(ValueError, match=rf"the target 'y' is \S+ in row {row}, too large to square: rescale it"):
+            load(table(f"x,y\n1,{values}\n3,4\n"), task="regression")
+
+
+def test_the_target_is_the_last_column_of_those_that_are_left(table):
+    path = table("a,b,note,name\n1,2.5,x,Ann\n3,4.5,y,Bob\n")
+    data = load(path, ignore=["note", "name"])
+    assert (data.feature_names, data.target_name) == (["a"], "b")
+    data = load(path, ignore=["note"], ids="name", mixed=True)
+    assert (data.feature_names, data.target_name) == (["a"], "b")
+    with pytest.raises(ValueError, match="the target 'note' is also to be left out: name it once"):
+        load(path, "note", ignore=["note"])
+    with pytest.raises(ValueError, match="no column beside those that are left out: a, b, note, name"):
+        load(path, ignore=["a", "b", "note", "name"])
+
+
+def test_classes_that_a_model_has_not_seen(table):
+    path = table("a,y\n1,x\n2,z\n3,y\n4,z\n")
+    model = {"target": "y", "columns": ["a"], "classes": ["x", "y"]}
+    data = load(path, **model, mixed=True, skip=True)
+    np.testing.assert_array_equal(data.y, [0, 1])
+    assert data.skipped == [(line, "the target 'y' is 'z', a class the model has not seen") for line in (3, 5)]
+    for more, remedy in (({}, r"\)$"), ({"mixed": True}, r"\): correct it, or use --skip-bad-rows$")):
+        with pytest.raises(ValueError, match=rf"3: the target 'y' is 'z', .* \(it knows: x, y{remedy}"):
+            load(path, **model, **more)
+    with pytest.raises(ValueError, match=r"the target 'y' is 'x', a class the model has not seen \(it knows: q\)$"):
+        load(path, **{**model, "classes": ["q"]}, mixed=True, skip=True)
 
 
 def test_bad_bytes_deep_in_the_file(table):
@@ -242,7 +287,7 @@ def test_columns_of_a_trained_model(table):
     with pytest.raises(ValueError, match=r"lacks 2 of the model's 3 columns: 'B' \(is it 'b'\?\), 'zzzz'"):
         load(path, columns=["a", "B", "zzzz"])
     with pytest.raises(
-        ValueError, match=r"row 1: the target 'id' is 'x2', a class the model has not seen .it knows: x1"
+        ValueError, match=r"line 3: the target 'id' is 'x2', a class the model has not seen .it knows: x1"
     ):
         load(path, "id", columns=["a"], classes=["x1", "x3"])
 

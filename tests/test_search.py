@@ -131,7 +131,7 @@ def test_fits_in_line_are_those_of_the_estimator_alone(grid: Any, monkeypatch: p
 
 
 def test_estimators_that_work_in_parallel_themselves() -> None:
-    """Beside fits that are booked, as others, within them, and in the refit, where joblib hands out tasks as it goes."""
+    """In the folds and in the refit, where joblib hands out tasks as earlier ones end."""
     forest, mlp = RandomForestClassifier(20, random_state=0), MLPClassifier(**SMALL)
     for estimator, grid in (
         (forest, {"max_depth": [2, 3]}),

@@ -197,6 +197,8 @@ def test_missing_file_and_folder(tmp_path):
         storage.write(tmp_path / "no" / "m", {}, {})
     with pytest.raises(IsADirectoryError, match="is a folder"):
         storage.write(tmp_path, {}, {})
+    with pytest.raises(FileExistsError, match=f"{os.devnull} is a device or a pipe: name a file"):
+        storage.write(os.devnull, {}, {})
 
 
 @pytest.mark.parametrize("function", ["replace", "fsync", "chmod"])

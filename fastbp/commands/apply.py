@@ -32,6 +32,7 @@ def predict(args: argparse.Namespace) -> int:
     if args.out is None:
         say.stream = sys.stderr  # stdout carries the answers
     if args.out is not None:
+        shared.check_apart({shared.TABLE: args.data, "the model": args.model}, {"--out": args.out})
         shared.check_writable(args.out, force=args.force)
         if Path(args.out).suffix not in _WRITERS:
             raise ValueError(f"--out {args.out}: its format is told by its ending, one of {', '.join(_WRITERS)}")
@@ -109,6 +110,7 @@ def export(args: argparse.Namespace) -> int:
     say = Voice(args)
     if Path(args.out).suffix != ".onnx":
         raise ValueError(f"--out {args.out}: wanted a name that ends with .onnx")
+    shared.check_apart({"the model": args.model}, {"--out": args.out})
     shared.check_writable(args.out, force=args.force)
     model = fb.load_model(args.model)
     table = Preparation.from_meta(model.meta, args.model) if "table" in model.meta and not args.network_only else None

@@ -295,7 +295,7 @@ def _whole(text: str) -> int:
 
 
 def _seed(text: str) -> int:
-    return _number(text, int, lambda n: 0 <= n < 2**63, "a whole number from 0")
+    return _number(text, int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
 
 
 def _share(text: str) -> float:

@@ -30,6 +30,7 @@ def bench(args: argparse.Namespace) -> int:
     if args.device == "cuda":  # before anything is read
         devices.checked(args.device, args.dtype)
     if args.save is not None:
+        shared.check_apart({shared.TABLE: args.data}, {"--save": args.save})
         shared.check_writable(args.save, "--save", args.force)
     model, x, y, name = _subject(args, say)
     subject = benchmark.rehearse(model, x, y, batch_size=args.batch_size, data=name)

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ SHOWN = 10
 """Bad rows that are listed."""
 OWN_TEXTS, ENOUGH_ROWS = 0.5, 20
 """With more different texts than this share of so many rows, a column names rows rather than categories."""
+TABLE = "the table that is read"
+"""How its file is called."""
 RARE_CLASSES = 0.2
 """With more classes than this share of the rows, a classification has fewer than five rows of a class."""
 
@@ -115,7 +118,7 @@ def report_columns(table: Preparation, data: Dataset, say: Voice) -> None:
 def report_skipped(data: Dataset, say: Voice) -> None:
     """List the lines that were left out."""
     if data.skipped:
-        say.always("skipped", f"{len(data.skipped)} bad rows of {data.name}")
+        say.always("skipped", f"{len(data.skipped)} bad row{'s' * (len(data.skipped) > 1)} of {data.name}")
         for line, why in data.skipped[:SHOWN]:
             say.always("", f"{data.counted} {line}: {why}")
         if len(data.skipped) > SHOWN:
@@ -193,6 +196,16 @@ def default_epochs(rows: int, batch_size: int) -> int:
     return min(max(50, math.ceil(500 / steps)), max(10, 50_000 // steps), 200)
 
 
+def check_apart(inputs: Mapping[str, Any], outputs: Mapping[str, str | None]) -> None:
+    """Refuse a file that would take the place of what is read, or of another that is written; both by their names."""
+    taken = {os.path.realpath(path): name for name, path in inputs.items() if path and os.path.isfile(str(path))}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if (other := taken.setdefault(os.path.realpath(path), option)) != option:
+            raise ValueError(f"{option} {path} would take the place of {other}: name another file")
+
+
 def check_writable(path: str, option: str = "--out", force: bool = True, instead: str = "") -> None:
     """Find out before the work, not after it, that its result can't be saved, or would take the place of another."""
     folder = Path(path).absolute().parent
@@ -200,6 +213,8 @@ def check_writable(path: str, option: str = "--out", force: bool = True, instead
         raise FileNotFoundError(f"{option} {path}: the folder {folder} does not exist: make it first")
     if Path(path).is_dir():
         raise IsADirectoryError(f"{option} {path} is a folder: name a file")
+    if Path(path).exists() and not Path(path).is_file():
+        raise FileExistsError(f"{option} {path} is a device or a pipe: name a file")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{option} {path}: the folder {folder} is not yours to write to: choose another")
     if not force and Path(path).exists():

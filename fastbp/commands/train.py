@@ -32,6 +32,9 @@ def train(args: argparse.Namespace) -> int:
     for option in ("out", "plot", "report"):
         if (path := getattr(args, option)) is not None:
             shared.check_writable(path, f"--{option}", args.force)
+    held = args.validation if isinstance(args.validation, str) else None
+    written = {f"--{option}": getattr(args, option) for option in ("out", "plot", "report", "checkpoint")}
+    shared.check_apart({shared.TABLE: args.data, "the table of --validation": held}, written)
     if args.checkpoint is not None:
         shared.check_writable(args.checkpoint, "--checkpoint", args.force or args.resume, ", go on with --resume")
     _check_options(args)

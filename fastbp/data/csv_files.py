@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 GAPS = ("", "na", "n/a", "nan", "null", "none", "?", "-")
 """What stands in files where a value is missing, whatever its case."""
 SKIP = ", or use --skip-bad-rows"
+SHOWN = 60
+"""Characters of a cell in messages."""
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+([eE][-+]?\d+)?\s*")
 
 
@@ -61,7 +63,7 @@ class CsvFile:
         )
         if self.named and not second:
             fail("has a header line but no rows")
-        self.skip = line if self.named else 0
+        self.skip = line + sum(cell.count("\n") for cell in first) if self.named else 0
         self.names = [f"column{j}" for j in range(len(first))]
         self.first = second if self.named else first
         self.row_numbers: str | None = None
@@ -107,16 +109,18 @@ class CsvFile:
         numbers = np.array([is_number(str(value)) for value in found])
         if numbers.all():
             return values.astype(np.float64)
-        wrong = (found == "") | (~numbers if numbers.any() and not mixed else False)
+        gaps = np.isin(np.char.lower(found), GAPS)
+        wrong = gaps | (~numbers if numbers.any() and not mixed else False)
         if wrong.any():
             row = int(np.argmax(wrong[index]))
             line, fields = next(itertools.islice(self.rows(), row + self.named, None))
             cell, name = fields[column].strip(), self.names[column]
-            if cell == "":
-                self.fail(f"line {line}, column {name!r} is empty: fill it or drop the line")
+            if cell.lower() in GAPS:
+                what = "is empty" if cell == "" else f"is {cell!r}, which stands for nothing"
+                self.fail(f"line {line}, column {name!r} {what}: fill it or drop the line{SKIP}")
             self.fail(
-                f"line {line}, column {name!r}: {cell!r} is text in a column with numbers: correct it, or choose the "
-                "task classification, which takes both as classes"
+                f"line {line}, column {name!r}: {shown(cell)} is text in a column with numbers: correct it, or choose "
+                "the task classification, which takes both as classes"
             )
         return values
 
@@ -136,14 +140,16 @@ class CsvFile:
         return max(",;\t", key=fit)
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the lines that are not blank, each with its number."""
+        """Yield the rows that are not blank, each with the number of the line in which it begins."""
         with self._open() as file:
             reader = csv.reader(file, delimiter=self.delimiter)
+            before = 0
             for fields in reader:
+                line, before = before + 1, reader.line_num
                 if self.delimiter == ";" and any("," in cell for cell in fields):
                     fields = [cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in fields]
                 if fields:
-                    yield reader.line_num, fields
+                    yield line, fields
 
     def _parse(self, dtype: Any, **options: Any) -> NDArray[Any]:
         with warnings.catch_warnings():
@@ -164,24 +170,40 @@ class CsvFile:
         """Fail with the first line that is no row of numbers."""
         for line, fields in itertools.islice(self.rows(), int(self.named), None):
             if len(fields) != len(self.names):
-                self.fail(
-                    f"line {line} has {len(fields)} values, the first line has {len(self.names)}: make them equal{SKIP}"
-                )
+                self.fail(f"line {line}{unequal(fields, len(self.names))}")
             for j in wanted:
                 if is_number(fields[j]) and math.isfinite(float(fields[j])):
                     continue
                 hint = self.hint(fields[j], "encode the column as numbers, or ignore it")
-                self.fail(
-                    f"line {line}, column {self.names[j]!r}: {fields[j].strip()!r} is not a finite number: {hint}"
-                )
+                self.fail(f"line {line}, column {self.names[j]!r}: {shown(fields[j])} is not a finite number: {hint}")
 
     @staticmethod
     def hint(cell: str, otherwise: str) -> str:
         """What to do about a cell that is no number."""
         cell = cell.strip()
+        if "\n" in cell:
+            return f"its quote is closed {_below(cell)}: close it in its line"
         if cell.lower() in GAPS or is_number(cell):
             return "fill it or drop the line"
         return "write decimals with a point" if _DECIMAL_COMMA.fullmatch(cell) else otherwise
+
+
+def shown(cell: str) -> str:
+    """A cell as messages show it."""
+    cell = cell.strip()
+    return repr(cell if len(cell) <= SHOWN else cell[:SHOWN] + " ...")
+
+
+def unequal(fields: Sequence[str], width: int) -> str:
+    """What is said of a line with too few or too many cells."""
+    text = "".join(fields)
+    why = f" (a quote in it is closed {_below(text)})" if "\n" in text else ""
+    return f" has {len(fields)} values, the first line has {width}{why}: make them equal{SKIP}"
+
+
+def _below(text: str) -> str:
+    lines = text.count("\n")
+    return f"{lines} line{'s' * (lines > 1)} below, or never"
 
 
 def is_number(cell: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp.data.csv_files import GAPS, SKIP, CsvFile, is_number
+from fastbp.data.csv_files import GAPS, SKIP, CsvFile, is_number, shown, unequal
 from fastbp.data.frames import Frame
 
 Array = NDArray[Any]
@@ -58,10 +58,7 @@ class _Reader:
             if len(fields) == width:
                 yield line, fields
             else:
-                self.complain(
-                    line,
-                    f" has {len(fields)} values, the first line has {width}: make them equal{SKIP}",
-                )
+                self.complain(line, unequal(fields, width))
 
     def judge(self, column: int, cells: Sequence[str]) -> None:
         """Decide whether a column holds text: numbers are fewer than half of its different values."""
@@ -88,7 +85,7 @@ class _Reader:
             out[row] = np.nan
             if cell.strip().lower() not in GAPS:
                 hint = self.file.hint(cell, self.remedy)
-                bad.setdefault(row, f", column {name!r}: {cell.strip()!r} is not a finite number: {hint}")
+                bad.setdefault(row, f", column {name!r}: {shown(cell)} is not a finite number: {hint}")
             elif not gaps:
                 bad.setdefault(row, self.nothing(name))
         return out

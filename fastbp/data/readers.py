@@ -8,6 +8,7 @@ import csv
 import difflib
 import gzip
 import importlib
+import itertools
 import re
 import sys
 import tempfile
@@ -40,6 +41,8 @@ FORMATS = ".csv, .tsv, .parquet, .arrow, .npy, .npz, .libsvm or IDX (such as tra
 STANDARD_INPUT = "-"
 MOST_CLASSES = 20
 MOST_DENSE_BYTES = 8 << 30
+MOST_TARGET = 1e150
+"""The squares of some thousand larger numbers are beyond float64."""
 
 _NPZ_NAMES = {
     "x": ("x", "X", "data", "x_train", "X_train"),
@@ -185,7 +188,7 @@ def load(
             return _read(path, ".csv", want)
     want = _Want(path.name, target, task, columns, classes, ignore, mixed, categorical, texts, ids, skip)
     if str(source) in BUILTIN:
-        return _builtin(str(source), want)
+        return want.judged(_builtin(str(source), want))
     if not path.is_file():
         if path.exists():
             raise ValueError(
@@ -205,9 +208,9 @@ def _read(path: Path, bare: str, want: "_Want") -> Dataset:
     try:
         for endings, reader in _READERS.items():
             if bare.endswith(endings):
-                return reader(path, want)
+                return want.judged(reader(path, want))
         if re.search(r"idx\d?(-ubyte)?$", bare):
-            return _idx(path, want)
+            return want.judged(_idx(path, want))
     except UnicodeDecodeError as error:
         want.fail(f"is not UTF-8 text (byte {error.object[error.start]:#04x}): save it as UTF-8")
     except (EOFError, csv.Error, gzip.BadGzipFile, zlib.error) as error:
@@ -230,6 +233,7 @@ class _Want:
     texts: Sequence[str] | None = None
     ids: str | None = None
     skip: bool = False
+    unseen: dict[int, str] = field(default_factory=dict, init=False)
 
     def fail(self, what: str) -> NoReturn:
         raise ValueError(f"{self.source}: {what}")
@@ -251,9 +255,14 @@ class _Want:
     def choose(self, names: list[str], named: bool) -> tuple[list[int], int | None]:
         """Return the positions of the input columns and of the target."""
         if self.columns is None:
-            target = self.position(names, -1 if self.target is None else self.target)
-            left_out = {target, *(self.position(names, c) for c in self.ignore)}
-            features = [j for j in range(len(names)) if j not in left_out]
+            ignored = {self.position(names, c) for c in self.ignore}
+            left = [j for j in range(len(names)) if j not in ignored]
+            if not left:
+                self.fail(f"has no column beside those that are left out: {_listed(names)}")
+            target = left[-1] if self.target is None else self.position(names, self.target)
+            if target in ignored:
+                self.fail(f"the target {names[target]!r} is also to be left out: name it once")
+            features = [j for j in left if j != target]
             if not features:
                 self.fail(f"has no input column beside the target {names[target]!r}: wanted at least two columns")
             return features, target
@@ -295,19 +304,33 @@ class _Want:
             whole = values.dtype.kind != "f" or bool((values == np.floor(values)).all())
             most = min(MOST_CLASSES, len(values) // 2)
             if self.task == "regression" or not whole or len(np.unique(values)) > most:
-                return values.astype(np.float64), None
+                targets = values.astype(np.float64)
+                row = int(np.argmax(np.abs(targets)))
+                if abs(targets[row]) > MOST_TARGET:
+                    self.fail(f"the target {name!r} is {targets[row]:g} in row {row}, too large to square: rescale it")
+                return targets, None
         found, numbers = np.unique(values, return_inverse=True)
         names = [_class_name(value) for value in found]
         if self.classes is None:
             return numbers.astype(np.int64), names
         known = {c: i for i, c in enumerate(self.classes)}
-        for i, unknown in enumerate(names):
-            if unknown not in known:
-                self.fail(
-                    f"row {np.argmax(numbers == i)}: the target {name!r} is {unknown!r}, a class the model has not "
-                    f"seen (it knows: {_listed(list(self.classes))})"
-                )
-        return np.array([known[n] for n in names], np.int64)[numbers], list(self.classes)
+        self.unseen = {row: names[i] for row, i in enumerate(numbers.tolist()) if names[i] not in known}
+        return np.array([known.get(n, 0) for n in names], np.int64)[numbers], list(self.classes)
+
+    def judged(self, data: Dataset) -> Dataset:
+        """The rows whose class the model knows: all of them, or those that are left where others may be skipped."""
+        if not self.unseen:
+            return data
+        numbers = range(len(data.x)) if data.lines is None else data.lines.tolist()
+        text = f"the target {data.target_name!r} is {{!r}}, a class the model has not seen"
+        why = {numbers[row]: text.format(name) for row, name in self.unseen.items()}
+        all_of_them = len(why) == len(data.x)
+        if not self.skip or all_of_them:
+            first = min(why)
+            remedy = f": correct it{SKIP}" if self.mixed and not all_of_them else ""
+            self.fail(f"{data.counted} {first}: {why[first]} (it knows: {_listed(list(data.classes or ()))}){remedy}")
+        kept = np.array([row for row in range(len(data.x)) if row not in self.unseen], np.intp)
+        return replace(data.take(kept), skipped=sorted([*data.skipped, *why.items()]))
 
 
 def _class_name(value: Any) -> str:
@@ -359,7 +382,11 @@ def _csv(path: Path, want: _Want) -> Dataset:
         if not want.mixed:
             raise
         return _mixed_csv(file, features, target, is_text, want)
-    return want.dataset(table[:, : len(features)], y, [names[j] for j in features], target_name)
+    data = want.dataset(table[:, : len(features)], y, [names[j] for j in features], target_name)
+    if not want.unseen:
+        return data
+    lines = [line for line, _ in itertools.islice(file.rows(), int(file.named), None)]
+    return replace(data, lines=np.array(lines), counted="line")
 
 
 def _mixed_csv(
@@ -419,13 +446,13 @@ def _frame(table: Any, want: _Want) -> Dataset:
     features, target = want.choose(names, named=True)
     try:
         frame = as_frame(table.select([names[j] for j in features]), want.source)
+        column = None if target is None else as_frame(table.select([names[target]]), want.source).columns[0]
     except TypeError as error:
         raise ValueError(str(error)) from None
     for name in want.categorical:
         want.position(frame.names, name)
     y = None
-    if target is not None:
-        column = as_frame(table.select([names[target]]), want.source).columns[0]
+    if target is not None and column is not None:
         gaps = np.array([cell is None for cell in column]) if column.dtype == object else np.isnan(column)
         why = f"column {names[target]!r} is empty: fill it or drop the row"
         if gaps.any() and (not want.skip or gaps.all()):
@@ -533,7 +560,8 @@ def _arrays(x: NDArray[Any], y: NDArray[Any] | None, want: _Want) -> Dataset:
 
 def _test_set(train: Dataset, x: NDArray[Any], y: NDArray[Any], want: _Want) -> Dataset:
     task = "regression" if train.classes is None else "classification"
-    return _arrays(x, y, replace(want, columns=train.feature_names, target="y", task=task, classes=train.classes))
+    want = replace(want, columns=train.feature_names, target="y", task=task, classes=train.classes)
+    return want.judged(_arrays(x, y, want))
 
 
 def _idx(path: Path, want: _Want) -> Dataset:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,8 @@ class BasePerceptron(Course):
     ) -> Trainings:
         """The fit. `encoded`: stands in for `_encoded`, for an estimator that may share its checks with others."""
         sizes = sizes_of(self.hidden_layer_sizes)
+        if odd := [size for size in sizes if not isinstance(size, Integral)]:
+            raise ValueError(f"hidden_layer_sizes must be whole numbers, got {odd[0]!r}.")
         if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         checked(self.device, "float32")

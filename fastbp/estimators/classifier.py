@@ -1,5 +1,6 @@
 """Floor 5: `MLPClassifier`."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -207,6 +208,9 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
                 "class_weight 'balanced' is not supported for partial_fit, which sees some of the rows at a time: pass "
                 "compute_class_weight('balanced', classes=classes, y=all_targets) as a dict"
             )
+        for weights in self.class_weight if isinstance(self.class_weight, list) else [self.class_weight]:
+            if isinstance(weights, dict) and (odd := [w for w in weights.values() if not 0 <= w < math.inf]):
+                raise ValueError(f"class_weight must be numbers from 0, got {odd[0]!r}")
         of_classes = None if self.class_weight is None else compute_sample_weight(self.class_weight, y)
         return X, self._codes(y), of_classes
 
