@@ -162,6 +162,22 @@ def test_python_is_entered_only_where_someone_watches(
     assert len(runs) == entries
 
 
+def test_a_fit_goes_on_at_the_pace_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, runs = classifier(), []
+    model.fit(X, Y, batch_size=4, verbose=0)
+    assert set(model._engine.pace) == {4}
+    assert model._engine.pace[4] > 0
+    run = Engine.run
+    monkeypatch.setattr(Engine, "run", lambda *args, **kwargs: runs.append(kwargs["steps"]) or run(*args, **kwargs))
+    monkeypatch.setattr("fastbp.training.fit.CAUTIOUS_RATE", 1.0)
+    for pace, first in ((0.01, 25), (1e-9, 100), (1.0, 1)):
+        runs.clear()
+        model._engine.pace[4] = pace
+        model.fit(X, Y, batch_size=4, epochs=10, verbose=0)
+        assert runs[0] == first
+        assert sum(runs) == 100
+
+
 def test_hooks_get_what_keras_gives_them() -> None:
     seen: dict[str, tuple[Any, ...]] = {}
     hooks = [name for name in vars(Callback) if name.startswith("on_") and name != "on_divergence"]

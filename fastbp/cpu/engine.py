@@ -116,6 +116,7 @@ class Engine:
     beside : what like networks share while a run of this one is prepared (see ``cpu.together``), else None
     settle : waits for a run of this engine that the thread which holds its lock has given to another one, else None
     shown : whether someone wants to see what takes long
+    pace : by rows of a batch, the seconds that a step of a fit took last
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Engine:
         self.beside: Beside | None = None
         self.settle: Callable[[], None] | None = None
         self.shown = False
+        self.pace: dict[int, float] = {}
 
     @property
     def dtype(self) -> np.dtype:

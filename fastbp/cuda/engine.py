@@ -65,6 +65,7 @@ class Engine:
         self.threads = 1
         self.watch: Watch | None = None
         self.shown = False
+        self.pace: dict[int, float] = {}
         self.products: Any = products.Tiles
         self.lock = threading.RLock()
         self.stop_flag = np.zeros(8, np.int64)

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from fastbp.devices import Engine
     from fastbp.model import Model
 
-CHUNK_SECONDS = 0.1
+CHUNK_SECONDS = 0.25
 """Python is entered about so often during a fit: for progress, signals and the end of epochs."""
 CAUTIOUS_RATE = 2e9
-"""FLOP/s that any machine and network reach: the first chunk is made for them, so that it is never a long one."""
+"""FLOP/s that any machine and network reach: the first chunk is made for them, or for what this network reached in a
+fit before, so that it is never a long one."""
 SNAPSHOT_SECONDS = 10.0
 SNAPSHOT_SHARE = 0.02
 """Share of the time that may go into snapshots of the weights."""
@@ -112,7 +113,8 @@ class Fit:
         self._keeping: tuple[Array, ...] = ()
         self.epoch_seconds = 0.0
         self.passes = model._epochs_seen
-        self._steps = max(1, int(CHUNK_SECONDS * CAUTIOUS_RATE / (feed.batch * flops)))
+        pace = min(feed.batch * flops / CAUTIOUS_RATE, engine.pace.get(feed.batch, np.inf))
+        self._steps = max(1, int(CHUNK_SECONDS / pace))
         self._begun = self.snapshot_cost = self.since_snapshot = 0.0
         self.snapshot_epoch = 0
 
@@ -277,7 +279,9 @@ class Fit:
         elif self.checkpoints is not None and self.checkpoints.due(self):
             self.checkpoints.save(self)
         self._keep(seconds)
-        self._steps = max(1, min(8 * self._steps, int(outcome.steps * CHUNK_SECONDS / max(seconds, 1e-6))))
+        if outcome.steps:
+            self.engine.pace[self.feed.batch] = pace = max(seconds, 1e-6) / outcome.steps
+            self._steps = max(1, min(8 * self._steps, int(CHUNK_SECONDS / pace)))
         limit = self.options.max_time
         if limit is not None and time.perf_counter() - self._begun >= limit:
             self.history.stopped = f"stopped after max_time={limit:g} s"
