@@ -20,6 +20,7 @@ from numba.core import types
 
 from fastbp._jit import helper, intrinsic, vector_bytes, vector_registers
 from fastbp._vector import I32, I64, external, fused, lanes_of, llvm_type, load, pointer, splat, store, suffix
+from fastbp.program import LINE
 
 VOID = ir.VoidType()
 
@@ -219,6 +220,12 @@ def _prefetch(
     )
 
 
+def _prefetch_next(builder: ir.IRBuilder, address: ir.Value, nbytes: int, locality: int = 3) -> None:
+    """Ask for the lines of what follows so many bytes and is as long."""
+    for byte in range(nbytes, 2 * nbytes, LINE):
+        _prefetch(builder, address, byte, locality)
+
+
 @dataclass(frozen=True)
 class _Tile:
     """What is fixed when one micro-kernel is written: the product, the number type and the tile's height and width."""
@@ -237,10 +244,11 @@ def _write(module: ir.Module, tile: _Tile) -> ir.Function:
     """The micro-kernel (written once per module).
 
     Arguments: a, v (addresses of the broadcast numbers and of the vectors), c (the sums), n (steps of the sum),
-    accumulate (0: begin at zero, else at c), mode (1: rectify), a_outer, v_outer (bytes to the next panel; forward: how
-    much further than in one panel the second group of rows lies), c_vector (bytes between the vectors of a row of sums;
-    forward: how much further the third group lies), extra (forward: what to prefetch, a_outer bytes further each step;
-    backward: address of the activations that mask; gradient: distance of the dz vectors).
+    accumulate (0: begin at zero, else at c), mode (1: rectify; gradient: ask for the next tile's broadcast numbers),
+    a_outer, v_outer (bytes to the next panel; forward: how much further than in one panel the second group of rows
+    lies), c_vector (bytes between the vectors of a row of sums; forward: how much further the third group lies), extra
+    (forward: what to prefetch, a_outer bytes further each step; backward: address of the activations that mask;
+    gradient: distance of the dz vectors).
     """
     if tile.name in module.globals:
         return module.globals[tile.name]
@@ -272,6 +280,12 @@ def _write(module: ir.Module, tile: _Tile) -> ir.Function:
     builder.cbranch(builder.icmp_signed("!=", accumulate, _const(0)), more, begin)
     builder.position_at_end(more)
     earlier = [load(builder, c_rows[i][j], vector, align=bytes_) for i in range(mr) for j in range(nv)]
+    if tile.product == "backward":  # large, as it goes in blocks: what the next tile begins and ends with
+        _prefetch_next(builder, c, mr * row)
+        masked = function.append_basic_block("masked")
+        builder.cbranch(builder.icmp_signed("==", mode, _const(1)), masked, begin)
+        builder.position_at_end(masked)
+        _prefetch_next(builder, extra, mr * row)
     builder.branch(begin)
     builder.position_at_end(begin)
     zero = ir.Constant(vector, [0.0] * g.lanes)
@@ -279,6 +293,8 @@ def _write(module: ir.Module, tile: _Tile) -> ir.Function:
     for value in earlier:
         phi = builder.phi(vector)
         phi.add_incoming(value, more)
+        if tile.product == "backward":
+            phi.add_incoming(value, masked)
         phi.add_incoming(zero, entry)
         sums.append(phi)
 
@@ -308,8 +324,14 @@ def _write(module: ir.Module, tile: _Tile) -> ir.Function:
         left = builder.sub(n, builder.mul(outer.i, _const(block)))
         inner_n = builder.select(builder.icmp_signed("<", left, _const(block)), left, _const(block))
         if tile.product == "backward":
-            for i in range(mr):
-                _prefetch(builder, a_panel, (mr + i) * a_row)
+            _prefetch_next(builder, a_panel, mr * a_row, locality=2)
+        if tile.product == "gradient":
+            far, inside = function.append_basic_block("far"), function.append_basic_block("inside")
+            builder.cbranch(builder.icmp_signed("==", mode, _const(1)), far, inside)
+            builder.position_at_end(far)
+            _prefetch_next(builder, a_panel, mr * a_row)
+            builder.branch(inside)
+            builder.position_at_end(inside)
         inner = _Loop(builder, inner_n, [a_panel, v_panel, *now])
         at, vt, *now = inner.values
         now = step(at, vt, now)
