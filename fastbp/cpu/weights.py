@@ -27,7 +27,7 @@ Where weights take as many bytes, each tile's lines are better used as they come
 HELD = 1 << 14
 """Bytes of weights and moments that stay in a core's first cache from step to step: nothing to be asked for ahead."""
 FAR = 1 << 20
-"""Bytes of inputs of a block of batch rows: a tile asks for those of the next one. Large with Adam -6 % on a Zen 5."""
+"""Bytes of inputs of a block of batch rows: a tile asks for those of the next one. Large with Adam -3 % on a Zen 5."""
 LAST, MORE, DUE = 1, 2, 4
 """Bits of a stage: the batch's last slab; earlier slabs or batches were summed; the sum is whole, and an update due."""
 

@@ -20,8 +20,8 @@ from fastbp.optimizers import Optimizer
 from fastbp.program import LayerSpec, Program
 
 RUNTIME = 59 << 20
-"""What loading the kernels takes, nearly all of it Numba's own tables: 58 MiB for 64-32-10, 60 to 61 where more kernels
-are used, all of them in the cache."""
+"""What loading the kernels takes, nearly all of it Numba's own tables: on a Zen 5 58 MiB for 64-32-10 and 60
+to 61 where more kernels are used, on an Intel machine with an earlier version 51 to 57, all of them in the cache."""
 FREELY = 64 << 20
 """Less than that is taken without a look at what the machine has."""
 UNLIMITED = 1 << 60
