@@ -56,3 +56,11 @@ def ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many threads as are asked for, however fast they are: whoever tests two wants two."""
+    from fastbp.cpu import engine  # once the simulator is set up
+
+    monkeypatch.setattr(engine, "tuner", lambda *_: None)

@@ -153,7 +153,7 @@ def test_minimum_median_and_spread() -> None:
 
 def test_a_profile_is_a_table(profile: fb.Profile) -> None:
     lines = repr(profile).splitlines()
-    assert lines[0] == "12-24-5, float32, batch 50, adam, 2 threads"
+    assert lines[0] == "12-24-5, float32, batch 50, adam, 1 thread of 2"
     named = {line.split()[0]: line for line in lines if line}
     assert {"us/step", "samples/s", "peak", "staging", "start", *profile.shares} <= named.keys()
     assert f"{profile.samples_per_second.median:,.0f}" in named["samples/s"]

@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from fastbp.cpu.runs import Chain, Prepared, start_chain
 from fastbp.cpu.sides import LINES, Sides
 from fastbp.cpu.tile import geometry
 from fastbp.cpu.together import Beside
+from fastbp.cpu.tuning import Tuner, tuner
 from fastbp.cpu.watch import Watch
 from fastbp.data.sparse import SparseRows
 from fastbp.layout.graph import GIVEN, LATE, SPLIT, update_mode
@@ -45,7 +47,7 @@ SNAPSHOT_BYTES = 16 << 20
 """Weights of more bytes are guarded in each update, instead of copied aside now and then."""
 ROOM = 5
 """Arrays beside each other that memory is reserved for, not taken: the weights, three moments, an average."""
-WORKSPACES = 16 << 20
+WORKSPACES, MOST_BOUND = 16 << 20, 6
 SYNC_BYTES = 4 << 20
 SERIAL_STEPS = 1 << 15
 """Most steps of a run on one thread: their coefficients are computed beforehand."""
@@ -144,6 +146,7 @@ class Engine:
         self.settle: Callable[[], None] | None = None
         self.shown = False
         self.pace: dict[int, float] = {}
+        self._tuners: dict[int, Tuner | None] = {}
 
     @property
     def dtype(self) -> np.dtype:
@@ -325,7 +328,7 @@ class Engine:
         batch: int,
         objective: Objective,
         backward: bool,
-        alone: bool,
+        most: int,
         input_gradient: bool,
         update: str,
         is_sparse: bool,
@@ -333,8 +336,8 @@ class Engine:
         upto: tuple[LayerSpec, ...] | None = None,
     ) -> _Bound:
         program = self.program if upto is None else Program(upto, self.dtype, self.program.tiles, self.program.half)
-        by_sides = backward and self.threads == 2 and cut(program, batch)
-        threads = 1 if alone or (self.serial(batch) and not by_sides) else self.threads
+        by_sides = backward and most == 2 and cut(program, batch)
+        threads = 1 if self.serial(batch) and not by_sides else most
         rows = program.thin_rows(batch, backward) or pg.round_up(batch, program.tiles.lanes)
         key = (rows, threads, objective, backward, input_gradient, update, is_sparse, noise, upto)
         if key not in self._bound:
@@ -342,8 +345,8 @@ class Engine:
             plan = lay_out(program, rows, threads, backward=backward, **step)
             if threads > 1 and self.serial(batch) and (plan.sides is None or is_sparse):
                 threads, plan = 1, lay_out(program, rows, 1, backward=backward, **step)
-            most = most_workspaces((1 + self._moments) * self.program.parameter_bytes)
-            while len(self._bound) >= 4 or (self._bound and plan.nbytes + self._workspaces() > most):
+            room = most_workspaces((1 + self._moments) * self.program.parameter_bytes)
+            while len(self._bound) >= MOST_BOUND or (self._bound and plan.nbytes + self._workspaces() > room):
                 self._bound.pop(next(iter(self._bound)))
             borrowed = None if self.beside is None else self.beside.borrowed(self, key)
             self._bound[key] = borrowed or self._make(plan, threads, objective, is_sparse)
@@ -439,12 +442,20 @@ class Engine:
         return contextlib.nullcontext()
 
     def steps_per_run(self, batch: int) -> int:
-        """Most steps of a run: their counters must fit the synchronisation buffer."""
-        if self.serial(batch):
-            return SERIAL_STEPS
-        phases = 4 * len(self.program.layers) + 5
-        slabs = -(-batch // pg.SLAB_ROWS)
-        return max(1, SYNC_BYTES // (pg.LINE * self.threads * phases * slabs))
+        """Most steps of a run: their counters must fit the synchronisation buffer, and trials are short."""
+        most: float = SERIAL_STEPS
+        if not self.serial(batch):
+            phases = 4 * len(self.program.layers) + 5
+            slabs = -(-batch // pg.SLAB_ROWS)
+            most = SYNC_BYTES // (pg.LINE * self.threads * phases * slabs)
+        tuner = self._tuner(batch)
+        return int(max(1, most if tuner is None else min(most, tuner.ask()[1])))
+
+    def _tuner(self, batch: int) -> Tuner | None:
+        """What finds out how many threads a step of training takes over so many rows."""
+        if batch not in self._tuners:
+            self._tuners[batch] = tuner(self.program, batch, self.threads, self.serial(batch))
+        return self._tuners[batch]
 
     def chains(self, batch: int, held: int) -> bool:
         """Whether `run` takes steps over `batch` rows together with validations over `held` rows."""
@@ -467,8 +478,13 @@ class Engine:
         with self.lock:
             if self.settle is not None:
                 self.settle()
-            chain = None
-            prepared = self.prepare(x, y, alone=held is not None or ending is not None, **options)
+            chain, tuner, threads = None, None, self.threads
+            if held is not None or ending is not None:
+                threads = 1
+            elif options.get("optimizer") is not None:
+                tuner = self._tuner(options["batch"])
+                threads = threads if tuner is None else tuner.ask()[0]
+            prepared = self.prepare(x, y, threads=threads, **options)
             if held is not None or ending is not None:
                 chain = self._chain(prepared, held, options["objective"], ending)
             watch = self.watch.launch(prepared.run, prepared.plan) if self.watch else contextlib.nullcontext()
@@ -477,9 +493,13 @@ class Engine:
                 if chain is not None:
                     self._start(chain.work, start_chain, chain)
                     return chain.outcome(signals.take())
+                start = time.perf_counter()
                 with watch:
                     self._launch(prepared)
-                return prepared.outcome(signals.take())
+                seconds, outcome = time.perf_counter() - start, prepared.outcome(signals.take())
+                if tuner is not None:
+                    tuner.note(threads, outcome.steps, seconds)
+                return outcome
 
     def _stop(self) -> None:
         self.stop_flag[0] = 1
@@ -508,12 +528,12 @@ class Engine:
         y: np.ndarray | None = None,
         *,
         batch: int,
-        alone: bool = False,
+        threads: int | None = None,
         **options: Any,
     ) -> Prepared:
         """The arguments of a run of steps over batches of rows: of what a `Request` takes.
 
-        alone : whether by one thread in any case
+        threads : at most so many, where fewer than the engine's
 
         Whoever isn't alone with the engine holds its lock until the run is over.
         """
@@ -526,7 +546,7 @@ class Engine:
             update = GIVEN if given is not None else update
         input_gradient = asked.backward and asked.result is not None
         wanted = input_gradient, update, asked.is_sparse, asked.noise is not None, asked.upto
-        bound = self._bind(batch, asked.objective, asked.backward, alone, *wanted)
+        bound = self._bind(batch, asked.objective, asked.backward, threads or self.threads, *wanted)
         self.refresh_copies(bound.table)
         run, columns = bound.run, int(bound.run[pg.SUM_COUNT])
         threads = int(run[pg.THREADS])

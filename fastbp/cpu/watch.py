@@ -41,10 +41,12 @@ class Watch:
     ----------
     launches : how many
     seconds : from each launch's beginning to its end, summed
+    taken : of these, by the number of threads
     """
 
     def __init__(self) -> None:
         self.launches, self.seconds = 0, 0.0
+        self.taken: dict[int, float] = {}
         self._ticks = {"rows": 0.0, "weights": 0.0, "waiting": 0.0}
         self._start = _now()
 
@@ -59,7 +61,9 @@ class Watch:
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self.seconds += seconds
+            self.taken[threads] = self.taken.get(threads, 0.0) + seconds
             self.launches += 1
             run[pg.PROFILE] = 0
         mean = counters.mean(axis=0)

@@ -82,8 +82,9 @@ class Profile:
 
     Attributes
     ----------
-    subject : dict of what was measured: "network", "dtype", "threads", "optimizer", "loss", "batch_size", "rows" (of a
-        repeat), "epochs" and "steps" (of a repeat), "shuffle"
+    subject : dict of what was measured: "network", "dtype", "threads" (at most) and "threads_used" (most of the time,
+        on the CPU), "device", "optimizer", "loss", "batch_size", "rows" (of a repeat), "epochs" and "steps" (of a
+        repeat), "shuffle"
     flops : floating-point operations of a repeat
     seconds : (repeats,) of the steps of each repeat, from the first step to the end of the last
     parts : dict of (repeats,) seconds of rows, weights, waiting, launch and python, in repeats of their own with the
@@ -194,7 +195,10 @@ class Profile:
     def _title(self) -> str:
         s = self.subject
         text = f"{s['network']}, {s['dtype']}, batch {s['batch_size']}, {s['optimizer']}"
-        return f"{text}, {threads_text(s['threads']) if self._device == 'cpu' else self._device}"
+        if self._device != "cpu":
+            return f"{text}, {self._device}"
+        most, used = s["threads"], s.get("threads_used", s["threads"])
+        return f"{text}, {threads_text(used)}" + (f" of {most}" if used != most else "")
 
     def table(self) -> list[str]:
         """The lines of the table below the title."""
@@ -255,7 +259,8 @@ class Profile:
 
 
 SUBJECT = (
-    *("network", "dtype", "threads", "device", "optimizer", "loss", "batch_size", "rows", "epochs", "steps", "shuffle"),
+    *("network", "dtype", "threads", "threads_used", "device", "optimizer", "loss"),
+    *("batch_size", "rows", "epochs", "steps", "shuffle"),
 )
 
 
@@ -328,6 +333,7 @@ class _Trial:
         stagings: list[float] = []
         peaks: list[float] = []
         parts: dict[str, list[float]] = {}
+        taken: dict[int, float] = {}
         end = time.perf_counter() + seconds
         while len(times) < LEAST_REPEATS or time.perf_counter() < end:
             if self.twin.device == "cpu":
@@ -337,11 +343,14 @@ class _Trial:
             start, whole, _ = self._repeat(None)
             starts.append(start)
             times.append(whole)
-            _, whole, launched = self._repeat(devices.watch(self.twin.device))
+            watch = devices.watch(self.twin.device)
+            _, whole, launched = self._repeat(watch)
+            for used, value in getattr(watch, "taken", {}).items():
+                taken[used] = taken.get(used, 0.0) + value
             for name, value in (launched | {"python": max(0.0, whole - sum(launched.values()))}).items():
                 parts.setdefault(name, []).append(value)
         return Profile(
-            self._subject(),
+            self._subject() | ({"threads_used": max(taken, key=taken.__getitem__)} if taken else {}),
             float(self.epochs * len(self.data) * self.engine.program.flops_per_row),
             np.array(times),
             {name: np.array(values) for name, values in parts.items()},

@@ -1,0 +1,140 @@
+"""How many threads a small network's steps take: found out by trials that cost little and change no result."""
+
+import itertools
+from collections.abc import Callable
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+import fastbp as fb
+from fastbp.cpu import engine as cpu_engine
+from fastbp.cpu import tuning
+from fastbp.cpu.tuning import LAST_GAP, TRIAL, TUNED_WORK, Tuner
+
+PACES = MappingProxyType({16: 90e-6, 8: 60e-6, 4: 40e-6, 2: 25e-6, 1: 50e-6})
+
+
+def trained(tuner: Tuner, pace: Callable[[int, float], float], seconds: float, most: int = 10**9) -> dict[int, float]:
+    """Seconds that each number of threads ran while a fit of so many seconds asks and tells the tuner."""
+    now, taken = 0.0, dict.fromkeys(tuner.counts, 0.0)
+    while now < seconds:
+        count, steps = tuner.ask()
+        assert steps >= 1
+        step = pace(count, now)
+        run = int(max(1, min(steps, most, 0.25 / step)))
+        tuner.note(count, run, run * step)
+        taken[count] += run * step
+        now += run * step
+    return taken
+
+
+@pytest.mark.parametrize("counts", [(2, 1), (16, 4, 2, 1), (8, 2, 1)])
+def test_the_fastest_number_of_threads_runs(counts: tuple[int, ...]) -> None:
+    tuner = Tuner(counts)
+    trained(tuner, lambda count, now: PACES[count], 2.0)
+    taken = trained(tuner, lambda count, now: PACES[count], 20.0)
+    assert tuner.ask()[0] == 2
+    assert sum(taken.values()) - taken[2] <= 0.02 * 20.0, "trials cost more than 2 %"
+
+
+@pytest.mark.parametrize("most", [1, 10, 10**9], ids="runs of {} steps".format)
+def test_a_change_of_the_machine_is_noticed(most: int) -> None:
+    def pace(count: int, now: float) -> float:
+        return 50e-6 if count == 1 else 25e-6 if int(now / 5) % 2 == 0 else 90e-6
+
+    tuner = Tuner((2, 1))
+    taken = trained(tuner, pace, 20.0, most)
+    assert taken[2] == pytest.approx(10.0, abs=2 * LAST_GAP)
+    # two threads slow down: known after a run and a trial; they get faster: after the longest gap
+    assert taken[1] >= 10.0 - 2 * (0.25 + 20 * TRIAL)
+
+
+def test_what_is_as_fast_stays() -> None:
+    tuner = Tuner((2, 1))
+    noise = itertools.cycle([0.99, 1.01, 1.0, 0.985, 1.02])
+    taken = trained(tuner, lambda count, now: 25e-6 * next(noise), 10.0)
+    assert taken[1] <= 0.02 * 10.0
+
+
+def test_fits_shorter_than_a_trial_are_trials_together() -> None:
+    tuner, asked = Tuner((2, 1)), []
+    for _ in range(1000):
+        count, _ = tuner.ask()
+        asked.append(count)
+        tuner.note(count, 20, 20 * (70e-6 if count == 2 else 50e-6))
+    assert asked[:4] == [2, 2, 2, 1]
+    assert asked[500:].count(2) <= 0.02 * 500
+
+
+@pytest.mark.parametrize(
+    ("widths", "batch", "threads", "counts"),
+    [
+        ((30, 128, 128, 2), 64, 2, (2, 1)),
+        ((64, 100, 10), 200, 8, (8, 2, 1)),
+        ((100, 32, 5), 32, 8, (2, 1)),  # little work: by two, cut by neurons, or by one
+        ((30, 128, 128, 2), 64, 1, None),
+        ((20, 10, 1), 32, 2, None),
+        ((784, 2048, 2048, 10), 256, 2, None),
+    ],
+)
+def test_who_has_a_choice(
+    tuned: None, widths: tuple[int, ...], batch: int, threads: int, counts: tuple[int, ...] | None
+) -> None:
+    engine = network(widths, threads)._engine
+    tuner = engine._tuner(batch)
+    assert (tuner and tuner.counts) == counts
+    if tuner is not None:
+        assert tuner is network(widths, threads)._engine._tuner(batch), "another network of these layers knows less"
+        assert 6 * batch * engine.program.parameter_count <= TUNED_WORK
+
+
+@pytest.fixture
+def tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials, which the tests do without otherwise, and nothing known from before."""
+    monkeypatch.setattr(cpu_engine, "tuner", tuning.tuner)
+    tuning._tuner.cache_clear()
+
+
+def network(widths: tuple[int, ...], threads: int, dtype: str = "float32") -> fb.Model:
+    hidden = [fb.Dense(width, activation="relu") for width in widths[1:-1]]
+    model = fb.Model([*hidden, fb.Dense(widths[-1])], threads=threads, dtype=dtype, seed=3)
+    model.compile("adam", "mse")
+    model.build(widths[0])
+    return model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("widths", "batch"), [((30, 128, 128, 2), 64), ((64, 100, 10), 200), ((10, 64, 64, 1), 64)])
+def test_trials_in_the_midst_of_a_fit_change_no_bit(
+    tuned: None, monkeypatch: pytest.MonkeyPatch, widths: tuple[int, ...], batch: int, dtype: str
+) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((1000, widths[0])), rng.standard_normal((1000, widths[-1]))
+    seen = []
+
+    def ask(tuner: Tuner) -> tuple[int, float]:
+        return tuner.counts[len(seen) % len(tuner.counts)], 7
+
+    def note(tuner: Tuner, threads: int, steps: int, seconds: float) -> None:
+        assert 1 <= steps <= 7
+        seen.append(threads)
+
+    monkeypatch.setattr(Tuner, "ask", ask)
+    monkeypatch.setattr(Tuner, "note", note)
+    results = []
+    for threads in (1, 2, 4):
+        model = network(widths, threads, dtype)
+        history = model.fit(x, y, epochs=3, batch_size=batch, verbose=0)
+        results.append(([w.tobytes() for w in model.get_weights()], history.history["loss"]))
+    assert results[0] == results[1] == results[2]
+    assert set(seen) >= {1, 2}
+
+
+def test_a_profile_says_how_many_threads_it_took(tuned: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tuner, "ask", lambda tuner: (1, 1000))
+    model, rng = network((30, 128, 128, 2), 2), np.random.default_rng(0)
+    x, y = rng.standard_normal((640, 30)), rng.standard_normal((640, 2))
+    found = fb.profile(model, x, y, batch_size=64, seconds=0.2)
+    assert (found.subject["threads"], found.subject["threads_used"]) == (2, 1)
+    assert "1 thread of 2" in str(found)
