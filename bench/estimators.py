@@ -33,8 +33,8 @@ SETS: dict[str, tuple[Any, int]] = {
 """Each with the epochs of a fit."""
 MOST_EPOCHS = {"1024,1024": 12}
 WIDTHS = {"100": (100,), "256,128": (256, 128), "1024,1024": (1024, 1024)}
-SETTLE = 0.05
-"""Seconds before each fit: threads of BLAS go on spinning for some 10 ms after scikit-learn's."""
+SETTLE = 0.2
+"""Seconds before each fit: threads of BLAS go on spinning after scikit-learn's, here for 0.11 seconds."""
 
 
 class KernelClock:

@@ -17,8 +17,8 @@ from fastbp.program import LayerSpec, Program
 
 TUNED_WORK = 200e6
 """Floating-point operations of a step: above that all threads are worth it, wherever they are."""
-TRIAL = 4e-3
-"""Seconds of steps that tell how fast they are: starting the threads of a run takes 1 % of that."""
+TRIAL, ENOUGH = 4e-3, 3e-3
+"""Seconds of steps that tell how fast they are, as planned and at least: starting a run's threads takes 1 % of that."""
 FIRST_GAP, LAST_GAP = 4 * TRIAL, 1.0
 """Seconds between two trials of a number of threads: after each that it loses twice as many."""
 MARGIN = 0.03
@@ -59,7 +59,7 @@ class Tuner:
             self._steps[threads] += steps
             self._seconds[threads] += seconds
             taken = self._seconds[threads]
-            if taken < TRIAL or self._steps[threads] == 0:
+            if taken < ENOUGH or self._steps[threads] == 0:
                 return
             self._pace[threads] = taken / self._steps[threads]
             self._steps[threads], self._seconds[threads] = 0, 0.0
