@@ -116,6 +116,7 @@ OP_COLUMNS = 79
     TASKS,  # kind, op, and four bounds each
     X,
     X_ROW,
+    X_AHEAD,  # bytes of a row where those of the next panel are asked for meanwhile, else 0
     Y,
     Y_ROW,
     LABELS,  # 1: y holds class numbers
@@ -129,7 +130,7 @@ OP_COLUMNS = 79
     STEPS_PER_EPOCH,
     SHUFFLE,
     SEED,
-    INDEX,  # row numbers of each panel
+    INDEX,  # row numbers of each panel, then of the panel that follows each
     SCALE,  # weight of each row in the loss
     ROW_WEIGHTS,  # (N,) numbers that multiply it, 0: none
     ROW_PRESENT,  # (N,) numbers, 0 where a row doesn't count in the metrics; 0: all rows do
@@ -192,8 +193,8 @@ OP_COLUMNS = 79
     SIDES,  # the two runs of a step that is cut by neurons (see ``cpu.sides``), 0: it goes by phases
     SIDE_TASKS,  # of such a run, its tasks
     LOWEST,  # the first op that is gone back through
-) = range(82)
-RUN_COLUMNS = 82
+) = range(83)
+RUN_COLUMNS = 83
 
 # ---- columns of NOW: what an op's rule may ask about the slab of rows that it works on
 (

@@ -66,7 +66,10 @@ def go_through(kind: Any, now: int, half: int, lowest: int, epoch: int, first: i
         p0, last = place // samples, (b1 + samples - 1) // samples
         while p0 < last:
             p1 = min(p0 + at_once, last)
-            rows.gather(kind, run, here, rest, batch_rows, epoch, p0, p1)
+            skip = 0
+            if b0 + turn >= end and p1 == last and at(run, pg.THREADS) == 2:
+                skip = border if half else count - border  # the other half is the other worker's
+            rows.gather(kind, run, here, rest, batch_rows, epoch, p0, p1, skip)
             if not rows.up(kind, now, p0, p1, 0, at(run, pg.OPS)):
                 return
             rows.output(kind, run, rest, here, p0, p1, (b0 - place) // samples)

@@ -130,8 +130,10 @@ def _up(kind: Any, run: int, now: int, side: int, first: int, count: int, epoch:
     """Rows into the first layer, and the sums of the second."""
     op = _op(run, 0)
     for p in range(_panels(kind, count)):
-        rows.gather(kind, run, first, count, count, epoch, p, p + 1)
+        rows.gather(kind, run, first, count, count, epoch, p, p + 1, 0)
+        rows.ask_ahead(kind, run, count, p, p + 1, 0, 2)
         rows.forward(kind, op, p, p + 1, at(op, pg.FIRST_OUT), at(op, pg.END_OUT), now)
+        rows.ask_ahead(kind, run, count, p, p + 1, 1, 2)
         if together and at(run, pg.OPS) > 2:
             _sum_beside(kind, run, op + 8 * pg.OP_COLUMNS, p, count)
         else:

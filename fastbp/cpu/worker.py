@@ -66,7 +66,7 @@ def _perform(kind: Any, now: int, task: int, epoch: int, first: int, batch_rows:
         halves.go_through(kind, now, index, n1, epoch, first, batch_rows)
     elif code == pg.ROWS or code == pg.UP:
         if index:
-            rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1)
+            rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1, 0)
         if code == pg.UP:
             rows.up(kind, now, p0, p1, n0, n1)
         elif rows.up(kind, now, p0, p1, n0, at(run, pg.OPS)):
@@ -76,7 +76,7 @@ def _perform(kind: Any, now: int, task: int, epoch: int, first: int, batch_rows:
     elif code == pg.DOWN:
         rows.down(kind, now, first, p0, p1, n0, n1)
     elif code == pg.GATHER:
-        rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1)
+        rows.gather(kind, run, first, count, batch_rows, epoch, p0, p1, 0)
     elif code == pg.FORWARD:
         rows.forward(kind, op, p0, p1, n0, n1, now)
     elif code == pg.OUTPUT:

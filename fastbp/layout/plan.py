@@ -112,7 +112,7 @@ class Plan(Graph):
         else:
             self.table[-1, [pg.DZ, pg.DZ_PANEL]] = self._reserve(self.layers[-1].fan_out)  # a loss writes it
         self._lay_out_states()
-        self.index = self._take(self.panels * tiles.samples * 8)
+        self.index = self._take(2 * self.panels * tiles.samples * 8)
         self.scale = self._take(self.panels * self._row)
         self.counts = self._take(self.panels * self._row * 2)
         self.target, self.target_panel = self._reserve(self.layers[-1].fan_out)

@@ -123,7 +123,8 @@ def lay_out(plan: "Plan", take: Callable[[int], int]) -> Sides:
             op[pg.END_TASK] = len(tasks)
     samples = plan.program.tiles.samples
     row = samples * plan.program.dtype.itemsize
-    others = take(panels * samples * 8), take(panels * row), take(2 * panels * row), take(panels * plan.target_panel)
+    numbers, scales, counts = take(2 * panels * samples * 8), take(panels * row), take(2 * panels * row)
+    others = numbers, scales, counts, take(panels * plan.target_panel)
     run = np.array([(plan.index, plan.scale, plan.counts, plan.target), others], np.int64)
     return Sides(tables, run, np.array(tasks, np.int64))
 
