@@ -29,7 +29,7 @@ def test_the_parts_of_a_run_add_up(threads: int, monkeypatch: pytest.MonkeyPatch
     x, y = inputs(4000, 40), targets(LOSS, 4000, 5)
     weights = []
     for watch in (None, Watch()):
-        model = make([40, 64, 5], "tanh", "softmax", threads=threads)
+        model = make([40, 20, 5], "tanh", "softmax", threads=threads)  # by phases, in which each thread waits
         model.compile("adam", LOSS)
         model._engine.watch = watch
         model.fit(x, y, epochs=3, verbose=0)

@@ -52,7 +52,8 @@ def fitted(model: fb.Model, rows: int) -> tuple[list[np.ndarray], dict[str, list
         ((50, 1000, 1), 200, True),
         ((50, 1000, 1), 1000, False),  # what passes between layers leaves the caches
         ((100, 100, 10), 7, True),
-        ((8, 64, 64, 64, 4), 7, False),  # too little between two meetings
+        ((8, 64, 64, 64, 4), 7, True),
+        ((30, 32, 2), 7, False),  # too little between two meetings
         ((8, 64, 64, 64, 4), 33, False),  # too much passes
         ((30, 128, 128, 2), 64, True),
         ((784, 30, 784), 4, False),  # by tiles of few rows
