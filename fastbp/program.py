@@ -254,7 +254,7 @@ ROWS_OF_TILE, PANELS_OF_TILE = 32, 16  # a task of the weights phase: 32 inputs 
 TABLE_ROWS = ROWS_OF_TILE * PANELS_OF_TILE  # of one panel of an embedding: as large a task, as each looks at all rows
 SLAB_ROWS = 1024
 TOUCHED_BYTES = 32 << 20
-THIN_PARAMETERS = 4096  # below that a whole panel of samples costs little
+THIN_PARAMETERS = 2048  # below that a whole panel of samples costs little, but for one row
 THIN_OUTPUTS, MANY_PARAMETERS = 64, 1 << 18
 SETTABLE = "penalty", "trainable", "rate", "constraint", "numbers"
 """What of a `LayerSpec` may change between runs."""
@@ -544,10 +544,10 @@ class Program:
     def thin_rows(self, batch: int, backward: bool = True) -> int:
         """Rows that a step of `batch` computes where they are few (see ``cpu.thin``), else 0.
 
-        More than four rows train so only where weights are many or the last layer is wide.
+        One row always goes so, more than four train so only where weights are many or the last layer is wide.
         """
         lanes = self.tiles.lanes
-        if batch > lanes or self.parameter_count < THIN_PARAMETERS or self.half:
+        if batch > lanes or self.half or (batch > 1 and self.parameter_count < THIN_PARAMETERS):
             return 0
         narrow = self.layers[-1].fan_out < THIN_OUTPUTS and self.parameter_count < MANY_PARAMETERS
         if backward and batch > 4 and narrow:

@@ -630,3 +630,22 @@ def test_steps_on_batches_draw_what_a_fit_draws() -> None:
         stepped.train_on_batch(x[start : start + 32], y[start : start + 32])
     for a, b in zip(fitted.get_weights(), stepped.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(1, 3), (4, 9), (4, 11), (8, 17)])
+def test_a_short_last_step_of_few_rows(batch: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a step before has left in its other rows counts for nothing."""
+    monkeypatch.setattr("fastbp.program.THIN_PARAMETERS", 0)
+    monkeypatch.setattr("fastbp.program.THIN_OUTPUTS", 0)
+    model = fb.Model([fb.Dense(37, "relu"), fb.Dense(18, "relu"), fb.Dense(3)], dtype="float64", seed=2)
+    model.build(20)
+    model.compile(fb.SGD(0.05, momentum=0.5), "mean_squared_error")
+    weights = model.get_weights()
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((rows, 20)), rng.standard_normal((rows, 3))
+    model.fit(x, y, batch_size=batch, epochs=3, shuffle=False, verbose=0)
+    sgd = reference.SGD(0.05, momentum=0.5)
+    names = [layer.activation.name for layer in model.layers]
+    wanted, _ = reference.train(weights, names, "mean_squared_error", sgd, x, y, batch_size=batch, epochs=3)
+    for got, truth in zip(model.get_weights(), wanted, strict=True):
+        assert error(got, truth) < 1e-10

@@ -36,7 +36,8 @@ from fastbp.cpu.pairs import (
 )
 from fastbp.cpu.rows import at
 from fastbp.cpu.rules import SIGNATURE
-from fastbp.cpu.tile import item_bytes, panel_width, prefetch_to_write, row_bytes, transpose_square
+from fastbp.cpu.squares import transpose_square
+from fastbp.cpu.tile import item_bytes, panel_width, prefetch_to_write, row_bytes
 
 KIND: Any = np.float32
 K_BLOCK = 384  # numbers of a sum: 24 KB of the vector side stay in L1

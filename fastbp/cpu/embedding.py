@@ -15,8 +15,9 @@ from fastbp._vector import column, first_lanes, lanes, load_int, load_number, sp
 from fastbp.cpu import penalty, updates, weights
 from fastbp.cpu.pairs import stack
 from fastbp.cpu.rows import at
+from fastbp.cpu.squares import gather_square, transpose_square
 from fastbp.cpu.thin import SQUARE
-from fastbp.cpu.tile import gather_square, item_bytes, panel_width, row_bytes, transpose_square
+from fastbp.cpu.tile import item_bytes, panel_width, row_bytes
 
 INDICES = 8 * 2 * 16  # bytes of a panel's row numbers, at most
 WORD = 32

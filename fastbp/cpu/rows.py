@@ -24,19 +24,17 @@ from fastbp._vector import (
     where,
 )
 from fastbp.cpu.order import MOST_BITS, rows_in_order, shuffled_rows
+from fastbp.cpu.squares import gather_square, load_apart, scatter_square, transpose_square
 from fastbp.cpu.tile import (
     GROUP,
-    gather_square,
     item_bytes,
     most_rows,
     panel_width,
     prefetch_to_read,
     row_bytes,
-    scatter_square,
     tile_backward,
     tile_forward,
     tile_height,
-    transpose_square,
 )
 from fastbp.formulas.counters import mix, shuffled
 
@@ -219,10 +217,14 @@ def transpose(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int, count: int
     item = item_bytes(kind)
     if o1 == at(op, pg.OUT):
         o1 -= at(op, pg.FEW)  # nobody reads those
+    alone = count == 1 and at(op, pg.THIN) <= 1  # tiles of more rows read the others too
     for o in range(o0, o1, n):
         for p in range(p0, p1):
             source = at(op, pg.DZ) + p * at(op, pg.DZ_PANEL) + o * size
             target = at(op, pg.T) + o // width * at(op, pg.T_PANEL) + (2 * n * p * width + o % width) * item
+            if alone:
+                column(kind, target, 1)[0] = load_apart(kind, source, size)
+                continue
             transpose_square(kind, source, size, target, width * item)
             if count - 2 * n * p > n:
                 transpose_square(kind, source + n * item, size, target + n * width * item, width * item)

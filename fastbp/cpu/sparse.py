@@ -24,8 +24,9 @@ from fastbp.cpu import penalty, updates, weights
 from fastbp.cpu.pairs import stack
 from fastbp.cpu.rows import at
 from fastbp.cpu.rules import SIGNATURE
+from fastbp.cpu.squares import transpose_square
 from fastbp.cpu.thin import SQUARE
-from fastbp.cpu.tile import item_bytes, panel_width, transpose_square
+from fastbp.cpu.tile import item_bytes, panel_width
 from fastbp.data.sparse import SparseRows
 from fastbp.layout.plan import Plan
 from fastbp.program import Program

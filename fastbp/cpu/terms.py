@@ -41,7 +41,8 @@ from fastbp.cpu.pairs import (
 )
 from fastbp.cpu.rows import at
 from fastbp.cpu.rules import SIGNATURE
-from fastbp.cpu.tile import prefetch_to_read, prefetch_to_write, transpose_square
+from fastbp.cpu.squares import transpose_square
+from fastbp.cpu.tile import prefetch_to_read, prefetch_to_write
 from fastbp.layout.operations import DENSE
 from fastbp.layout.plan import PANELS_PER_TASK, Plan
 from fastbp.layout.sides import cut

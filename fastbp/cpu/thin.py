@@ -18,9 +18,10 @@ from llvmlite import ir
 from numba.core import types
 
 from fastbp import program as pg
-from fastbp._jit import Kernel, intrinsic, vector_bytes, vector_registers
+from fastbp._jit import Kernel, helper, intrinsic, vector_bytes, vector_registers
 from fastbp._vector import (
     column,
+    first_lanes,
     fused,
     lanes,
     lanes_of,
@@ -28,6 +29,7 @@ from fastbp._vector import (
     load,
     load_number,
     splat,
+    spread,
     store,
     store_number,
     where,
@@ -35,18 +37,17 @@ from fastbp._vector import (
 from fastbp.cpu.pairs import stack
 from fastbp.cpu.rows import at
 from fastbp.cpu.rules import SIGNATURE
+from fastbp.cpu.squares import _transposed, transpose_square
 from fastbp.cpu.tile import (
     _const,
     _function,
     _itemsize,
     _Loop,
     _switch,
-    _transposed,
     geometry,
     item_bytes,
     panel_width,
     row_bytes,
-    transpose_square,
 )
 
 SQUARE = 1024  # bytes of lanes x lanes numbers, at most
@@ -70,8 +71,8 @@ def _write_forward(module: ir.Module, itemsize: int, rows: int, vectors: int) ->
     """Sums of `rows` rows by `vectors` vectors of neurons (written once per module).
 
     Arguments: a (of the first row), w, c (the sums, a vector for each row), n (steps of the sum), w_next (bytes between
-    the vectors of weights), c_next (bytes between
-    the squares of sums, of which the rows beyond are 0).
+    the vectors of weights), c_next (bytes between the squares of sums, of which the rows beyond are 0, unless there is
+    only one).
     """
     name = f"tile_thin_{8 * itemsize}_{rows}x{vectors}"
     if name in module.globals:
@@ -94,7 +95,7 @@ def _write_forward(module: ir.Module, itemsize: int, rows: int, vectors: int) ->
     zero = ir.Constant(vector, [0.0] * g.lanes)
     for j in range(vectors):
         place = builder.add(c, builder.mul(c_next, _const(j)))
-        for i in range(g.lanes):
+        for i in range(1 if rows == 1 else g.lanes):
             store(builder, sums[i * vectors + j] if i < rows else zero, place, i * bytes_, align=bytes_)
     builder.ret_void()
     return function
@@ -185,12 +186,18 @@ def tile_backward(typingctx, kind, key, w, t, c, n, w_panel, t_panel):
     return _call(kind, cases)
 
 
+@helper
+def alone(kind: Any, address: int) -> Any:
+    """A number in the first lane, 0 in the others."""
+    return where(first_lanes(kind, 1), spread(kind, load_number(kind, address)), spread(kind, 0.0))
+
+
 def _forward(kind: Any) -> Callable[..., float]:
     def forward(op: int, p0: int, p1: int, o0: int, o1: int, _f: int) -> float:
         """Z of neurons o0:o1 from A, rectified where the op says so."""
         scratch, square = stack(SCRATCH), stack(SQUARE)
-        n, width = lanes(kind), panel_width(kind)
-        vector = n * item_bytes(kind)
+        n, width, item = lanes(kind), panel_width(kind), item_bytes(kind)
+        vector = n * item
         per_panel = width // n
         rows, steps = at(op, pg.THIN), at(op, pg.STEPS_IN)
         most = most_vectors(kind, rows)
@@ -210,9 +217,14 @@ def _forward(kind: Any) -> Callable[..., float]:
                     vectors, w_next = min(most, per_panel - q % per_panel, end - q), vector
                 tile_forward(kind, 16 * rows + vectors, a, w, scratch, steps, w_next, n * vector)
                 for j in range(vectors):
-                    transpose_square(kind, scratch + j * n * vector, vector, square, vector)
+                    found = scratch + j * n * vector
+                    if rows > 1:
+                        transpose_square(kind, found, vector, square, vector)
                     for o in range(min(n, o1 - (q + j) * n)):
-                        value = turned[o]
+                        if rows > 1:
+                            value = turned[o]
+                        else:
+                            value = alone(kind, found + o * item)
                         if at(op, pg.MODE):
                             value = where(value < 0.0, 0.0, value)
                         z[2 * ((q + j) * n + o)] = value
@@ -227,7 +239,7 @@ def _backward(kind: Any) -> Callable[..., float]:
         """DA of the inputs i0:i1 from T, masked where the inputs were rectified."""
         square = stack(SQUARE)
         n, width, size, item = lanes(kind), panel_width(kind), row_bytes(kind), item_bytes(kind)
-        rows = at(op, pg.THIN)
+        rows, masked = at(op, pg.THIN), at(op, pg.MASK) > 0
         panels = (at(op, pg.OUT) + width - 1) // width
         sums = column(kind, square, 1)
         for p in range(p0, p1):
@@ -241,17 +253,22 @@ def _backward(kind: Any) -> Callable[..., float]:
                 tile_backward(kind, 32 * inputs + rows, w, t, square, panels, at(op, pg.W_PANEL), at(op, pg.T_PANEL))
                 if rows == n:
                     value = sums[0]
-                    if at(op, pg.MASK):
+                    if masked:
                         value = where(column(kind, mask + i * size, 1)[0] > 0.0, value, 0.0)
                     column(kind, da + i * size, 1)[0] = value
+                elif rows == 1:
+                    for r in range(inputs):
+                        value = alone(kind, square + r * item)
+                        if masked:
+                            value = where(column(kind, mask + (i + r) * size, 1)[0] > 0.0, value, 0.0)
+                        column(kind, da + (i + r) * size, 1)[0] = value
                 else:
                     for r in range(inputs):
                         for b in range(rows):
-                            number = load_number(kind, square + (r * rows + b) * item)
                             place = (i + r) * size + b * item
-                            if at(op, pg.MASK) and not load_number(kind, mask + place) > 0.0:
-                                number = kind(0.0)
-                            store_number(kind, da + place, number)
+                            keeps = not masked or load_number(kind, mask + place) > 0.0
+                            number = load_number(kind, square + (r * rows + b) * item)
+                            store_number(kind, da + place, number if keeps else kind(0.0))
                 i += inputs
         return 0.0
 

@@ -181,12 +181,12 @@ def sums(
     """
     k_bytes, w_panel = panel_width(kind) * item_bytes(kind), at(op, pg.W_PANEL)
     moments = at(run, pg.MOMENTS)
-    arrays = at(run, pg.ARRAYS) if due else 0
+    single = b1 - b0 == 1
+    arrays = at(run, pg.ARRAYS) if due and b1 - b0 > 4 else 0
     if at(run, pg.THREADS) == 1 and arrays * moments <= HELD:
         arrays = 0
-    near = moments < NEAR
-    together = TOGETHER if due and near and b1 - b0 <= FEW_SAMPLES else 1
-    single = b1 - b0 == 1
+    together = TOGETHER if single or (due and moments < NEAR and b1 - b0 <= FEW_SAMPLES) else 1
+    sliver = TOGETHER // 4 if single else 0
     per_panel = panel_width(kind) // lanes(kind)
     j = j0
     while j < j1:
@@ -197,11 +197,12 @@ def sums(
         while k < k1:
             first, w = k, at(op, pg.W) + j * w_panel + k * k_bytes
             c = g + (j - j0) * g_panel + (k - k0) * k_bytes
-            while k < min(k1, first + together):
+            end = k1 if k1 - k <= together + sliver else k + together
+            while k < end:
                 if few:
                     rows = k1 - k
                 elif single:
-                    rows = min(k1 - k, TOGETHER)
+                    rows = end - k
                 else:
                     rows = gradient_height(kind, k1 - k, vectors)
                 begin = (k - first) * k_bytes

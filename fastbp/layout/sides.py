@@ -31,9 +31,9 @@ NEURONS = 1 << 18
 LEAST_WORK = 0.1e6
 """Floating-point operations of a step for each time that the sides meet: below that it runs on one thread.
 
-Where a line goes to the other core and back in 0.12 us, 64-32-10 at 32 rows (0.23 million) took 2.7 us on one thread and
-2.2 on two, 8-(3 x 64)-4 at 7 (0.15) 6.5 and 5.8, 30-32-2 at 32 (0.1) 1.6 and 1.4. On one thread the sums in halves cost
-2 to 4 %, of 64-32-10 at 7 rows 8."""
+Where a line goes to the other core and back in 0.12 us, 64-32-10 at 32 rows (0.23 million) took 2.7 us on one thread
+and 2.2 on two, 8-(3 x 64)-4 at 7 (0.15) 6.5 and 5.8, 30-32-2 at 32 (0.1) 1.6 and 1.4. On one thread the sums in halves
+cost 2 to 4 %, of 64-32-10 at 7 rows 8."""
 WIDE, WIDE_WORK = 128, 12e6
 """Multiply-adds of products as large in a direction, at most: above that they go another way (see ``cpu.terms``)."""
 PASSED, MOVED = 0.5, 1.15
