@@ -344,7 +344,7 @@ def test_epochs_and_validations_in_one_entry_are_those_of_many(
         history = model.fit(x[:80], y[:80], batch, 7, 0, validation_data=(x[80:], y[80:]))
         return history.history, model.get_weights()
 
-    monkeypatch.setattr(Engine, "steps_per_run", lambda self, batch: chunk)
+    monkeypatch.setattr(Engine, "steps_per_run", lambda self, batch, chained: chunk)
     history, weights = trained()
     monkeypatch.setattr(Engine, "chains", lambda self, batch, held: False)
     apart, others = trained()

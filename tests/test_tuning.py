@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,3 +139,70 @@ def test_a_profile_says_how_many_threads_it_took(tuned: None, monkeypatch: pytes
     found = fb.profile(model, x, y, batch_size=64, seconds=0.2)
     assert (found.subject["threads"], found.subject["threads_used"]) == (2, 1)
     assert "1 thread of 2" in str(found)
+
+
+@pytest.fixture
+def runs(tuned: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(threads, steps) of each run that is trained; trials stand still at the most threads and 7 steps a run."""
+    monkeypatch.setattr(Tuner, "ask", lambda tuner: (tuner.counts[0], 7))
+    made: list[tuple[int, int]] = []
+    prepare = cpu_engine.Engine.prepare
+
+    def prepared(self: cpu_engine.Engine, *arrays: Any, **options: Any) -> Any:
+        found = prepare(self, *arrays, **options)
+        if options.get("optimizer") is not None:
+            made.append((found.threads, options["steps"]))
+        return found
+
+    monkeypatch.setattr(cpu_engine.Engine, "prepare", prepared)
+    return made
+
+
+CUT = 100, 32, 5  # at 32 rows on one thread, or on two by neurons
+
+
+def rows_of(count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((count, CUT[0])), rng.standard_normal((count, CUT[-1]))
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_a_trial_cuts_no_run_that_ends_itself(runs: list[tuple[int, int]]) -> None:
+    """An estimator's epochs are drawn, and counted, from the beginning of a run."""
+    pytest.importorskip("sklearn")
+    from fastbp.estimators import MLPRegressor
+
+    x, y = rows_of(1000)
+    one, two = (
+        MLPRegressor(hidden_layer_sizes=CUT[1:-1], batch_size=32, max_iter=20, random_state=0, threads=threads).fit(
+            x, y
+        )
+        for threads in (1, 2)
+    )
+    assert runs[-1] == (1, 20 * 32)
+    assert one.loss_curve_ == two.loss_curve_
+    for a, b in zip(one.coefs_, two.coefs_, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_trial_cuts_no_run_with_validations_in_it(runs: list[tuple[int, int]]) -> None:
+    x, y = rows_of(640)
+    network(CUT, 2).fit(x, y, epochs=3, batch_size=32, verbose=0, validation_data=rows_of(64))
+    assert runs == [(1, 60)]
+
+
+def test_networks_that_share_the_cores_take_their_share(
+    runs: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread each while more of them wait, whatever was tried before; all threads are tried after it."""
+    monkeypatch.setattr("fastbp.training.many.SHORT_WORK", 0)
+    x, y = rows_of(640)
+    models = [network(CUT, 2) for _ in range(3)]
+    models[0].fit(x, y, batch_size=32, verbose=0)
+    assert {threads for threads, _ in runs} == {2}
+    runs.clear()
+    fb.fit_many(models, x, y, batch_size=32, threads=1, verbose=0)
+    assert {threads for threads, _ in runs} == {1}
+    runs.clear()
+    models[1].fit(x, y, batch_size=32, verbose=0)
+    assert {threads for threads, _ in runs} == {2} and max(steps for _, steps in runs) == 7

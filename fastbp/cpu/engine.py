@@ -146,7 +146,7 @@ class Engine:
         self.settle: Callable[[], None] | None = None
         self.shown = False
         self.pace: dict[int, float] = {}
-        self._tuners: dict[int, Tuner | None] = {}
+        self._tuners: dict[tuple[int, int], Tuner | None] = {}
 
     @property
     def dtype(self) -> np.dtype:
@@ -441,21 +441,25 @@ class Engine:
         """Data is read where it is: there is nothing to hold."""
         return contextlib.nullcontext()
 
-    def steps_per_run(self, batch: int) -> int:
-        """Most steps of a run: their counters must fit the synchronisation buffer, and trials are short."""
+    def steps_per_run(self, batch: int, chained: bool = False) -> int:
+        """Most steps of a run: their counters must fit the synchronisation buffer, and trials are short.
+
+        chained : whether it has validations or an `Ending`, and so one thread in any case: there is nothing to try
+        """
         most: float = SERIAL_STEPS
         if not self.serial(batch):
             phases = 4 * len(self.program.layers) + 5
             slabs = -(-batch // pg.SLAB_ROWS)
             most = SYNC_BYTES // (pg.LINE * self.threads * phases * slabs)
-        tuner = self._tuner(batch)
+        tuner = None if chained else self._tuner(batch)
         return int(max(1, most if tuner is None else min(most, tuner.ask()[1])))
 
     def _tuner(self, batch: int) -> Tuner | None:
         """What finds out how many threads a step of training takes over so many rows."""
-        if batch not in self._tuners:
-            self._tuners[batch] = tuner(self.program, batch, self.threads, self.serial(batch))
-        return self._tuners[batch]
+        key = batch, self.threads  # which others change while several networks share the cores
+        if key not in self._tuners:
+            self._tuners[key] = tuner(self.program, *key, self.serial(batch))
+        return self._tuners[key]
 
     def chains(self, batch: int, held: int) -> bool:
         """Whether `run` takes steps over `batch` rows together with validations over `held` rows."""

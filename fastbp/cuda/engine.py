@@ -327,7 +327,7 @@ class Engine:
         """Whether `run` takes steps over `batch` rows together with validations over `held` rows."""
         return False
 
-    def steps_per_run(self, batch: int) -> int:
+    def steps_per_run(self, batch: int, chained: bool = False) -> int:
         """Most steps of a run."""
         work = batch * max(1, self.program.flops_per_row)
         return max(MOST_STEPS, min(MOST_TINY_STEPS, int(RUN_WORK / work)))

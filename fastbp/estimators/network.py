@@ -247,7 +247,7 @@ class Training:
         ending: dict[str, Any] = {} if self.ending is None else {"ending": self.ending}
         done = 0
         while done < self._total:
-            steps = min(self._total - done, engine.steps_per_run(self.batch))
+            steps = min(self._total - done, engine.steps_per_run(self.batch, self.ending is not None))
             first = done // self._per_epoch
             outcome = engine.run(**self._request(done, steps), **ending)
             self._sums[first : first + len(outcome.sums)] = outcome.sums

@@ -223,7 +223,7 @@ class Fit:
         one_epoch = self._one_epoch or (self.held is not None and chained is None)
         left = self.feed.length - self.step + (0 if one_epoch else (self.epochs - 1 - self.epoch) * self.feed.length)
         most = 1 if self.callbacks.watches_batches else self._steps
-        steps = min(most, left, piece.steps, self.engine.steps_per_run(piece.batch))
+        steps = min(most, left, piece.steps, self.engine.steps_per_run(piece.batch, chained is not None))
         if self.checkpoints is not None:
             steps = min(steps, self.checkpoints.most(self.done))
         rows = self.feed.rows(self.epoch, self.step + steps) - self.feed.rows(self.epoch, self.step)
