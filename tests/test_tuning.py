@@ -117,8 +117,8 @@ def test_trials_in_the_midst_of_a_fit_change_no_bit(
     def ask(tuner: Tuner) -> tuple[int, float]:
         return tuner.counts[len(seen) % len(tuner.counts)], 7
 
-    def note(tuner: Tuner, threads: int, steps: int, seconds: float) -> None:
-        assert 1 <= steps <= 7
+    def note(tuner: Tuner, threads: int, steps: float, seconds: float) -> None:
+        assert 0 < steps <= 7
         seen.append(threads)
 
     monkeypatch.setattr(Tuner, "ask", ask)
@@ -130,6 +130,20 @@ def test_trials_in_the_midst_of_a_fit_change_no_bit(
         results.append(([w.tobytes() for w in model.get_weights()], history.history["loss"]))
     assert results[0] == results[1] == results[2]
     assert set(seen) >= {1, 2}
+
+
+@pytest.mark.parametrize("most", [1, 7, 1000])
+def test_a_short_batch_counts_as_part_of_a_step(tuned: None, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """A trial of long steps may be an epoch's last one alone: with less to do, the slower number of threads won."""
+    noted: list[float] = []
+    monkeypatch.setattr(Tuner, "ask", lambda tuner: (2, most))
+    monkeypatch.setattr(Tuner, "note", lambda tuner, threads, steps, seconds: noted.append(steps))
+    model, rng = network((30, 128, 128, 2), 2), np.random.default_rng(0)
+    x, y = rng.standard_normal((3 * 64 + 16, 30)), rng.standard_normal((3 * 64 + 16, 2))
+    model.fit(x, y, epochs=3, batch_size=64, verbose=0)
+    assert sum(noted) == 3 * 3.25
+    if most == 1:
+        assert noted == 3 * [1, 1, 1, 0.25]
 
 
 def test_a_profile_says_how_many_threads_it_took(tuned: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -502,7 +502,7 @@ class Engine:
                     self._launch(prepared)
                 seconds, outcome = time.perf_counter() - start, prepared.outcome(signals.take())
                 if tuner is not None:
-                    tuner.note(threads, outcome.steps, seconds)
+                    tuner.note(threads, prepared.batches(outcome.steps), seconds)
                 return outcome
 
     def _stop(self) -> None:

@@ -45,6 +45,13 @@ class Prepared:
         self.take_back(done, (first + done) // per_epoch - first // per_epoch)
         return Outcome(done, DIVERGED.get(int(self.status[0]), ""), self.sums, interrupt)
 
+    def batches(self, steps: int) -> float:
+        """As many full batches as its first steps are, by their rows: the last one of an epoch may be short."""
+        first, per_epoch, count, batch = (int(self.run[i]) for i in (pg.FIRST_STEP, pg.STEPS_PER_EPOCH, pg.N, pg.BATCH))
+        epochs = (first + steps) // per_epoch - first // per_epoch
+        rest = (first + steps) % per_epoch - first % per_epoch
+        return (epochs * count + rest * batch) / batch
+
     def take_back(self, done: int, epoch: int) -> None:
         """Give an epoch's sums back what a step added to them that was left, the one after `done` steps."""
         if self.before[:1].view(np.int64)[0] == done + 1:

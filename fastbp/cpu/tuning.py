@@ -37,7 +37,7 @@ class Tuner:
         self.counts = counts
         self._lock = threading.Lock()
         self._best, self._tried = counts[0], counts[0]
-        self._steps = dict.fromkeys(counts, 0)
+        self._steps = dict.fromkeys(counts, 0.0)
         self._seconds = dict.fromkeys(counts, 0.0)
         self._pace = dict.fromkeys(counts, math.inf)
         self._left = dict.fromkeys(counts, 0.0)
@@ -53,8 +53,8 @@ class Tuner:
                 seconds = max(seconds, min(left for count, left in self._left.items() if count != tried))
             return tried, math.inf if pace == math.inf else math.ceil(seconds / pace)
 
-    def note(self, threads: int, steps: int, seconds: float) -> None:
-        """Learn what a run has taken."""
+    def note(self, threads: int, steps: float, seconds: float) -> None:
+        """Learn what a run has taken; a step over fewer rows counts as part of one, for a trial may be just that."""
         with self._lock:
             self._steps[threads] += steps
             self._seconds[threads] += seconds
@@ -62,7 +62,7 @@ class Tuner:
             if taken < ENOUGH or self._steps[threads] == 0:
                 return
             self._pace[threads] = taken / self._steps[threads]
-            self._steps[threads], self._seconds[threads] = 0, 0.0
+            self._steps[threads], self._seconds[threads] = 0.0, 0.0
             if threads == self._best:
                 self._go_on(taken)
             elif threads == self._tried:
