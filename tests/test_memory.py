@@ -183,7 +183,7 @@ def take(plan: Any, nbytes: int, side: str) -> int:
 
 @contextmanager
 def guards(side: str) -> Iterator[None]:
-    """Every buffer that kernels are given stands at a forbidden page."""
+    """Every buffer that kernels are given stands at a forbidden page, and rows are asked for ahead of any table."""
     make_bound = Engine._make
 
     def make_forbidding(self: Engine, plan: Plan, *rest: Any, **named: Any) -> Any:
@@ -197,6 +197,7 @@ def guards(side: str) -> Iterator[None]:
             patch.setattr(module, "np", GuardedNumpy(side))
         for module in (engine_module, own_loop_module):
             patch.setattr(module, "aligned", lambda nbytes, used=None: guarded(nbytes, side))
+        patch.setattr("fastbp.cpu.binding.FAR_TABLE", 0)
         patch.setattr(Plan, "_take", lambda plan, nbytes: take(plan, nbytes, side))
         patch.setattr(Engine, "_make", make_forbidding)
         yield
