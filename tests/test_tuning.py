@@ -1,6 +1,9 @@
 """How many threads a small network's steps take: found out by trials that cost little and change no result."""
 
 import itertools
+import os
+import signal
+import warnings
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
@@ -220,3 +223,24 @@ def test_networks_that_share_the_cores_take_their_share(
     runs.clear()
     models[1].fit(x, y, batch_size=32, verbose=0)
     assert {threads for threads, _ in runs} == {2} and max(steps for _, steps in runs) == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doesn't fork")
+def test_a_forked_child_waits_for_no_thread_of_its_parent(tuned: None) -> None:
+    """Another thread may learn at that moment, from a like network; in the child it is gone, and its lock stays."""
+    model, (x, y) = network(CUT, 2), rows_of(320)
+    model.fit(x, y, batch_size=32, verbose=0)
+    tuner = model._engine._tuner(32)
+    assert tuner is not None
+    with tuner._lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there are other threads
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # ends it, where it hangs
+            status = 1
+            try:
+                model.fit(x, y, batch_size=32, verbose=0)
+                status = 0
+            finally:
+                os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0

@@ -146,7 +146,7 @@ class Engine:
         self.settle: Callable[[], None] | None = None
         self.shown = False
         self.pace: dict[int, float] = {}
-        self._tuners: dict[tuple[int, int], Tuner | None] = {}
+        self._tuners: dict[tuple[int, int, int], Tuner | None] = {}
 
     @property
     def dtype(self) -> np.dtype:
@@ -456,9 +456,10 @@ class Engine:
 
     def _tuner(self, batch: int) -> Tuner | None:
         """What finds out how many threads a step of training takes over so many rows."""
-        key = batch, self.threads  # which others change while several networks share the cores
+        # the threads change while several networks share the cores; another thread may hold a tuner's lock at a fork
+        key = batch, self.threads, os.getpid()
         if key not in self._tuners:
-            self._tuners[key] = tuner(self.program, *key, self.serial(batch))
+            self._tuners[key] = tuner(self.program, batch, self.threads, self.serial(batch))
         return self._tuners[key]
 
     def chains(self, batch: int, held: int) -> bool:

@@ -8,6 +8,7 @@ of threads give the same bits, so that a fit may go from one to another.
 
 import functools
 import math
+import os
 import threading
 
 import numpy as np
@@ -99,9 +100,11 @@ def tuner(program: Program, batch: int, threads: int, serial: bool) -> Tuner | N
         return None
     counts = (2, 1) if serial else (threads, threads // 4, 2, 1)
     wanted = tuple(count for count in dict.fromkeys(counts) if count)
-    return _tuner(program.layers, program.dtype, program.half, batch, wanted)
+    return _tuner(program.layers, program.dtype, program.half, batch, wanted, os.getpid())
 
 
 @functools.lru_cache(maxsize=256)
-def _tuner(layers: tuple[LayerSpec, ...], dtype: np.dtype, half: bool, batch: int, counts: tuple[int, ...]) -> Tuner:
+def _tuner(
+    layers: tuple[LayerSpec, ...], dtype: np.dtype, half: bool, batch: int, counts: tuple[int, ...], process: int
+) -> Tuner:
     return Tuner(counts)
