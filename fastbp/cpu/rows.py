@@ -462,8 +462,8 @@ def input_gradient(kind: Any, run: int, count: int, first: int, p0: int, p1: int
 
 @helper
 def _parts(run: int) -> int:
-    """Ops that a panel goes through, both ways."""
-    return 2 * at(run, pg.OPS) - at(run, pg.LOWEST) if at(run, pg.BACKWARD) else at(run, pg.OPS)
+    """Ops that a panel of a training step goes through, both ways."""
+    return 2 * at(run, pg.OPS) - at(run, pg.LOWEST)
 
 
 @helper
