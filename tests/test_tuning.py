@@ -54,6 +54,16 @@ def test_a_change_of_the_machine_is_noticed(most: int) -> None:
     assert taken[1] >= 10.0 - 2 * (0.25 + 20 * TRIAL)
 
 
+def test_what_was_faster_lately_is_tried_at_once() -> None:
+    """As when steps come one by one after a long fit: starting two threads then takes longer than they save."""
+    tuner = Tuner((2, 1))
+    trained(tuner, lambda count, now: 25e-6 if count == 2 else 50e-6, 5.0)
+    for _ in range(3):
+        taken = trained(tuner, lambda count, now: 90e-6 if count == 2 else 55e-6, 0.1, most=1)
+        assert taken[2] <= 10 * TRIAL
+        trained(tuner, lambda count, now: 25e-6 if count == 2 else 50e-6, 5.0)
+
+
 def test_what_is_as_fast_stays() -> None:
     tuner = Tuner((2, 1))
     noise = itertools.cycle([0.99, 1.01, 1.0, 0.985, 1.02])

@@ -70,10 +70,12 @@ class Tuner:
                 self._judge()
 
     def _go_on(self, taken: float) -> None:
-        """The best one ran for a while: perhaps it is another one's turn."""
+        """The best one ran for a while: perhaps it is another one's turn, at once where that one was faster lately."""
         others = [count for count in self.counts if count != self._best]
         for count in others:
             self._left[count] -= taken
+            if self._pace[count] < (1 - MARGIN) * self._pace[self._best]:
+                self._left[count] = 0.0
         first = min(others, key=lambda count: self._left[count])
         if self._left[first] <= 0 and self._tried == self._best:
             self._tried = first
