@@ -14,6 +14,7 @@ from helpers import OUTPUT, TOLERANCE, error, inputs, interrupting, make, output
 import fastbp as fb
 from fastbp.cpu import engine as engine_module
 from fastbp.cpu.engine import Engine
+from fastbp.cpu.launch import in_background
 from fastbp.layout import plan
 from fastbp.losses import LOSSES
 from fastbp.optimizers import OPTIMIZERS
@@ -497,3 +498,19 @@ def test_fits_in_several_python_threads_at_once() -> None:
     for weights in found.values():
         for a, b in zip(weights, wanted, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("least", [0, 4 << 20])
+def test_a_snapshot_is_of_all_weights(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halves of it by two threads; a small one by the caller, who would wait for the other longer than it takes."""
+    started: list[Any] = []
+    monkeypatch.setattr("fastbp.cpu.engine.COPY_BYTES", least)
+    monkeypatch.setattr("fastbp.cpu.engine.in_background", lambda *call: started.append(call) or in_background(*call))
+    model = make([8, 12, 3], threads=2)
+    engine, before = model._engine, model.get_weights()
+    engine.keep_snapshot()
+    assert len(started) == (least == 0)
+    engine.weights.fill(np.nan)
+    engine.restore_snapshot()
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
