@@ -128,7 +128,7 @@ OP_COLUMNS = 79
     FIRST_STEP,
     STEPS,
     STEPS_PER_EPOCH,
-    SHUFFLE,
+    SHUFFLE,  # bits of the row numbers, 0: rows in order
     SEED,
     INDEX,  # row numbers of each panel, then of the panel that follows each
     SCALE,  # weight of each row in the loss

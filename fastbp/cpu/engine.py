@@ -615,7 +615,8 @@ class Engine:
         run[pg.BATCH], run[pg.STEPS_PER_EPOCH] = batch, asked.per_epoch
         run[pg.NOISE] = asked.updates if asked.noise is None else asked.noise
         run[pg.FIRST_STEP], run[pg.STEPS] = asked.first_step, steps
-        run[pg.SHUFFLE], run[pg.SEED] = asked.shuffle, asked.seed
+        run[pg.SHUFFLE] = max(1, (asked.count - 1).bit_length()) if asked.shuffle else 0
+        run[pg.SEED] = asked.seed
         run[pg.SUMS], run[pg.SYNC], run[pg.STATUS] = sums.ctypes.data, sync.ctypes.data, status.ctypes.data
         work = steps * batch * self.program.flops_per_row
         run[pg.UNFIT] = 0 if asked.unfit is None or bound.entries else asked.unfit.ctypes.data

@@ -231,6 +231,12 @@ def transpose(kind: Any, op: int, p0: int, p1: int, o0: int, o1: int, count: int
 
 
 @helper
+def alone(kind: Any, address: int) -> Any:
+    """A number in the first lane, 0 in the others."""
+    return where(first_lanes(kind, 1), spread(kind, load_number(kind, address)), spread(kind, 0.0))
+
+
+@helper
 def _row_numbers(kind: Any, run: int, target: int, place: int, last: int, bits: int, key: int, subset: int) -> None:
     """Where in the table a panel's rows are that stand in an epoch at `place` and behind it, up to `last`."""
     n = lanes(kind)
@@ -283,16 +289,20 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
     op = at(run, pg.TABLE)
     inputs = at(op, pg.IN)
     outs = at(op + 8 * pg.OP_COLUMNS * (at(run, pg.OPS) - 1), pg.OUT)
-    key, bits = 0, 1
-    if at(run, pg.SHUFFLE):
+    key, bits = 0, at(run, pg.SHUFFLE)
+    if bits:
         key = mix(at(run, pg.SEED) ^ mix(epoch))
-        while (np.int64(1) << bits) < total_rows:
-            bits += 1
     share = 1.0 / rows if at(run, pg.MEAN_ROWS) else 1.0
     for p in range(p0, p1):
         index = at(run, pg.INDEX) + p * 2 * n * 8
         scale = at(run, pg.SCALE) + p * size
-        _row_numbers(kind, run, index, first + p * 2 * n, first + count - 1, bits, key, subset)
+        if count == 1:
+            number = first
+            if bits:
+                number = shuffled(first, total_rows, bits, key)
+            store_int(index, load_int(subset + 8 * number) if subset else number)
+        else:
+            _row_numbers(kind, run, index, first + p * 2 * n, first + count - 1, bits, key, subset)
         if at(run, pg.X_AHEAD):
             place = first + min((p + 1) * 2 * n, count) + (skip if p == p1 - 1 else 0)
             following = index + 8 * at(run, pg.SLAB)
@@ -305,7 +315,10 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
         a = at(op, pg.A) + p * at(op, pg.A_PANEL)
         halves = 1 if at(op, pg.THIN) else vectors_of(kind, op, count, p)
         if at(op, pg.SPARSE) == 0:
-            gather_rows(kind, at(run, pg.X), at(run, pg.X_ROW), inputs, index, a, halves)
+            if count == 1:
+                gather_row(kind, at(run, pg.X) + load_int(index) * at(run, pg.X_ROW), inputs, a)
+            else:
+                gather_rows(kind, at(run, pg.X), at(run, pg.X_ROW), inputs, index, a, halves)
         if at(run, pg.UNFIT) and not finite(kind, a, inputs, halves):
             store_int(at(run, pg.UNFIT), 1)
         if at(op, pg.ONES):
@@ -320,9 +333,15 @@ def gather(kind: Any, run: int, first: int, count: int, rows: int, epoch: int, p
                 hot = column(kind, target, 1)
                 for c in range(2 * outs):
                     hot[c] = spread(kind, 0.0)
-                for b in range(2 * n):
-                    label = load_int(at(run, pg.Y) + 8 * load_int(index + 8 * b))
-                    store_number(kind, target + label * size + b * item, 1.0)
+                if count == 1:
+                    label = load_int(at(run, pg.Y) + 8 * load_int(index))
+                    store_number(kind, target + label * size, 1.0)
+                else:
+                    for b in range(2 * n):
+                        label = load_int(at(run, pg.Y) + 8 * load_int(index + 8 * b))
+                        store_number(kind, target + label * size + b * item, 1.0)
+            elif count == 1:
+                gather_row(kind, at(run, pg.Y) + load_int(index) * at(run, pg.Y_ROW), outs, target)
             else:
                 gather_rows(kind, at(run, pg.Y), at(run, pg.Y_ROW), outs, index, target, 2)
 
@@ -359,6 +378,14 @@ def weigh(kind: Any, run: int, index: int, scale: int, counts: int, share: float
         store_number(kind, scale + b * item, share * weight)
         store_number(kind, counts + b * item, count)
         store_number(kind, counts + size + b * item, count * weight)
+
+
+@helper
+def gather_row(kind: Any, row: int, columns: int, target: int) -> None:
+    """As `gather_rows`, of one row alone: in the first lane; nothing is turned."""
+    found = column(kind, target, 1)
+    for c in range(columns):
+        found[2 * c] = alone(kind, row + c * item_bytes(kind))
 
 
 @helper

@@ -18,10 +18,9 @@ from llvmlite import ir
 from numba.core import types
 
 from fastbp import program as pg
-from fastbp._jit import Kernel, helper, intrinsic, vector_bytes, vector_registers
+from fastbp._jit import Kernel, intrinsic, vector_bytes, vector_registers
 from fastbp._vector import (
     column,
-    first_lanes,
     fused,
     lanes,
     lanes_of,
@@ -29,13 +28,12 @@ from fastbp._vector import (
     load,
     load_number,
     splat,
-    spread,
     store,
     store_number,
     where,
 )
 from fastbp.cpu.pairs import stack
-from fastbp.cpu.rows import at
+from fastbp.cpu.rows import alone, at
 from fastbp.cpu.rules import SIGNATURE
 from fastbp.cpu.squares import _transposed, transpose_square
 from fastbp.cpu.tile import (
@@ -184,12 +182,6 @@ def tile_backward(typingctx, kind, key, w, t, c, n, w_panel, t_panel):
         for inputs in {1, lanes_of(size) // rows}
     }
     return _call(kind, cases)
-
-
-@helper
-def alone(kind: Any, address: int) -> Any:
-    """A number in the first lane, 0 in the others."""
-    return where(first_lanes(kind, 1), spread(kind, load_number(kind, address)), spread(kind, 0.0))
 
 
 def _forward(kind: Any) -> Callable[..., float]:
