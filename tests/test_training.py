@@ -333,21 +333,25 @@ def test_validation_changes_nothing_but_the_history() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 3, 100_000])
 @pytest.mark.parametrize("batch", [20, 33, 200])
+@pytest.mark.parametrize(("hidden", "threads"), [(12, 1), (12, 2), (200, 2)])
 def test_epochs_and_validations_in_one_entry_are_those_of_many(
-    batch: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+    hidden: int, threads: int, batch: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever a fit is cut in chunks, history and weights are the same, on one thread with the validation inside."""
+    if hidden > 12:  # steps of two threads, and validations too
+        monkeypatch.setattr("fastbp.cpu.engine.SERIAL_WORK", 0.0)
     x, y = inputs(100, 8), targets("sparse_categorical_crossentropy", 100, 3)
 
     def trained() -> tuple[dict[str, list[float]], list[np.ndarray]]:
-        model = make([8, 12, 3], output="softmax", threads=1)
+        model = make([8, hidden, 3], output="softmax", threads=threads)
         model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         history = model.fit(x[:80], y[:80], batch, 7, 0, validation_data=(x[80:], y[80:]))
         return history.history, model.get_weights()
 
     monkeypatch.setattr(Engine, "steps_per_run", lambda self, batch, chained: chunk)
     history, weights = trained()
-    monkeypatch.setattr(Engine, "chains", lambda self, batch, held: False)
+    assert Engine.chains(make([8, hidden, 3], threads=threads)._engine, batch, 80, 20)
+    monkeypatch.setattr(Engine, "chains", lambda self, batch, rows, held: False)
     apart, others = trained()
     assert history == apart and len(history["val_loss"]) == 7
     for a, b in zip(weights, others, strict=True):

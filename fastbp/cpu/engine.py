@@ -56,6 +56,12 @@ SERIAL_STEPS = 1 << 15
 SERIAL_WORK = 1.5e6
 THIN_WORK = 15
 """Below so many floating-point operations a step, two threads cost more than they save."""
+CHAINED_WORK = 600e6
+"""Floating-point operations of an epoch and its validation, times threads: below that one goes through many, alone and
+without Python. Measured for two:
+
+us an epoch of 300, 3,000 and 10,000 rows, on one thread and on two that come back after each: 30-128-128-2 165, 1,590,
+5,370 and 505, 1,700, 4,070; 64-100-10 at 32 rows 65, 620, 2,080 and 340, 970, 1,980."""
 
 
 def most_threads(wanted: int) -> int:
@@ -464,9 +470,11 @@ class Engine:
             self._tuners[key] = tuner(self.program, batch, self.threads, self.serial(batch))
         return self._tuners[key]
 
-    def chains(self, batch: int, held: int) -> bool:
-        """Whether `run` takes steps over `batch` rows together with validations over `held` rows."""
-        return self.serial(batch) and self.serial(min(held, EVALUATION_ROWS))
+    def chains(self, batch: int, rows: int, held: int) -> bool:
+        """Whether `run` takes epochs over `rows` rows together with validations over `held` rows, on one thread."""
+        if self.serial(batch) and self.serial(min(held, EVALUATION_ROWS)) and not cut(self.program, batch):
+            return True
+        return self.threads == 1 or self.program.flops_per_row * (rows + held // 3) * self.threads < CHAINED_WORK
 
     def run(
         self,
@@ -516,7 +524,7 @@ class Engine:
     ) -> Chain:
         check = None
         if held is not None:
-            check = self.prepare(held.x, held.y, **held.beside, batch=EVALUATION_ROWS, objective=objective)
+            check = self.prepare(held.x, held.y, **held.beside, batch=EVALUATION_ROWS, objective=objective, threads=1)
         return Chain(train, check, worker_kernel(self.dtype).address(), ending)
 
     def serve(self, x: np.ndarray) -> np.ndarray | None:

@@ -323,8 +323,8 @@ class Engine:
         """Whether steps run on one thread of the host: never."""
         return False
 
-    def chains(self, batch: int, held: int) -> bool:
-        """Whether `run` takes steps over `batch` rows together with validations over `held` rows."""
+    def chains(self, batch: int, rows: int, held: int) -> bool:
+        """Whether `run` takes epochs over `rows` rows together with validations over `held` rows."""
         return False
 
     def steps_per_run(self, batch: int, chained: bool = False) -> int:

@@ -218,7 +218,7 @@ class Fit:
             self.callbacks.call("on_train_batch_begin", self.step, {})
         piece, model = self._piece(), self.model
         chained = self._chainable
-        if chained is not None and not self.engine.chains(piece.batch, len(chained)):
+        if chained is not None and not self.engine.chains(piece.batch, int(self.feed.rows(1, 0)), len(chained)):
             chained = None
         one_epoch = self._one_epoch or (self.held is not None and chained is None)
         left = self.feed.length - self.step + (0 if one_epoch else (self.epochs - 1 - self.epoch) * self.feed.length)
