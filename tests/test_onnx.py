@@ -17,7 +17,7 @@ from test_layers import MIXED, made, rows_for
 
 import fastbp as fb
 from fastbp.activations import ACTIVATIONS
-from fastbp.estimators import MLPClassifier, MLPRegressor, register_onnx_converters
+from fastbp.estimators import MLPClassifier, MLPRegressor, MLPSearchCV, register_onnx_converters
 from fastbp.exchange import onnx as onnx_nodes
 from fastbp.exchange.onnx import ACTIVATIONS as OPERATORS
 from fastbp.exchange.onnx import IR_VERSION, LAYERS, OPSET
@@ -215,6 +215,22 @@ def test_numbers_alone_go_in_as_one_matrix() -> None:
     model = make([4, 5, 2], dtype="float64")
     (got,) = served(fb.to_onnx(model, table=encoder), x=table)
     np.testing.assert_allclose(got, model.predict(encoder.transform(table, np.float64)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("place", ["alone", "around", "inside"])
+def test_a_search_is_its_best_estimator(place: str) -> None:
+    skl2onnx = pytest.importorskip("skl2onnx")
+    register_onnx_converters()
+    x, net = X.astype(np.float32), MLPClassifier((6,), max_iter=5, random_state=0)
+    searched: Any = MLPSearchCV(net, {"alpha": [0.1, 1.0]}, cv=2)
+    if place == "around":
+        searched = MLPSearchCV(make_pipeline(StandardScaler(), net), {"mlpclassifier__alpha": [0.1, 1.0]}, cv=2)
+    fitted = (make_pipeline(StandardScaler(), searched) if place == "inside" else searched).fit(x, Y)
+    search = fitted[-1] if place == "inside" else fitted
+    graph = skl2onnx.to_onnx(fitted, x[:1], options={id(search): {"zipmap": False}}, target_opset=OPSET)
+    labels, got = served(graph, X=x)
+    np.testing.assert_allclose(got, fitted.predict_proba(x), atol=1e-5)
+    np.testing.assert_array_equal(labels, fitted.predict(x))
 
 
 def test_pipelines_of_networks_with_more_than_products() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from fastbp.estimators.classifier import MLPClassifier
 from fastbp.estimators.regressor import MLPRegressor
+from fastbp.estimators.search import MLPSearchCV
 from fastbp.exchange.onnx import Graph, add_network, element_type
 
 _INT64 = 7
@@ -17,14 +18,14 @@ def register_onnx_converters() -> None:
 
     Once a process, before ``skl2onnx.to_onnx(pipeline, X)``; outputs and options ("zipmap", "nocl",
     "output_class_labels") are those of scikit-learn's own classes. Several numbers a row stay
-    several.
+    several. An `MLPSearchCV` becomes its best estimator.
 
     Raises
     ------
     ImportError : skl2onnx isn't installed
     """
     try:
-        from skl2onnx import update_registered_converter
+        from skl2onnx import update_registered_converter, update_registered_parser
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "register_onnx_converters needs skl2onnx: pip install 'fastbp[onnx]'", name="skl2onnx"
@@ -32,6 +33,19 @@ def register_onnx_converters() -> None:
     options = {"zipmap": [True, False, "columns"], "nocl": [True, False], "output_class_labels": [False, True]}
     update_registered_converter(MLPClassifier, "FastbpMLPClassifier", _classifier_shapes, _classifier, options=options)
     update_registered_converter(MLPRegressor, "FastbpMLPRegressor", _regressor_shapes, _regressor)
+    update_registered_parser(MLPSearchCV, _search)
+
+
+def _search(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
+    """The best estimator's outputs; the search's options are its last step's."""
+    from skl2onnx._parse import parse_sklearn
+
+    best = model.best_estimator_
+    last = best[-1] if hasattr(best, "steps") else best
+    for key in (type(model), id(model)):
+        if key in (scope.options or {}):
+            scope.add_options(id(last), scope.options[key])
+    return parse_sklearn(scope, best, inputs, custom_parsers=custom_parsers)
 
 
 class _Builder:
