@@ -22,6 +22,7 @@ from sklearn.metrics import get_scorer, log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from test_frames import Capsule, Tensor
 
 import fastbp as fb
 from fastbp._jit import default_threads
@@ -272,6 +273,23 @@ def test_frames_of_other_libraries(kind: str) -> None:
     with pytest.raises(ValueError, match="could not convert string to float") as refused:
         MLPClassifier(**SMALL).fit(framed(kind, {"text": ["a", "b", "c", "d"]}), Y[48:52])
     assert "'text'" in refused.value.__notes__[0]
+
+
+@pytest.mark.parametrize("kind", [Capsule, Tensor])
+def test_tensors_of_other_libraries(kind: Any) -> None:
+    """Such as NumPy can't read by itself: known by DLPack alone, and one that asks for gradients."""
+    wanted = MLPClassifier(**SMALL).fit(X, Y)
+    fitted = MLPClassifier(**SMALL).fit(kind(X), kind(Y.to_numpy()))
+    np.testing.assert_array_equal(fitted.predict_proba(kind(X)), wanted.predict_proba(X))
+    with pytest.raises(TypeError, match=r"X is a tensor on cuda:0; .* pass X.cpu\(\)"):
+        fitted.predict(Tensor(X, "cuda:0"))
+
+
+def test_columns_that_are_no_numbers_are_named() -> None:
+    for odd in (np.datetime64("2020-01-01", "s"), pd.Interval(0, 1)):
+        with pytest.raises(TypeError) as refused:
+            MLPClassifier(**SMALL).fit(FRAME.assign(odd=odd), Y)
+        assert "column 'odd' of X holds" in refused.value.__notes__[0]
 
 
 def framed(kind: str, columns: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_random_state, check_X_y
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastbp.data.frames import columns_of
+from fastbp.data.frames import columns_of, foreign
 from fastbp.data.staging import as_matrix
 from fastbp.devices import checked
 from fastbp.estimators.course import Course, Trainings
@@ -149,6 +149,7 @@ class BasePerceptron(Course):
 
         A frame of numbers is converted a block at a time, without a copy of it in another type or order.
         """
+        X, y = _in_memory(X, "X"), tuple(_in_memory(targets, "y") for targets in y)
         checks = {"accept_sparse": ["csr", "csc"], "dtype": known or (np.float64, np.float32), "order": "C", **of_y}
         odd = ""
         if columns_of(X) is not None:
@@ -160,7 +161,7 @@ class BasePerceptron(Course):
                 odd = str(error)
         try:
             return validate_data(self, X, *y, reset=reset, **checks)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             if odd:
                 error.add_note(odd)
             raise
@@ -277,6 +278,12 @@ class BasePerceptron(Course):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _in_memory(x: Any, name: str) -> Any:
+    """A tensor, or an array of another library, as NumPy's over the same memory; anything else as it is."""
+    x = foreign(x, name)
+    return np.asarray(x) if hasattr(x, "__array_namespace__") and not isinstance(x, np.ndarray) else x
 
 
 def _product(one: Array | None, other: Array | None) -> Array | None:
