@@ -140,6 +140,13 @@ def test_nulls_and_text_are_refused_by_the_column_s_name(make: Any) -> None:
         as_matrix(make({"fine": [1.0, 2.0], "town": ["Rome", "Oslo"]}), np.float32)
 
 
+@pytest.mark.parametrize("kind", [pl.Struct({"x": pl.Float64, "y": pl.Float64}), pl.Array(pl.Float64, 2)])
+def test_columns_of_several_values_a_row_are_refused_by_name(kind: Any) -> None:
+    pairs = pl.Series([{"x": 1.0, "y": 2.0}] * 3 if kind == pl.Struct else [[1.0, 2.0]] * 3, dtype=kind)
+    with pytest.raises(TypeError, match="column 'pair' of x holds several values a row"):
+        as_matrix(pl.DataFrame({"fine": [1.0, 2.0, 3.0], "pair": pairs}), np.float32)
+
+
 def test_arrays_by_dlpack_and_the_array_api() -> None:
     array = np.arange(6, dtype=np.float32).reshape(3, 2)
     assert np.shares_memory(as_matrix(Capsule(array), np.float32), array)

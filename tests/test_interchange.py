@@ -227,6 +227,19 @@ def test_state_dicts_of_other_networks(state: Any, message: str) -> None:
         fb.from_torch_state_dict(state)
 
 
+def test_what_holds_the_weights_is_not_the_weights() -> None:
+    state = {"w.weight": np.ones((3, 2))}
+    module = type("Linear", (), {"state_dict": lambda self: state})()
+    with pytest.raises(TypeError, match=r"wanted names to tensors, got a Linear: pass its \.state_dict\(\)"):
+        fb.from_torch_state_dict(module)
+    with pytest.raises(TypeError, match=r"as in a checkpoint: pass state\['model_state'\]"):
+        fb.from_torch_state_dict({"epoch": 3, "model_state": state})
+    with pytest.raises(TypeError, match=r"wanted a Keras model or what its get_weights\(\) returns, got 'net.keras'"):
+        fb.from_keras_weights("net.keras")
+    with pytest.raises(ValueError, match=r"one after the other, .* got lists of them"):
+        fb.from_keras_weights([[np.ones((3, 2)), np.ones(2)]])
+
+
 def test_names_and_activations_are_as_many_as_layers() -> None:
     model = make([2, 3, 3, 1])
     with pytest.raises(ValueError, match="modules has 1 names for 3 layers"):

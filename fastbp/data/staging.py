@@ -390,6 +390,8 @@ def _frame(x: Any, names: list[str], columns: list[Any], name: str, missing: boo
         _numbers(_array(column, f"column {c!r} of {name}", missing), name, c)
         for c, column in zip(names, columns, strict=True)
     ]
+    if odd := next((c for c, values in zip(names, source, strict=True) if values.ndim != 1), None):
+        raise TypeError(f"column {odd!r} of {name} holds several values a row; wanted one: make a column of each")
     return _Table(source, (len(source[0]) if source else 0, len(names)), names)
 
 

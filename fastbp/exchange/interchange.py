@@ -5,6 +5,7 @@ Arrays are copied; a network predicts the same on both sides, to rounding.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -289,8 +290,16 @@ def from_torch_state_dict(
 
     Raises
     ------
+    TypeError : a module, or something else than names and arrays
     ValueError : layers of other kinds, or that are no chain
     """
+    if not isinstance(state, Mapping):
+        advice = ": pass its .state_dict()" if hasattr(state, "state_dict") else ""
+        raise TypeError(f"from_torch_state_dict: wanted names to tensors, got a {type(state).__name__}{advice}")
+    if (inner := next((key for key, part in state.items() if isinstance(part, Mapping)), None)) is not None:
+        raise TypeError(
+            f"from_torch_state_dict: {inner!r} holds names itself, as in a checkpoint: pass state[{inner!r}]"
+        )
     named: dict[str, dict[str, Array]] = {}
     for key, tensor in state.items():
         module, _, part = key.rpartition(".")
@@ -439,6 +448,7 @@ def from_keras_weights(
 
     Raises
     ------
+    TypeError : a file's name, or something else than arrays
     ValueError : other layers than those, or activations that fastbp doesn't have
     """
     task = "from_keras_weights"
@@ -446,7 +456,14 @@ def from_keras_weights(
         if activation is not None or output_activation is not None:
             raise ValueError(f"{task}: a Keras model knows its activations; leave out activation and output_activation")
         return _of_keras(weights, task, threads)
-    kernels, arrays = [], [np.asarray(array) for array in weights]
+    if isinstance(weights, (str, PathLike, Mapping)):
+        raise TypeError(f"{task}: wanted a Keras model or what its get_weights() returns, got {weights!r:.80}")
+    try:
+        kernels, arrays = [], [np.asarray(array) for array in weights]
+    except ValueError:
+        raise ValueError(
+            f"{task}: wanted arrays one after the other, as the model's get_weights() returns them, got lists of them"
+        ) from None
     while arrays:
         if arrays[0].ndim != 2:
             raise ValueError(
