@@ -59,6 +59,10 @@ def test_draws_are_randomized_search_cvs() -> None:
     same(theirs, ours)
     np.testing.assert_array_equal(ours.predict(XR), theirs.predict(XR))
     assert len(ours.cv_results_["params"]) == 5
+    with pytest.raises(TypeError, match=r"param_grid\['alpha'\] is a distribution: set n_iter"):
+        MLPSearchCV(MLPRegressor(**SMALL), space).fit(XR, YR)
+    with pytest.raises(TypeError, match="is not a dict"):
+        MLPSearchCV(MLPRegressor(**SMALL), ["alpha"]).fit(XR, YR)
 
 
 def test_several_scores_groups_weights_and_a_pipeline() -> None:

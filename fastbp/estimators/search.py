@@ -115,5 +115,10 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
 
     def _run_search(self, evaluate_candidates: Callable[..., Any], *, callback_ctx: Any = None) -> None:
         kind = GridSearchCV if self.n_iter is None else RandomizedSearchCV
+        grids = [self.param_grid] if isinstance(self.param_grid, Mapping) else self.param_grid
+        dicts = [grid for grid in grids if isinstance(grid, Mapping)]
+        drawn = [name for grid in dicts for name, values in grid.items() if hasattr(values, "rvs")]
+        if self.n_iter is None and drawn:
+            raise TypeError(f"param_grid[{drawn[0]!r}] is a distribution: set n_iter, how many candidates to draw")
         context = {} if callback_ctx is None else {"callback_ctx": callback_ctx}  # before 1.9 there is none
         kind._run_search(self, evaluate_candidates, **context)
