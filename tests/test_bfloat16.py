@@ -10,7 +10,7 @@ from helpers import OUTPUT, _weights, error, inputs, make, targets
 from test_gradients import SHAPES
 
 import fastbp as fb
-from fastbp.cpu import bfloat16, pairs
+from fastbp.cpu import bfloat16, machine
 from fastbp.cpu.engine import Engine
 from fastbp.optimizers import OPTIMIZERS
 
@@ -20,7 +20,7 @@ LOSS = "sparse_categorical_crossentropy"
 @pytest.fixture(params=["amx", "vectors"], autouse=True)
 def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """AMX tiles where the machine has them, and what it does without."""
-    if request.param == "amx" and not pairs.amx_granted():
+    if request.param == "amx" and not machine.amx_granted():
         pytest.skip("this machine has no AMX, or its system doesn't grant it")
     if request.param == "vectors":
         monkeypatch.setattr(bfloat16, "amx_granted", lambda: False)

@@ -42,13 +42,21 @@ def fitted(model: fb.Model, rows: int) -> tuple[list[np.ndarray], dict[str, list
     return model.get_weights(), history.history
 
 
+def laid_out(widths: tuple[int, ...], terms: bool) -> Program:
+    layers = [LayerSpec(i, o, bias=True, activation=RELU) for i, o in itertools.pairwise(widths)]
+    tiles = Geometry(lanes=16, rows=12, samples=32, width=16, gradient_rows=8, gradient_vectors=3, terms=terms)
+    return Program(layers, np.dtype(np.float32), tiles)
+
+
 @pytest.mark.parametrize(
     ("widths", "batch", "cut"),
     [
         ((64, 100, 10), 32, True),
         ((784, 128, 10), 7, True),
         ((784, 256, 128, 10), 33, True),
-        ((784, 256, 128, 10), 128, False),  # products so large go by terms
+        ((784, 256, 128, 10), 128, True),
+        ((784, 600, 10), 128, True),
+        ((784, 800, 10), 128, False),
         ((50, 1000, 1), 200, True),
         ((50, 1000, 1), 1000, False),  # what passes between layers leaves the caches
         ((100, 100, 10), 7, True),
@@ -62,11 +70,14 @@ def fitted(model: fb.Model, rows: int) -> tuple[list[np.ndarray], dict[str, list
     ids=str,
 )
 def test_what_is_cut_follows_from_shapes(widths: tuple[int, ...], batch: int, cut: bool) -> None:
-    layers = [LayerSpec(i, o, bias=True, activation=RELU) for i, o in itertools.pairwise(widths)]
-    tiles = Geometry(lanes=16, rows=12, samples=32, width=16, gradient_rows=8, gradient_vectors=3)
-    program = Program(layers, np.dtype(np.float32), tiles)
+    program = laid_out(widths, terms=False)
     assert sides.cut(program, batch) == cut
     assert bool(Plan(program, batch, 1, True, False, True, "tiles").borders) == cut
+
+
+@pytest.mark.parametrize(("batch", "cut"), [(33, True), (128, False)])
+def test_large_products_go_by_terms_where_there_are_any(batch: int, cut: bool) -> None:
+    assert sides.cut(laid_out((784, 256, 128, 10), terms=True), batch) == cut
 
 
 def by_sides(model: fb.Model) -> bool:

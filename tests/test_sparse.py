@@ -38,7 +38,7 @@ def fitted(x: Any, y: Any, widths: list[int], optimizer: Any, **options: Any) ->
 @pytest.fixture
 def in_order(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Dense rows by multiply-adds, each sum in the order of the rows and of the entries."""
-    monkeypatch.setattr(terms, "amx_granted", lambda: False)
+    monkeypatch.setattr(terms, "_usable", lambda program: False)
     monkeypatch.setattr(plan, "PASSED_BY_HALVES", math.inf)
     monkeypatch.setattr(plan, "FEW_NEURONS", 0)
     plan._plan.cache_clear()

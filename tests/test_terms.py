@@ -9,11 +9,11 @@ import pytest
 from helpers import inputs, make, targets
 
 import fastbp as fb
-from fastbp.cpu import pairs, terms
+from fastbp.cpu import machine, terms
 from fastbp.layout import plan
 
 LOSS = "sparse_categorical_crossentropy"
-pytestmark = pytest.mark.skipif(not pairs.amx_granted(), reason="this machine has no AMX, or its system grants none")
+pytestmark = pytest.mark.skipif(not machine.amx_granted(), reason="this machine has no AMX, or its system grants none")
 # inputs and neurons around the borders of a tile (16) and of two, sums around those of a step (32) and of a run (512)
 SHAPES = [
     ([128, 64, 130, 3], 96),
@@ -42,7 +42,7 @@ def gradients(model: fb.Model, rows: int) -> list[np.ndarray]:
 
 
 def off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terms, "amx_granted", lambda: False)
+    monkeypatch.setattr(terms, "_usable", lambda program: False)
 
 
 @pytest.mark.usefixtures("small")

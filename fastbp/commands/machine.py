@@ -16,7 +16,7 @@ def info(args: argparse.Namespace) -> int:
 def _info_of_machine(args: argparse.Namespace) -> int:
     import fastbp as fb
     from fastbp import _jit
-    from fastbp.cpu import pairs
+    from fastbp.cpu import machine
     from fastbp.cuda import presence
 
     say = Voice(args)
@@ -28,8 +28,8 @@ def _info_of_machine(args: argparse.Namespace) -> int:
     say("system", f"{facts['system']} {facts['machine']}")
     say("cpu", facts["cpu"])
     say("vectors", f"{bits} bits: {bits // 32} float32 or {bits // 64} float64")
-    say("float32", pairs.arithmetic_of_floats())
-    say("bfloat16", pairs.arithmetic())
+    say("float32", machine.arithmetic_of_floats())
+    say("bfloat16", machine.arithmetic())
     say("threads", str(threads))
     say("kernels", shared.kept_text(kernels))
     for dtype, kept in kernels["kept"].items():
@@ -47,8 +47,8 @@ def _info_of_machine(args: argparse.Namespace) -> int:
         kernel_cache=kernels["folder"],
         kernel_cache_bytes=kernels["bytes"],
         kernels=kernels["kept"],
-        float32=pairs.arithmetic_of_floats(),
-        bfloat16=pairs.arithmetic(),
+        float32=machine.arithmetic_of_floats(),
+        bfloat16=machine.arithmetic(),
         cuda=gpu,
         fma_peak_gflops=peak,
     )

@@ -22,11 +22,11 @@ from fastbp import program as pg
 from fastbp._jit import Kernel, helper
 from fastbp._vector import column, lanes, load_int, spread, where
 from fastbp.cpu import penalty, updates, weights
+from fastbp.cpu.machine import amx_granted
 from fastbp.cpu.pairs import (
     MATRIX_ROWS,
     amx_begin,
     amx_end,
-    amx_granted,
     narrowed,
     paired,
     stack,

@@ -11,7 +11,7 @@ from fastbp._jit import Kernel
 from fastbp.activations import ACTIVATIONS, IDENTITY, RELU
 from fastbp.cpu import bfloat16, operations, rules, serving, sparse, tallies, terms, thin
 from fastbp.cpu.engine import worker_kernel
-from fastbp.cpu.pairs import amx_granted
+from fastbp.cpu.machine import amx_granted
 from fastbp.cpu.peak import _loop as peak_loop
 from fastbp.cpu.runs import chain_kernel
 from fastbp.cpu.together import counter_kernel, serve_kernel, wait_kernel

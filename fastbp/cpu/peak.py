@@ -16,7 +16,8 @@ from fastbp._jit import Kernel, default_threads, intrinsic, vector_bytes, vector
 from fastbp._spelling import answers
 from fastbp._vector import fused, lanes_of, load_number, splat, store_number
 from fastbp.cpu.launch import by_threads
-from fastbp.cpu.pairs import amx_begin, amx_end, amx_granted, dot_pairs, has_dot, multiply_tiles
+from fastbp.cpu.machine import amx_granted, has_dot
+from fastbp.cpu.pairs import amx_begin, amx_end, dot_pairs, multiply_tiles
 from fastbp.cpu.tile import _Loop
 
 CHAINS = 12 if vector_registers() == 16 else 24

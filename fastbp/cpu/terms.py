@@ -30,7 +30,6 @@ from fastbp.cpu.pairs import (
     TERMS,
     amx_begin,
     amx_end,
-    amx_granted,
     begin_square,
     end_square,
     multiply_square,
@@ -540,7 +539,7 @@ def rule_names(program: Program, batch: int, backward: bool) -> list[str]:
 
 
 def _usable(program: Program) -> bool:
-    return not program.half and program.dtype == np.float32 and amx_granted()
+    return program.tiles.terms and not program.half
 
 
 def room(plan: Plan) -> int:

@@ -20,6 +20,7 @@ from numba.core import types
 
 from fastbp._jit import helper, intrinsic, vector_bytes, vector_registers
 from fastbp._vector import I32, I64, external, fused, lanes_of, llvm_type, load, pointer, splat, store
+from fastbp.cpu.machine import amx_granted
 from fastbp.program import LINE
 
 VOID = ir.VoidType()
@@ -36,6 +37,7 @@ class Geometry:
     samples : batch rows in a panel of activations, two vectors
     width : neurons in a panel of weights
     gradient_rows, gradient_vectors : the tile whose lanes are neurons
+    terms : whether large products go by other tiles (see ``cpu.terms``)
     """
 
     lanes: int
@@ -44,6 +46,7 @@ class Geometry:
     width: int
     gradient_rows: int
     gradient_vectors: int
+    terms: bool = False
 
     @property
     def panel_vectors(self) -> int:
@@ -66,7 +69,8 @@ def geometry(itemsize: int) -> Geometry:
     lanes = lanes_of(itemsize)
     # a tile crosses a panel's border only between groups of its rows
     rows = next(n for n in row_counts(rows) if panel * lanes % n == 0 or panel * lanes % GROUP == 0)
-    return Geometry(lanes, rows, 2 * lanes, panel * lanes, gradient_rows, gradient_vectors)
+    terms = itemsize == 4 and amx_granted()
+    return Geometry(lanes, rows, 2 * lanes, panel * lanes, gradient_rows, gradient_vectors, terms)
 
 
 def row_counts(most: int) -> tuple[int, ...]:

@@ -103,6 +103,7 @@ class Rows:
     lanes: int = ROW_MULTIPLE
     samples: int = 1
     width: int = 0
+    terms: bool = False
 
 
 def ld_of(width: int) -> int:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 MOST = 0.6
 """The larger side's part of a layer's neurons, at most."""
-WEIGHTS = 1 << 18
-"""Most weights: a side's half of them, with moments, stays in its second-level cache."""
+WEIGHTS = 1 << 19
+"""Most weights: a side's half of them stays in its second-level cache from one panel of rows to the next."""
 NEURONS = 1 << 18
-"""Most numbers of all layers' outputs, for the same reason."""
+"""Most numbers of all layers' outputs, which stay there until their dZ comes back."""
 LEAST_WORK = 0.1e6
 """Floating-point operations of a step for each time that the sides meet: below that it runs on one thread.
 
@@ -35,7 +35,7 @@ Where a line goes to the other core and back in 0.12 us, 64-32-10 at 32 rows (0.
 and 2.2 on two, 8-(3 x 64)-4 at 7 (0.15) 6.5 and 5.8, 30-32-2 at 32 (0.1) 1.6 and 1.4. On one thread the sums in halves
 cost 2 to 4 %, of 64-32-10 at 7 rows 8."""
 WIDE, WIDE_WORK = 128, 12e6
-"""Multiply-adds of products as large in a direction, at most: above that they go another way (see ``cpu.terms``)."""
+"""Multiply-adds of products as large in a direction, at most, where more of them go by terms (see ``cpu.terms``)."""
 PASSED, MOVED = 0.5, 1.15
 """Numbers a weight, at most: sums that pass to the other side, and these with half of the inputs, gathered twice.
 
@@ -67,7 +67,7 @@ def borders(layers: Sequence[LayerSpec], tiles: Tiles, batch: int) -> list[int]:
     if 6 * rows * parameters < LEAST_WORK * 2 * (len(layers) - 1):
         return []
     wide = sum(layer.fan_in * layer.fan_out for layer in layers if min(layer.fan_in, layer.fan_out) >= WIDE)
-    if rows * wide > WIDE_WORK:
+    if tiles.terms and rows * wide > WIDE_WORK:
         return []
     grain = math.lcm(tiles.width, pg.ROWS_OF_TILE // 2)
     found = [round(layer.fan_out / 2 / grain) * grain for layer in layers[:-1]]
