@@ -62,7 +62,10 @@ def laid_out(widths: tuple[int, ...], terms: bool) -> Program:
         ((100, 100, 10), 7, True),
         ((8, 64, 64, 64, 4), 7, True),
         ((30, 32, 2), 7, False),  # too little between two meetings
-        ((8, 64, 64, 64, 4), 33, False),  # too much passes
+        ((8, 64, 64, 64, 4), 33, True),
+        ((8, 64, 64, 64, 4), 65, False),  # too much passes
+        ((64, 100, 10), 200, True),
+        ((64, 100, 10), 300, False),  # too much is gathered twice
         ((30, 128, 128, 2), 64, True),
         ((784, 30, 784), 4, False),  # by tiles of few rows
         ((300, 1000, 1000, 3), 33, False),  # too many weights
@@ -75,9 +78,13 @@ def test_what_is_cut_follows_from_shapes(widths: tuple[int, ...], batch: int, cu
     assert bool(Plan(program, batch, 1, True, False, True, "tiles").borders) == cut
 
 
-@pytest.mark.parametrize(("batch", "cut"), [(33, True), (128, False)])
-def test_large_products_go_by_terms_where_there_are_any(batch: int, cut: bool) -> None:
-    assert sides.cut(laid_out((784, 256, 128, 10), terms=True), batch) == cut
+@pytest.mark.parametrize(
+    ("widths", "batch", "cut"),
+    [((784, 256, 128, 10), 33, True), ((784, 256, 128, 10), 128, False), ((64, 100, 10), 200, False)],
+    ids=str,
+)
+def test_where_large_products_go_by_terms_less_is_cut(widths: tuple[int, ...], batch: int, cut: bool) -> None:
+    assert sides.cut(laid_out(widths, terms=True), batch) == cut
 
 
 def by_sides(model: fb.Model) -> bool:

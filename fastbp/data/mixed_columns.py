@@ -37,6 +37,9 @@ class Mixed:
     skipped: list[tuple[int, str]]
 
 
+OF_A_TARGET = f"correct it{SKIP}; if the target is the name of a class, --task classification"
+
+
 @dataclass
 class _Reader:
     file: CsvFile
@@ -84,7 +87,7 @@ class _Reader:
                 continue
             out[row] = np.nan
             if cell.strip().lower() not in GAPS:
-                hint = self.file.hint(cell, self.remedy)
+                hint = self.file.hint(cell, self.remedy if gaps else OF_A_TARGET)
                 bad.setdefault(row, f", column {name!r}: {shown(cell)} is not a finite number: {hint}")
             elif not gaps:
                 bad.setdefault(row, self.nothing(name))

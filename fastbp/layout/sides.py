@@ -36,13 +36,18 @@ and 2.2 on two, 8-(3 x 64)-4 at 7 (0.15) 6.5 and 5.8, 30-32-2 at 32 (0.1) 1.6 an
 cost 2 to 4 %, of 64-32-10 at 7 rows 8."""
 WIDE, WIDE_WORK = 128, 12e6
 """Multiply-adds of products as large in a direction, at most, where more of them go by terms (see ``cpu.terms``)."""
-PASSED, MOVED = 0.5, 1.15
+PASSED, MOVED = 1.0, 1.3
 """Numbers a weight, at most: sums that pass to the other side, and these with half of the inputs, gathered twice.
 
-What is saved goes with the weights, half of which would pass each way. At 0.62 passed 10-(3 x 96)-2 was 7 % slower at
-64 rows; at 1.0 to 1.15 moved most networks of two layers were 8 to 12 % faster, 784-32-10 and 300-100-2 as fast, at 3.9
-and 4.1 they were 33 and 15 % slower. At 1.25 64-100-10 was 7 % faster in fits that follow each other, but a third
-slower where those of another library run between them."""
+What is saved goes with the weights, half of which would pass each way. On a Zen 4 8-(3 x 64)-4 was 16 % faster at 0.94
+passed, 64-100-10 and 100-100-5 at 1.25 and 1.16 moved 10 to 13 %; at 1.1 to 1.5 passed nothing was gained, at 1.5 to
+1.8 with 2.6 moved 4 % were lost."""
+PASSED_BY_TERMS, MOVED_BY_TERMS = 0.5, 1.15
+"""The same where large products go by terms, measured on the Xeon that has them.
+
+At 0.62 passed 10-(3 x 96)-2 was 7 % slower at 64 rows; at 1.0 to 1.15 moved most networks of two layers were 8 to 12 %
+faster, 784-32-10 and 300-100-2 as fast, at 3.9 and 4.1 they were 33 and 15 % slower. At 1.25 64-100-10 was 7 % faster
+in fits that follow each other, but a third slower where those of another library run between them."""
 OWN = (
     *(pg.A, pg.T, pg.PART, pg.PART_OTHER),
     *(pg.FIRST_IN, pg.END_IN, pg.FIRST_OUT, pg.END_OUT, pg.FIRST_TASK, pg.END_TASK),
@@ -60,7 +65,8 @@ def borders(layers: Sequence[LayerSpec], tiles: Tiles, batch: int) -> list[int]:
     moved = passed + slab * layers[0].fan_in / 2
     if any(layer.operation is not DENSE for layer in layers):
         return []
-    if len(layers) < 2 or passed > PASSED * parameters or moved > MOVED * parameters:
+    most = (PASSED_BY_TERMS, MOVED_BY_TERMS) if tiles.terms else (PASSED, MOVED)
+    if len(layers) < 2 or passed > most[0] * parameters or moved > most[1] * parameters:
         return []
     if parameters >= WEIGHTS or slab * sum(layer.fan_out for layer in layers) > NEURONS:
         return []
