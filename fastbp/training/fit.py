@@ -56,8 +56,8 @@ class DivergenceError(FloatingPointError):
         kept = "the last finite snapshot of its weights" if snapshot else "its last finite weights"
         super().__init__(
             f"{what} became NaN or infinite in epoch {epoch}, step {step}; the model holds {kept}. What helps: (1) a "
-            f"smaller learning rate than {rate:g}, say {rate / 10:g}; (2) inputs and targets scaled to about mean 0 "
-            "and deviation 1; (3) a bounded activation such as tanh, or a smaller initial scale of the weights."
+            f"smaller learning rate than {rate:g}, say {min(rate / 10, 0.1):g}; (2) inputs and targets scaled to about "
+            "mean 0 and deviation 1; (3) a bounded activation such as tanh, or a smaller initial scale of the weights."
         )
 
 
